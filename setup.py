@@ -1,0 +1,84 @@
+"""Packaging: the repository's top-level folders become one namespace, ``wm_gym``.
+
+``envs``, ``agents`` and ``data_collection`` are sub-packages of ``wm_gym`` when installed. CARLA's own PythonAPI
+ships a top-level package called ``agents``, so plain top-level names of ours would collide with it.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "wm_gym" / "_version.py").read_text()).group(1)
+
+FOLDER_OF_PACKAGE = {
+    "wm_gym": "wm_gym",
+    "wm_gym.envs": "envs",
+    "wm_gym.agents": "agents",
+    "wm_gym.data_collection": "data_collection",
+}
+
+
+def packages() -> list[str]:
+    """Every import name with an ``__init__.py``, sub-packages included."""
+    found = []
+    for package, folder in FOLDER_OF_PACKAGE.items():
+        for init in sorted((ROOT / folder).rglob("__init__.py")):
+            inner = init.parent.relative_to(ROOT / folder).parts
+            found.append(".".join((package, *inner)))
+    return found
+
+
+setup(
+    name="wm_gym",
+    version=VERSION,
+    description="World models for driving as Gymnasium environments: collect, model, dream, train, evaluate.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=packages(),
+    package_dir=FOLDER_OF_PACKAGE,
+    package_data={"wm_gym": ["configs/*.yaml", "assets/**/*", "py.typed"]},
+    install_requires=[
+        "torch>=2.3",
+        "torchvision>=0.18",
+        "gymnasium[box2d]>=1.1",
+        "stable-baselines3>=2.6",
+        "numpy>=1.26",
+        "opencv-python>=4.8",
+        "lpips>=0.1.4",
+        "safetensors>=0.4.3",
+        "pydantic>=2.6",
+        "PyYAML>=6.0",
+        "lightning-fabric>=2.3",
+        "torchmetrics>=1.3",
+        "tensorboard>=2.14",
+        "scipy>=1.11",
+        "matplotlib>=3.7",
+        "pillow>=10.0",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        # CARLA publishes wheels for Linux and Windows on x86-64 and Python 3.10 to 3.12 only; elsewhere this is empty.
+        "carla": [
+            'carla>=0.9.15; python_version < "3.13" and sys_platform != "darwin" and platform_machine in "x86_64 AMD64"'
+        ],
+        "minari": ["minari[hdf5]>=0.5.2"],
+        "dev": [
+            "pytest>=8.0",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
+    },
+    entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "License :: OSI Approved :: MIT License",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,40 @@
+"""Errors meant for the user: each message is one sentence that says what is wrong and what to do.
+
+The command line prints such a message without a traceback and exits with code 2; any other exception is a defect of
+this package and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WMGymError(Exception):
+    """Base class of every error that the user can mend."""
+
+
+class ConfigError(WMGymError, ValueError):
+    """A configuration file or ``--set`` value is unknown, of the wrong type or out of range."""
+
+
+class DatasetError(WMGymError):
+    """A dataset or one of its files is missing, damaged, foreign or does not fit the request."""
+
+
+class BundleError(WMGymError):
+    """A saved world model or agent is missing, damaged or does not fit the request."""
+
+
+class SimulatorError(WMGymError):
+    """A simulator is missing, or its spaces cannot be used here."""
+
+
+class TrainingError(WMGymError):
+    """Training cannot start or go on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the nearest known name, or an empty string where none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {nearest[0]!r}?)" if nearest else ""
