@@ -1,0 +1,299 @@
+"""The configuration of a world model and its training: typed, in one place.
+
+A configuration is a preset (``wm_gym/configs/NAME.yaml``) or a YAML file of the same form, with ``--set key=value``
+changes on top. Unknown keys and values out of range are refused. The resolved configuration is saved with every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wm_gym.errors import ConfigError, did_you_mean
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderConfig(_Section):
+    """Sizes of the spatial encoder (guide, "Spatial Encoder")."""
+
+    stem_channels: int = Field(default=64, ge=1, description="Channels after the 7x7 stem.")
+    stem_pool: bool = Field(default=True, description="Halve the size once more with a max-pool after the stem.")
+    stages: tuple[int, ...] = Field(
+        default=(128, 256, 512),
+        min_length=1,
+        description="Channels of each stage; the first keeps its size, each later one halves it.",
+    )
+    blocks_per_stage: int = Field(default=2, ge=1, description="Residual blocks in a stage.")
+    bottleneck: int = Field(
+        default=4, ge=1, description="A block's inner 3x3 convolutions have stage channels / bottleneck channels."
+    )
+    attention_heads: int = Field(default=4, ge=0, description="Heads of the spatial self-attention; 0 leaves it out.")
+    pooling: Literal["average", "flatten"] = Field(
+        default="average",
+        description="Global average pool (the guide's), or flatten, which keeps positions and suits small frames.",
+    )
+
+
+class DecoderConfig(_Section):
+    """Sizes of the decoder (guide, "State Decoder")."""
+
+    base_channels: int = Field(default=512, ge=1, description="Channels of the first, smallest feature map.")
+    base_expand: int = Field(
+        default=32, ge=1, description="Channels that the latent is expanded to before a 1x1 convolution widens them."
+    )
+    stages: tuple[int, ...] = Field(
+        default=(256, 128, 64, 64), min_length=1, description="Channels after each PixelShuffle x2 stage."
+    )
+    refine: tuple[int, ...] = Field(
+        default=(1, 1, 1, 1), description="Refinement 3x3 convolutions after each stage, one number a stage."
+    )
+
+    @model_validator(mode="after")
+    def _one_refinement_a_stage(self) -> DecoderConfig:
+        if len(self.refine) != len(self.stages):
+            raise ValueError(f"refine has {len(self.refine)} numbers, but stages has {len(self.stages)}")
+        return self
+
+
+class DynamicsConfig(_Section):
+    """Kind and sizes of the latent dynamics (guide, "Temporal Dynamics")."""
+
+    kind: str = Field(default="gru", description="A name from the dynamics registry.")
+    hidden_dim: int = Field(default=512, ge=1, description="Width of the recurrent layers.")
+    num_layers: int = Field(default=4, ge=1, description="Recurrent layers.")
+    mlp_ratio: float = Field(default=2.0, ge=0.0, description="Width of each layer's residual MLP over hidden_dim; 0: none.")
+
+
+class HeadsConfig(_Section):
+    """Reward and termination heads on the policy features."""
+
+    hidden_dim: int = Field(default=256, ge=1, description="Width of the hidden layer.")
+    num_layers: int = Field(default=1, ge=1, description="Hidden layers.")
+    reward_bins: int = Field(default=127, ge=3, description="Bins of the two-hot symlog reward (arXiv 2301.04104, eq. 9).")
+    reward_limit: float = Field(default=6.0, gt=0, description="The bins span symlog(reward) in [-limit, limit].")
+
+
+class ModelConfig(_Section):
+    """Architecture of a world model."""
+
+    frame_size: tuple[int, int] = Field(default=(256, 256), description="Height and width of a frame, in pixels.")
+    latent_dim: int = Field(default=256, ge=1, description="Size of the latent vector.")
+    encoder: EncoderConfig = EncoderConfig()
+    dynamics: DynamicsConfig = DynamicsConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    heads: HeadsConfig = HeadsConfig()
+
+    @property
+    def encoder_stride(self) -> int:
+        """How many pixels of the frame one cell of the encoder's last feature map covers, along a side."""
+        return 2 * (2 if self.encoder.stem_pool else 1) * 2 ** (len(self.encoder.stages) - 1)
+
+    @property
+    def decoder_stride(self) -> int:
+        """How many pixels of the frame one cell of the decoder's first feature map covers, along a side."""
+        return 2 ** len(self.decoder.stages)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ModelConfig:
+        for name, stride in (("encoder", self.encoder_stride), ("decoder", self.decoder_stride)):
+            for side in self.frame_size:
+                if side < stride or side % stride:
+                    raise ValueError(
+                        f"frame_size {self.frame_size[0]}x{self.frame_size[1]} must be a multiple of {stride}, "
+                        f"the product of the {name}'s halvings; change frame_size or {name}.stages"
+                    )
+        if self.encoder.attention_heads and self.encoder.stages[-1] % self.encoder.attention_heads:
+            raise ValueError(
+                f"encoder.attention_heads={self.encoder.attention_heads} must divide the last stage's "
+                f"{self.encoder.stages[-1]} channels"
+            )
+        return self
+
+
+class LossConfig(_Section):
+    """Weights of the loss terms; the first five are the guide's, with its defaults."""
+
+    reconstruction: float = Field(default=1.0, ge=0, description="L1 between frames and their reconstructions.")
+    prediction: float = Field(default=1.0, ge=0, description="Temporally weighted L1 on predicted frames.")
+    perceptual: float = Field(default=0.1, ge=0, description="LPIPS on reconstructions; 0 turns the term off.")
+    regularisation: float = Field(default=0.01, ge=0, description="Mean square of the latents.")
+    temporal: float = Field(default=1.0, ge=0, description="lambda_t in w_t = 1 + (t / T) * lambda_t.")
+    consistency: float = Field(default=1.0, ge=0, description="Square error of predicted against encoded latents.")
+    reward: float = Field(default=1.0, ge=0, description="Cross-entropy of the reward head.")
+    continuation: float = Field(default=1.0, ge=0, description="Cross-entropy of the termination head.")
+    perceptual_weights: str | None = Field(
+        default=None,
+        description="A file with torchvision's AlexNet weights for LPIPS; without it lpips downloads them.",
+    )
+
+
+class TrainingConfig(_Section):
+    """The training loop."""
+
+    steps: int = Field(default=100_000, ge=1, description="Optimiser updates.")
+    batch_size: int = Field(default=16, ge=1, description="Clips in one micro-batch, over all devices.")
+    accumulation: int = Field(default=4, ge=1, description="Micro-batches in one update.")
+    clip_length: int = Field(default=10, ge=3, description="Frames in a clip.")
+    context: int = Field(default=3, ge=1, description="Frames the model observes before it has to predict the rest.")
+    decode_fraction: float = Field(
+        default=1.0, gt=0, le=1, description="Share of a clip's time steps that are decoded in a training update."
+    )
+    learning_rate: float = Field(default=3e-4, gt=0)
+    final_learning_rate: float = Field(
+        default=1.0, gt=0, le=1, description="Learning rate at the end, as a share of learning_rate (cosine decay)."
+    )
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=1000, ge=0, description="Updates of linear warm-up.")
+    clip_norm: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        default="auto", description="auto: bf16 where a GPU has it, else fp16 on a GPU, else 32-true."
+    )
+    gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
+    seed: int = Field(default=0, ge=0)
+    validation_fraction: float = Field(default=0.1, ge=0, lt=1, description="Share of episodes held out.")
+    validate_every: int = Field(default=500, ge=1, description="Updates between validations.")
+    validation_clips: int = Field(default=64, ge=1, description="Clips in one validation.")
+    validation_horizon: int = Field(default=30, ge=1, description="Longest open-loop prediction that is validated.")
+    checkpoint_overhead: float = Field(
+        default=0.05,
+        gt=0,
+        le=1,
+        description="A checkpoint is written as often as costs at most this share of the time.",
+    )
+    num_start_states: int = Field(default=4096, ge=1, description="Real states kept in the bundle to start dreams from.")
+
+    @model_validator(mode="after")
+    def _context_leaves_something_to_predict(self) -> TrainingConfig:
+        if self.context >= self.clip_length:
+            raise ValueError(f"context={self.context} must be smaller than clip_length={self.clip_length}")
+        return self
+
+
+class Config(_Section):
+    """Everything that a world model's training is made from."""
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+def preset_names() -> tuple[str, ...]:
+    """Names of the presets that the package ships."""
+    folder = resources.files("wm_gym") / "configs"
+    return tuple(sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def load_config(name_or_path: str | Path, changes: Iterable[str] = ()) -> Config:
+    """Read a preset by name, or a YAML file, and apply ``key=value`` changes.
+
+    Args:
+        name_or_path: ``"tiny"``, ``"compact"``, ... or the path of a YAML file.
+        changes: For example ``["training.steps=100", "model.latent_dim=64"]``; values are read as YAML.
+
+    Raises:
+        ConfigError: Unknown preset or key, unreadable file, or a value of the wrong type or out of range.
+    """
+    text = _config_text(name_or_path)
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config {str(name_or_path)!r} is no valid YAML: {' '.join(str(error).split())}.") from error
+    return parse_config(Config, values, changes, origin=f"config {str(name_or_path)!r}")
+
+
+def _config_text(name_or_path: str | Path) -> str:
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        try:
+            return path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror}.") from error
+    if str(name_or_path) not in preset_names():
+        raise ConfigError(
+            f"there is no config {str(name_or_path)!r}{did_you_mean(str(name_or_path), preset_names())}; "
+            f"use one of {', '.join(preset_names())}, or the path of a .yaml file."
+        )
+    return (resources.files("wm_gym") / "configs" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+
+
+def parse_config(schema: type[ConfigT], values: Any, changes: Iterable[str] = (), *, origin: str) -> ConfigT:
+    """Validate a mapping of settings, with changes applied, against a configuration class.
+
+    Args:
+        schema: The configuration class.
+        values: A (nested) mapping, as read from YAML.
+        changes: ``key=value`` texts with dotted keys.
+        origin: What to call the source in messages, for example ``"config 'tiny'"``.
+
+    Raises:
+        ConfigError: With one sentence on the first thing that is wrong.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{origin} must hold a mapping of settings, not {type(values).__name__}.")
+    merged: dict[str, Any] = _copy_nested(values)
+    for change in changes:
+        _apply_change(merged, change)
+    try:
+        return schema.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(_first_problem(schema, error, origin)) from error
+
+
+def _copy_nested(values: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): _copy_nested(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _apply_change(values: dict[str, Any], change: str) -> None:
+    key, separator, text = change.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"--set {change!r} is not of the form key=value, as in --set training.steps=1000.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of --set {change!r} is no valid YAML.") from error
+    if isinstance(value, str):
+        # YAML 1.1 reads 3e-4 as text; the user means a number.
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    section = values
+    for part in parts[:-1]:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {change!r}: {part!r} is a value, not a group of settings.")
+        section = inner
+    section[parts[-1]] = value
+
+
+def _first_problem(schema: type[BaseModel], error: ValidationError, origin: str) -> str:
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(schema, location[:-1])
+        where = f" in {'.'.join(location[:-1])!r}" if location[:-1] else ""
+        hint = did_you_mean(location[-1], known)
+        return f"{origin} has an unknown key {location[-1]!r}{where}{hint}; the known keys are {', '.join(known)}."
+    message = problem["msg"].removeprefix("Value error, ")
+    where = f" at {'.'.join(location)!r}" if location else ""
+    given = f" (given: {problem['input']!r})" if problem["type"] != "value_error" else ""
+    return f"{origin} is wrong{where}: {message[:1].lower()}{message[1:]}{given}."
+
+
+def _keys_at(schema: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        annotation = schema.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            schema = annotation
+    return list(schema.model_fields)

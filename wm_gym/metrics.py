@@ -1,0 +1,112 @@
+"""How good a world model's open-loop predictions are, by horizon."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_precision, binary_recall
+from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
+from wm_gym.losses import ClipTensors
+from wm_gym.world_model import WorldModel
+
+IMAGE_HORIZONS = (1, 5, 10, 30)
+
+
+def psnr(predicted: Tensor, target: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB over frames ``(B, 3, H, W)`` in [-1, 1]."""
+    value = peak_signal_noise_ratio(predicted, target, data_range=(-1.0, 1.0), reduction="elementwise_mean", dim=(1, 2, 3))
+    return float(value)
+
+
+def ssim(predicted: Tensor, target: Tensor) -> float:
+    """Mean structural similarity over frames ``(B, 3, H, W)`` in [-1, 1] (Wang et al. 2004, 11x11 Gaussian)."""
+    value = structural_similarity_index_measure(predicted, target, data_range=(-1.0, 1.0))
+    assert isinstance(value, Tensor)
+    return float(value)
+
+
+@torch.no_grad()
+def open_loop_metrics(
+    model: WorldModel, clips: ClipTensors, context: int, noise: torch.Generator | None = None
+) -> dict[str, Any]:
+    """Observe ``context`` frames of each clip, imagine the rest under the recorded actions, and compare.
+
+    Args:
+        model: The world model.
+        clips: Held-out clips, ``(B, T, ...)`` with ``T > context``.
+        context: Frames observed.
+        noise: Generator for the noise of stochastic dynamics.
+
+    Returns:
+        ``psnr`` and ``ssim`` by horizon (steps ahead), with the same for repeating the last observed frame
+        (``psnr_copy``), ``psnr_reconstruction``; ``reward``: by horizon the mean absolute error and the correlation
+        of summed predicted and summed real reward (``None`` where one of them is constant); ``termination``: precision,
+        recall (``None`` without any real or predicted termination) and counts, at probability one half.
+    """
+    horizon = clips.actions.shape[1] - context + 1
+    horizons = sorted({h for h in IMAGE_HORIZONS if h <= horizon} | {horizon})
+    latents = model.encode(clips.frames[:, :context])
+    state = model.dynamics.initial(latents[:, 0])
+    for t in range(context - 1):
+        state = model.observe_latent(state, clips.actions[:, t], latents[:, t + 1])
+
+    last_frame = clips.frames[:, context - 1]
+    images: dict[str, dict[int, float]] = {"psnr": {}, "ssim": {}, "psnr_copy": {}}
+    rewards, continuations = [], []
+    for ahead in range(1, horizon + 1):
+        shape = (clips.frames.shape[0], model.noise_dim)
+        uniform = torch.rand(shape, generator=noise).to(clips.frames.device) if model.noise_dim else None
+        state, reward, continuation = model.imagine(state, clips.actions[:, context + ahead - 2], uniform)
+        rewards.append(reward)
+        continuations.append(continuation)
+        if ahead in horizons:
+            target = clips.frames[:, context + ahead - 1]
+            predicted = model.decode(state).float()
+            images["psnr"][ahead] = psnr(predicted, target)
+            images["ssim"][ahead] = ssim(predicted, target)
+            images["psnr_copy"][ahead] = psnr(last_frame, target)
+    reconstruction = model.decode_latent(latents[:, -1]).float()
+    return {
+        **images,
+        "psnr_reconstruction": psnr(reconstruction, last_frame),
+        "reward": reward_metrics(torch.stack(rewards, 1), clips.rewards[:, context - 1 :], horizons),
+        "termination": termination_metrics(torch.stack(continuations, 1), clips.terminated[:, context - 1 :]),
+    }
+
+
+def reward_metrics(predicted: Tensor, real: Tensor, horizons: list[int]) -> dict[str, dict[int, float | None]]:
+    """Error and correlation of the summed reward over the first ``h`` steps, for each ``h`` of ``horizons``.
+
+    Args:
+        predicted: ``(B, K)`` predicted rewards.
+        real: ``(B, K)`` recorded rewards.
+        horizons: Numbers of steps, at most ``K``.
+    """
+    absolute_error: dict[int, float | None] = {}
+    correlation: dict[int, float | None] = {}
+    for steps in horizons:
+        sums = torch.stack((predicted[:, :steps].sum(1), real[:, :steps].sum(1))).double()
+        absolute_error[steps] = float((sums[0] - sums[1]).abs().mean())
+        varies = sums.shape[1] > 1 and bool((sums.std(dim=1) > 1e-9).all())
+        correlation[steps] = float(torch.corrcoef(sums)[0, 1]) if varies else None
+    return {"absolute_error": absolute_error, "correlation": correlation}
+
+
+def termination_metrics(continuation: Tensor, terminated: Tensor) -> dict[str, float | int | None]:
+    """Precision and recall of predicted terminations (continuation below one half).
+
+    Args:
+        continuation: ``(B, K)`` predicted probabilities of going on.
+        terminated: ``(B, K)`` bool, recorded.
+    """
+    predicted = (continuation < 0.5).flatten().long()
+    real = terminated.flatten().long()
+    return {
+        "precision": float(binary_precision(predicted, real)) if predicted.any() else None,
+        "recall": float(binary_recall(predicted, real)) if real.any() else None,
+        "num_real": int(real.sum()),
+        "num_predicted": int(predicted.sum()),
+    }

@@ -1,0 +1,1 @@
+"""The parts of a world model: pure torch, with no access to files or environments."""

@@ -1,0 +1,112 @@
+"""Building blocks shared by the encoder, the decoder and the heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group normalisation with 8 channels a group where that divides evenly, else one group.
+
+    Unlike batch normalisation it treats every frame alone, so a clip's frames do not see each other through it and
+    a batch of one behaves as in training.
+    """
+    return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut; a 1x1 projection where the shape changes (He et al. 2016, fig. 2).
+
+    With ``bottleneck > 1`` the 3x3 convolutions work on fewer channels between two 1x1 convolutions (fig. 5, right).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: 1 keeps the size, 2 halves it.
+        bottleneck: Divisor of the channels of the 3x3 convolutions.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, bottleneck: int = 1) -> None:
+        super().__init__()
+        if bottleneck == 1:
+            self.residual = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
+                group_norm(out_channels),
+                nn.SiLU(),
+                nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+                group_norm(out_channels),
+            )
+        else:
+            inner = max(out_channels // bottleneck, 8)
+            self.residual = nn.Sequential(
+                nn.Conv2d(in_channels, inner, 1, bias=False),
+                group_norm(inner),
+                nn.SiLU(),
+                nn.Conv2d(inner, inner, 3, stride, 1, bias=False),
+                group_norm(inner),
+                nn.SiLU(),
+                nn.Conv2d(inner, inner, 3, 1, 1, bias=False),
+                group_norm(inner),
+                nn.SiLU(),
+                nn.Conv2d(inner, out_channels, 1, bias=False),
+                group_norm(out_channels),
+            )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, in, H, W)`` to ``(B, out, H / stride, W / stride)``."""
+        return F.silu(self.residual(x) + self.shortcut(x))
+
+
+class SpatialAttention(nn.Module):
+    """Multi-head self-attention over the cells of a feature map, with a residual connection.
+
+    Cells carry no position of their own after convolutions, so a learned position embedding is added to queries and
+    keys' input.
+
+    Args:
+        channels: Channels of the feature map.
+        size: Its height and width.
+        num_heads: Attention heads; must divide ``channels``.
+    """
+
+    def __init__(self, channels: int, size: tuple[int, int], num_heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.position = nn.Parameter(torch.randn(1, size[0] * size[1], channels) * 0.02)
+        self.attention = nn.MultiheadAttention(channels, num_heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, H, W)`` to the same shape."""
+        cells = x.flatten(2).transpose(1, 2)  # (B, H * W, C)
+        query = self.norm(cells) + self.position
+        attended, _ = self.attention(query, query, query, need_weights=False)
+        return x + attended.transpose(1, 2).reshape(x.shape)
+
+
+class MLP(nn.Sequential):
+    """Linear layers with layer norm and SiLU between them.
+
+    Args:
+        in_dim: Size of the input.
+        hidden_dim: Size of each hidden layer.
+        out_dim: Size of the output.
+        num_layers: Hidden layers.
+        zero_init: Start with an output of zero (heads, residual updates).
+    """
+
+    def __init__(
+        self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int = 1, zero_init: bool = False
+    ) -> None:
+        layers: list[nn.Module] = []
+        for width_in in (in_dim, *[hidden_dim] * (num_layers - 1)):
+            layers += [nn.Linear(width_in, hidden_dim), nn.LayerNorm(hidden_dim), nn.SiLU()]
+        output = nn.Linear(hidden_dim, out_dim)
+        if zero_init:
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)
+        super().__init__(*layers, output)

@@ -1,0 +1,50 @@
+"""The decoder: a feature vector to a frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wm_gym.config import ModelConfig
+from wm_gym.models.blocks import group_norm
+
+
+class StateDecoder(nn.Module):
+    """MLP to a small feature map, PixelShuffle x2 stages with refinement, 3x3 convolution and tanh (guide).
+
+    A literal linear layer from 256 values to 512 x 16 x 16 has 33.5 M parameters, four times the guide's own budget
+    for the whole decoder. So the latent is expanded to few channels (``base_expand``) and widened by a 1x1
+    convolution; every later shape is the guide's.
+    """
+
+    def __init__(self, config: ModelConfig, in_dim: int) -> None:
+        super().__init__()
+        decoder = config.decoder
+        self.base_shape = (
+            decoder.base_expand,
+            config.frame_size[0] // config.decoder_stride,
+            config.frame_size[1] // config.decoder_stride,
+        )
+        cells = self.base_shape[0] * self.base_shape[1] * self.base_shape[2]
+        self.expand = nn.Sequential(nn.Linear(in_dim, cells), nn.SiLU())
+        self.widen = nn.Sequential(
+            nn.Conv2d(decoder.base_expand, decoder.base_channels, 1), group_norm(decoder.base_channels), nn.SiLU()
+        )
+        stages: list[nn.Module] = []
+        channels = decoder.base_channels
+        for out_channels, num_refinements in zip(decoder.stages, decoder.refine, strict=True):
+            stages += [nn.Conv2d(channels, 4 * out_channels, 1), nn.PixelShuffle(2), nn.SiLU()]
+            for _ in range(num_refinements):
+                stages += [
+                    nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
+                    group_norm(out_channels),
+                    nn.SiLU(),
+                ]
+            channels = out_channels
+        self.stages = nn.Sequential(*stages)
+        self.output = nn.Conv2d(channels, 3, 3, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, in_dim)`` to ``(B, 3, H, W)`` float in [-1, 1]."""
+        base = self.expand(features).view(-1, *self.base_shape)
+        return torch.tanh(self.output(self.stages(self.widen(base))))

@@ -1,0 +1,29 @@
+"""Latent dynamics, by name. A new one is a module beside this file and one line in ``DYNAMICS``."""
+
+from __future__ import annotations
+
+from wm_gym.config import DynamicsConfig
+from wm_gym.errors import ConfigError, did_you_mean
+from wm_gym.models.dynamics.base import Dynamics
+from wm_gym.models.dynamics.gru import GRUDynamics
+
+DYNAMICS: dict[str, type[Dynamics]] = {
+    "gru": GRUDynamics,
+}
+
+
+def make_dynamics(config: DynamicsConfig, latent_dim: int, action_dim: int) -> Dynamics:
+    """Build the dynamics that the configuration names.
+
+    Raises:
+        ConfigError: There is no dynamics of that name.
+    """
+    if config.kind not in DYNAMICS:
+        raise ConfigError(
+            f"there is no dynamics {config.kind!r}{did_you_mean(config.kind, DYNAMICS)}; "
+            f"use model.dynamics.kind = {' or '.join(DYNAMICS)}."
+        )
+    return DYNAMICS[config.kind](config, latent_dim, action_dim)
+
+
+__all__ = ["DYNAMICS", "Dynamics", "GRUDynamics", "make_dynamics"]

@@ -1,0 +1,47 @@
+"""What made an artefact: versions, git revision, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from wm_gym._version import __version__
+
+_PACKAGES = ("torch", "gymnasium", "stable-baselines3", "numpy", "opencv-python", "lightning-fabric")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of this package, Python and the libraries that matter, the git revision (or ``None``), the machine."""
+    return {
+        "wm_gym": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git_revision": git_revision(),
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def git_revision() -> str | None:
+    """Commit of the checkout that this package runs from, ``-dirty`` where it has changes; ``None`` outside one."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Training of world models: the loop, its checkpoints, validation and logs."""

@@ -1,0 +1,76 @@
+"""A run's metrics: JSON lines as the record, TensorBoard on top of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from wm_gym.files import write_text_atomically
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line cut by a kill is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float | int]:
+    """Nested numbers as ``{"a/b": number}``; whatever is not a number is left out."""
+    flat: dict[str, float | int] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{name}/"))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            flat[name] = value
+    return flat
+
+
+class MetricsLog:
+    """Appends rows to ``metrics.jsonl`` and mirrors their numbers to TensorBoard.
+
+    Args:
+        folder: The run's folder.
+        keep_before: Rows of this step and later ones are dropped first: a resumed run repeats them.
+        step_key: Name of the counter in each row.
+    """
+
+    def __init__(self, folder: Path, keep_before: int, step_key: str = "update") -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "metrics.jsonl"
+        self.step_key = step_key
+        kept = [row for row in read_metrics(self.path) if row[step_key] < keep_before]
+        write_text_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_before)  # type: ignore[no-untyped-call]
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append one row ``{"kind": kind, step_key: step, **values}``."""
+        self._file.write(json.dumps({"kind": kind, self.step_key: step, **values}) + "\n")
+        self._file.flush()
+        for name, value in flatten(values).items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Close both files."""
+        self._file.close()
+        self._board.close()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

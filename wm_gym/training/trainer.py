@@ -1,0 +1,437 @@
+"""The training loop of a world model.
+
+A run is a folder: ``config.yaml`` (the resolved configuration), ``run.json`` (data, versions, seeds), ``metrics.jsonl``
+(the record), ``tensorboard/``, ``checkpoints/last.pt`` and ``best.pt``, and at the end the model's own files, so that
+the folder is what :meth:`WorldModel.from_pretrained` reads. Running again on the same folder resumes.
+
+Every update is a pure function of the configuration and its number, so a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import MixedPrecision
+from torch import nn
+from tqdm import tqdm
+
+from wm_gym.bundle import save_model
+from wm_gym.config import Config
+from wm_gym.errors import DatasetError, TrainingError
+from wm_gym.files import write_json_atomically, write_text_atomically
+from wm_gym.losses import WorldModelLoss
+from wm_gym.metrics import open_loop_metrics
+from wm_gym.perceptual import load_perceptual_network
+from wm_gym.provenance import provenance
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.state import LatentState
+from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
+from wm_gym.training.clips import ClipLoader, ClipSource, to_tensors
+from wm_gym.training.log import MetricsLog
+from wm_gym.world_model import WorldModel
+
+_VALIDATION_STREAM = 1_000_003  # separates the draws of validation and start states from those of training
+_START_STREAM = 1_000_033
+
+
+class WorldModelTrainer:
+    """Trains one world model into one folder.
+
+    Args:
+        config: The whole configuration.
+        simulator: The simulator that the data come from.
+        train: Training episodes.
+        validation: Held-out episodes, or ``None`` to train without validation.
+        out: The run's folder.
+        data_info: What identifies the data (path, fingerprint, counts); saved, and compared on resume.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"``.
+        devices: Number of devices (processes on this machine); under ``torchrun`` it is taken from there.
+        progress: Show a progress bar.
+
+    Raises:
+        TrainingError: The folder holds another run, or the settings do not fit the data or the devices.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        simulator: SimulatorSpec,
+        train: ClipSource,
+        validation: ClipSource | None,
+        out: str | Path,
+        *,
+        data_info: Mapping[str, Any],
+        device: str = "auto",
+        devices: int = 1,
+        progress: bool = True,
+    ) -> None:
+        if tuple(simulator.frame_size) != config.model.frame_size:
+            raise TrainingError(
+                f"the dataset's frames are {simulator.frame_size[0]}x{simulator.frame_size[1]}, but the config's model "
+                f"has {config.model.frame_size[0]}x{config.model.frame_size[1]}; choose another config, or collect with "
+                f"--frame-size {config.model.frame_size[0]}."
+            )
+        self.config = config
+        self.simulator = simulator
+        self.train_source = train
+        self.validation_source = validation
+        self.out = Path(out)
+        self.data_info = dict(data_info)
+        self.progress = progress
+        self.fabric, self._scaler = _make_fabric(config.training.precision, device, devices)
+
+    def run(self) -> WorldModel:
+        """Train to the configured number of updates, from the last checkpoint where there is one.
+
+        Returns:
+            The best model by validation loss (the last one without validation), as it was saved.
+
+        Raises:
+            TrainingError: The loss became NaN or infinite; the last good checkpoint is kept.
+        """
+        training = self.config.training
+        fabric = self.fabric
+        fabric.launch()
+        if training.batch_size % fabric.world_size:
+            raise TrainingError(
+                f"training.batch_size={training.batch_size} must be a multiple of the {fabric.world_size} processes."
+            )
+        self._prepare_folder()
+
+        torch.manual_seed(training.seed)
+        model = WorldModel(self.config.model, self.simulator)
+        model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        objective = _Objective(model, self._make_loss())
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in objective.parameters() if parameter.requires_grad],
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+        )
+        done, best = self._restore(model, optimizer)
+        wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
+        loader = ClipLoader(
+            self.train_source,
+            training.batch_size,
+            training.clip_length,
+            training.accumulation,
+            training.seed,
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        log = MetricsLog(self.out, keep_before=done + 1) if fabric.is_global_zero else None
+        clock = CheckpointClock(training.checkpoint_overhead)
+        bar = tqdm(
+            initial=done,
+            total=training.steps,
+            unit="update",
+            desc="train-model",
+            disable=not (self.progress and fabric.is_global_zero),
+        )
+        started, done_before = time.monotonic(), done
+        updates = loader.updates(done, training.steps)
+        try:
+            for update, micro_batches in enumerate(updates, start=done):
+                _set_learning_rate(optimizer, learning_rate_at(update, self.config))
+                totals = self._update(wrapped, wrapped_optimizer, micro_batches, update)
+                done = update + 1
+                bar.update()
+                bar.set_postfix(loss=f"{totals['loss']:.3f}", reward=f"{totals['reward']:.3f}", refresh=False)
+                is_last = done == training.steps
+                if log is not None:
+                    elapsed = time.monotonic() - started
+                    totals["updates_per_s"] = (done - done_before) / elapsed
+                    log.write("train", done, totals)
+                if done % training.validate_every == 0 or is_last:
+                    best = self._validate(model, done, best, log)
+                if fabric.is_global_zero and (clock.is_due() or is_last):
+                    clock_start = time.monotonic()
+                    self._save(model, optimizer, done, best)
+                    clock.record(clock_start)
+        except KeyboardInterrupt:
+            if fabric.is_global_zero:
+                self._save(model, optimizer, done, best)
+            raise
+        finally:
+            updates.close()
+            bar.close()
+            if log is not None:
+                log.close()
+        return self._finish(model, best)
+
+    def _update(self, wrapped: Any, optimizer: Any, micro_batches: list[Any], update: int) -> dict[str, float]:
+        training = self.config.training
+        fabric = self.fabric
+        sums: dict[str, torch.Tensor] = {}
+        # All randomness of an update (dropout, sampled latents, decoded steps) hangs on its number alone.
+        torch.manual_seed(_mix(training.seed, update, fabric.global_rank))
+        for micro, arrays in enumerate(micro_batches):
+            generator = torch.Generator().manual_seed(_mix(training.seed, update, micro))
+            clips = to_tensors(arrays, fabric.device)
+            is_last = micro + 1 == len(micro_batches)
+            with fabric.no_backward_sync(wrapped, enabled=not is_last):
+                loss, terms = wrapped(clips, generator)
+                fabric.backward(loss / len(micro_batches))
+            for name, value in {"loss": loss.detach(), **terms}.items():
+                sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value.float() / len(micro_batches)
+        totals = {name: float(fabric.all_reduce(value, reduce_op="mean")) for name, value in sums.items()}
+        if not math.isfinite(totals["loss"]):
+            # The parameters are still those of the update before; the checkpoint on disk is not newer than they are.
+            raise TrainingError(
+                f"the loss became {totals['loss']} at update {update + 1}; the last good checkpoint is kept in "
+                f"{str(self.out / 'checkpoints')!r}: check the data with `wm-gym dataset verify`, or lower "
+                f"training.learning_rate."
+            )
+        norm = fabric.clip_gradients(wrapped, optimizer, max_norm=training.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        totals["gradient_norm"] = float(norm) if norm is not None and math.isfinite(float(norm)) else 0.0
+        totals["learning_rate"] = learning_rate_at(update, self.config)
+        return totals
+
+    def _validate(self, model: WorldModel, done: int, best: float, log: MetricsLog | None) -> float:
+        """Measure on held-out clips; keep the model as the best one if its loss is the lowest yet."""
+        if self.validation_source is None or not self.fabric.is_global_zero:
+            return best
+        training = self.config.training
+        source = self.validation_source
+        model.eval()
+        with torch.no_grad():
+            loss = self._make_loss(decode_fraction=1.0)
+            total = 0.0
+            batches = max(1, training.validation_clips // training.batch_size)
+            for batch in range(batches):
+                rng = np.random.default_rng((training.seed, _VALIDATION_STREAM, batch))
+                draws = source.draw_clips(rng, training.batch_size, training.clip_length)
+                clips = to_tensors(source.read_clips(draws, training.clip_length), self.fabric.device)
+                torch.manual_seed(_mix(training.seed, _VALIDATION_STREAM, batch))
+                total += float(loss(model, clips)[0]) / batches
+            measured = self._open_loop(model)
+        model.train()
+        if log is not None:
+            log.write("validation", done, {"loss": total, **measured})
+        if total < best:
+            state = {"update": done, "validation_loss": total, "model": model.state_dict(), "metrics": measured}
+            save_checkpoint(self.out / "checkpoints" / "best.pt", _plain(state))
+            return total
+        return best
+
+    def _open_loop(self, model: WorldModel) -> dict[str, Any]:
+        training = self.config.training
+        source = self.validation_source
+        assert source is not None
+        length = training.context + training.validation_horizon
+        rng = np.random.default_rng((training.seed, _VALIDATION_STREAM))
+        try:
+            draws = source.draw_clips(rng, training.validation_clips, length)
+        except DatasetError:
+            # No held-out episode is that long: the longest clip that training itself uses must do.
+            length = training.clip_length
+            draws = source.draw_clips(rng, training.validation_clips, length)
+        clips = to_tensors(source.read_clips(draws, length), self.fabric.device)
+        noise = torch.Generator().manual_seed(training.seed)
+        return open_loop_metrics(model, clips, training.context, noise)
+
+    def _finish(self, model: WorldModel, best: float) -> WorldModel:
+        """Save the best model with its start states into the run's folder."""
+        best_file = self.out / "checkpoints" / "best.pt"
+        self.fabric.barrier()
+        if best_file.exists() and math.isfinite(best):
+            state = load_checkpoint(best_file)
+            model.load_state_dict(state["model"])
+            model.metrics = {
+                "update": state["update"],
+                "validation_loss": state["validation_loss"],
+                **json.loads(json.dumps(state["metrics"])),
+            }
+        model.eval()
+        if self.fabric.is_global_zero:
+            training = self.config.training
+            model.start_states = encode_start_states(
+                model,
+                self.train_source,
+                count=training.num_start_states,
+                clip_length=training.clip_length,
+                context=training.context,
+                seed=training.seed,
+            )
+            model.provenance = {**provenance(), "data": self.data_info, "config": self.config.model_dump(mode="json")}
+            with torch.no_grad():
+                save_model_into_run(model, self.out)
+        self.fabric.barrier()
+        return model
+
+    def _make_loss(self, decode_fraction: float | None = None) -> WorldModelLoss:
+        training = self.config.training
+        if not hasattr(self, "_perceptual"):
+            self._perceptual: nn.Module | None = None
+            if self.config.loss.perceptual > 0:
+                self._perceptual = load_perceptual_network(self.config.loss.perceptual_weights).to(self.fabric.device)
+        return WorldModelLoss(
+            self.config.loss,
+            training.context,
+            training.decode_fraction if decode_fraction is None else decode_fraction,
+            self._perceptual,
+            training.gradient_checkpointing,
+        )
+
+    def _prepare_folder(self) -> None:
+        """Create the run's folder, or check that it holds this very run."""
+        record = {"kind": "wm_gym.model_run", "data": self.data_info}
+        config_text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        config_file, record_file = self.out / "run_config.yaml", self.out / "run.json"
+        if record_file.exists():
+            previous = json.loads(record_file.read_text(encoding="utf-8"))
+            if previous.get("kind") != record["kind"]:
+                raise TrainingError(f"{str(self.out)!r} holds another kind of run; choose another --out.")
+            if config_file.read_text(encoding="utf-8") != config_text:
+                raise TrainingError(
+                    f"{str(self.out)!r} holds a run with other settings (see its run_config.yaml); repeat those "
+                    "settings to resume it, or choose another --out."
+                )
+            if previous["data"].get("fingerprint") != self.data_info.get("fingerprint"):
+                raise TrainingError(
+                    f"{str(self.out)!r} holds a run on other data; give the same --data to resume it, or choose "
+                    "another --out."
+                )
+        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise TrainingError(f"{str(self.out)!r} is not empty and holds no training run; choose another --out.")
+        self.fabric.barrier()
+        if self.fabric.is_global_zero and not record_file.exists():
+            (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+            write_text_atomically(config_file, config_text)
+            write_json_atomically(record_file, {**record, "provenance": provenance()})
+        self.fabric.barrier()
+
+    def _restore(self, model: WorldModel, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+        last = self.out / "checkpoints" / "last.pt"
+        if not last.exists():
+            return 0, math.inf
+        state = load_checkpoint(last)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if self._scaler is not None and state["scaler"] is not None:
+            self._scaler.load_state_dict(state["scaler"])
+        return int(state["update"]), float(state["best"])
+
+    def _save(self, model: WorldModel, optimizer: torch.optim.Optimizer, done: int, best: float) -> None:
+        state = {
+            "update": done,
+            "best": best,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": self._scaler.state_dict() if self._scaler is not None else None,
+        }
+        save_checkpoint(self.out / "checkpoints" / "last.pt", _plain(state))
+
+
+class _Objective(nn.Module):
+    """Model and loss in one module, so that data-parallel wrappers see the forward pass."""
+
+    def __init__(self, model: WorldModel, loss: WorldModelLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, clips: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, terms = self.loss(self.model, clips, generator)
+        return total, terms
+
+
+def learning_rate_at(update: int, config: Config) -> float:
+    """Linear warm-up (guide, "Learning Rate Warmup"), then cosine decay to ``final_learning_rate``."""
+    training = config.training
+    warmup = min((update + 1) / training.warmup_steps, 1.0) if training.warmup_steps else 1.0
+    progress = update / max(1, training.steps - 1)
+    final = training.final_learning_rate
+    decay = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    return training.learning_rate * warmup * decay
+
+
+@torch.no_grad()
+def encode_start_states(
+    model: WorldModel, source: ClipSource, *, count: int, clip_length: int, context: int, seed: int
+) -> LatentState:
+    """Real states to start dreams from: clips are observed, and one state of each is kept.
+
+    The kept moment is drawn between the first ``context`` frames and the clip's end, so that states early in an
+    episode are among them.
+
+    Args:
+        model: The world model.
+        source: The episodes.
+        count: States wanted.
+        clip_length: Frames in a clip.
+        context: Least number of frames observed before a state is kept.
+        seed: Seed of the draw.
+
+    Returns:
+        ``count`` states on the CPU, float32.
+    """
+    rng = np.random.default_rng((seed, _START_STREAM))
+    kept: list[LatentState] = []
+    missing = count
+    while missing > 0:
+        batch = min(missing, 256)
+        moments = torch.from_numpy(rng.integers(context - 1, clip_length, size=batch)).to(model.device)
+        clips = to_tensors(source.read_clips(source.draw_clips(rng, batch, clip_length), clip_length), model.device)
+        latents = model.encode(clips.frames)
+        state = model.dynamics.initial(latents[:, 0])
+        chosen = state
+        for t in range(1, clip_length):
+            state = model.observe_latent(state, clips.actions[:, t - 1], latents[:, t])
+            chosen = state.where(moments == t, chosen)
+        kept.append(chosen.to("cpu").to(torch.float32))
+        missing -= batch
+    return LatentState.cat(kept)
+
+
+def save_model_into_run(model: WorldModel, folder: Path) -> None:
+    """Put the finished model's files beside the run's record."""
+    staged = folder / ".model"
+    save_model(model, staged)
+    for file in sorted(staged.iterdir(), key=lambda entry: entry.name == "config.yaml"):
+        # config.yaml comes last: only with it is the folder a model.
+        file.replace(folder / file.name)
+    staged.rmdir()
+
+
+def _make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, torch.amp.GradScaler | None]:
+    on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if precision == "auto":
+        precision = "32-true"
+        if on_gpu:
+            precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("--device cuda was asked for, but PyTorch sees no CUDA GPU here; use --device cpu or auto.")
+    accelerator = {"cuda": "cuda", "cpu": "cpu", "mps": "mps", "auto": "auto"}.get(device, device)
+    strategy = "ddp" if devices > 1 else "auto"
+    if precision == "16-mixed":
+        scaler = torch.amp.GradScaler("cuda" if on_gpu else "cpu")
+        plugin = MixedPrecision("16-mixed", "cuda" if on_gpu else "cpu", scaler=scaler)
+        return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, plugins=plugin), scaler
+    return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision), None  # type: ignore[arg-type]
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """Keep only what ``torch.load(weights_only=True)`` reads back."""
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in state.items()}

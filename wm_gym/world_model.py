@@ -1,0 +1,168 @@
+"""The world model: encoder, latent dynamics, decoder, reward and termination heads behind five verbs.
+
+* ``encode``: frames to latents;
+* ``observe``: advance the state with what the simulator showed (filtering);
+* ``imagine``: advance it with no frame: next state, reward, continuation probability;
+* ``features``: the vector that a policy sees;
+* ``decode``: the picture.
+
+Letters of shapes: ``B`` batch, ``T`` time, ``H, W`` frame, ``A`` stored action, ``Z`` latent, ``F`` features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from wm_gym.config import ModelConfig
+from wm_gym.models.decoder import StateDecoder
+from wm_gym.models.dynamics import make_dynamics
+from wm_gym.models.encoder import SpatialEncoder
+from wm_gym.models.heads import ContinuationHead, RewardHead
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.state import LatentState
+
+
+class Imagined(NamedTuple):
+    """One imagined step.
+
+    Attributes:
+        state: The next latent state.
+        reward: ``(B,)`` float32, expected reward of the step.
+        continuation: ``(B,)`` float32, probability that the episode goes on after the step.
+    """
+
+    state: LatentState
+    reward: Tensor
+    continuation: Tensor
+
+
+class WorldModel(nn.Module):
+    """A world model of one simulator.
+
+    Args:
+        config: Architecture.
+        simulator: The simulator whose frames and actions it models.
+
+    Attributes:
+        start_states: Encoded real states that dreams start from (on the CPU, float32), or ``None``.
+        metrics: Figures measured on held-out episodes at the end of training; saved as ``metrics.json``.
+        provenance: Versions, seeds and data that it was made from.
+    """
+
+    action_low: Tensor
+    action_high: Tensor
+
+    def __init__(self, config: ModelConfig, simulator: SimulatorSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.simulator = simulator
+        self.start_states: LatentState | None = None
+        self.metrics: dict[str, Any] = {}
+        self.provenance: dict[str, Any] = {}
+        self.encoder = SpatialEncoder(config)
+        self.dynamics = make_dynamics(config.dynamics, config.latent_dim, simulator.action.dim)
+        self.decoder = StateDecoder(config, config.latent_dim)
+        self.reward_head = RewardHead(self.dynamics.feature_dim, config.heads)
+        self.continuation_head = ContinuationHead(self.dynamics.feature_dim, config.heads)
+        self.register_buffer("action_low", torch.tensor(simulator.action.low), persistent=False)
+        self.register_buffer("action_high", torch.tensor(simulator.action.high), persistent=False)
+
+    @property
+    def feature_dim(self) -> int:
+        """``F``: size of the vector that a policy sees."""
+        return self.dynamics.feature_dim
+
+    @property
+    def noise_dim(self) -> int:
+        """Uniform random numbers that one imagined step takes; 0 for deterministic dynamics."""
+        return self.dynamics.noise_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.action_low.device
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the configuration, the simulator and the parameters: equal models have equal fingerprints."""
+        from wm_gym.bundle import model_fingerprint
+
+        return model_fingerprint(self)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """``(..., 3, H, W)`` float in [-1, 1] to latents ``(..., Z)``."""
+        latents: Tensor = self.encoder(frames.flatten(0, -4))
+        return latents.view(*frames.shape[:-3], -1)
+
+    def initial_state(self, frame: Tensor) -> LatentState:
+        """The state after the first frame of an episode, ``(B, 3, H, W)`` float in [-1, 1]."""
+        return self.dynamics.initial(self.encode(frame))
+
+    def observe(self, state: LatentState, action: Tensor, frame: Tensor) -> LatentState:
+        """The state after taking ``action`` ``(B, A)`` (stored format) and seeing ``frame`` ``(B, 3, H, W)``."""
+        return self.observe_latent(state, action, self.encode(frame))
+
+    def observe_latent(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
+        """As :meth:`observe`, for a frame that is encoded already ``(B, Z)``."""
+        return self.dynamics.correct(self.dynamics.imagine(state, self._scaled(action)), latent)
+
+    def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> Imagined:
+        """The predicted next state, its reward and continuation probability.
+
+        Args:
+            state: Batch of states.
+            action: ``(B, A)`` float32 in the stored format.
+            noise: ``(B, noise_dim)`` uniform numbers in [0, 1); needed where ``noise_dim > 0``.
+        """
+        following = self.imagine_state(state, action, noise)
+        features = self.features(following)
+        return Imagined(following, self.reward_head.mean(features), self.continuation_head.probability(features))
+
+    def imagine_state(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
+        """As :meth:`imagine`, without the heads."""
+        return self.dynamics.imagine(state, self._scaled(action), noise)
+
+    def features(self, state: LatentState) -> Tensor:
+        """``(B, F)`` float32: what a policy sees."""
+        return self.dynamics.features(state).float()
+
+    def decode(self, state: LatentState) -> Tensor:
+        """Frames ``(B, 3, H, W)`` float in [-1, 1]."""
+        return self.decode_latent(state.latent)
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """As :meth:`decode`, from latents ``(B, Z)``."""
+        images: Tensor = self.decoder(latent)
+        return images
+
+    def _scaled(self, action: Tensor) -> Tensor:
+        """Stored actions scaled to [-1, 1]."""
+        return 2 * (action - self.action_low) / (self.action_high - self.action_low) - 1
+
+    def num_parameters(self) -> dict[str, int]:
+        """Parameters by component, and in all."""
+        counts = {
+            name: sum(parameter.numel() for parameter in part.parameters()) for name, part in self.named_children()
+        }
+        return {**counts, "total": sum(counts.values())}
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Write the model as a folder; see :func:`wm_gym.bundle.save_model`."""
+        from wm_gym.bundle import save_model
+
+        return save_model(self, path)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
+        """Read a model's folder, or the one that the package ships (``"bundled"``).
+
+        Raises:
+            BundleError: The folder is missing, damaged or of another kind or version.
+        """
+        from wm_gym.bundle import load_model
+
+        return load_model(path, device)
