@@ -34,8 +34,11 @@ class EncoderConfig(_Section):
         description="Channels of each stage; the first keeps its size, each later one halves it.",
     )
     blocks_per_stage: int = Field(default=2, ge=1, description="Residual blocks in a stage.")
-    bottleneck: int = Field(
-        default=4, ge=1, description="A block's inner 3x3 convolutions have stage channels / bottleneck channels."
+    inner_ratio: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Channels of a block's 3x3 convolutions over its stage's; below 1 they lie between 1x1 ones.",
     )
     attention_heads: int = Field(default=4, ge=0, description="Heads of the spatial self-attention; 0 leaves it out.")
     pooling: Literal["average", "flatten"] = Field(
@@ -49,13 +52,13 @@ class DecoderConfig(_Section):
 
     base_channels: int = Field(default=512, ge=1, description="Channels of the first, smallest feature map.")
     base_expand: int = Field(
-        default=32, ge=1, description="Channels that the latent is expanded to before a 1x1 convolution widens them."
+        default=96, ge=1, description="Channels that the latent is expanded to before a 1x1 convolution widens them."
     )
     stages: tuple[int, ...] = Field(
         default=(256, 128, 64, 64), min_length=1, description="Channels after each PixelShuffle x2 stage."
     )
     refine: tuple[int, ...] = Field(
-        default=(1, 1, 1, 1), description="Refinement 3x3 convolutions after each stage, one number a stage."
+        default=(2, 1, 1, 1), description="Refinement 3x3 convolutions after each stage, one number a stage."
     )
 
     @model_validator(mode="after")
@@ -71,7 +74,7 @@ class DynamicsConfig(_Section):
     kind: str = Field(default="gru", description="A name from the dynamics registry.")
     hidden_dim: int = Field(default=512, ge=1, description="Width of the recurrent layers.")
     num_layers: int = Field(default=4, ge=1, description="Recurrent layers.")
-    mlp_ratio: float = Field(default=2.0, ge=0.0, description="Width of each layer's residual MLP over hidden_dim; 0: none.")
+    mlp_ratio: float = Field(default=3.0, ge=0.0, description="Width of each layer's residual MLP over hidden_dim; 0: none.")
 
 
 class HeadsConfig(_Section):

@@ -19,18 +19,18 @@ def group_norm(channels: int) -> nn.GroupNorm:
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut; a 1x1 projection where the shape changes (He et al. 2016, fig. 2).
 
-    With ``bottleneck > 1`` the 3x3 convolutions work on fewer channels between two 1x1 convolutions (fig. 5, right).
+    With ``inner_ratio < 1`` the 3x3 convolutions work on fewer channels between two 1x1 convolutions (fig. 5, right).
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: 1 keeps the size, 2 halves it.
-        bottleneck: Divisor of the channels of the 3x3 convolutions.
+        inner_ratio: Channels of the 3x3 convolutions over ``out_channels``.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, bottleneck: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, inner_ratio: float = 1.0) -> None:
         super().__init__()
-        if bottleneck == 1:
+        if inner_ratio == 1:
             self.residual = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
                 group_norm(out_channels),
@@ -39,7 +39,7 @@ class ResidualBlock(nn.Module):
                 group_norm(out_channels),
             )
         else:
-            inner = max(out_channels // bottleneck, 8)
+            inner = max(8, round(out_channels * inner_ratio / 8) * 8)
             self.residual = nn.Sequential(
                 nn.Conv2d(in_channels, inner, 1, bias=False),
                 group_norm(inner),

@@ -32,7 +32,7 @@ class SpatialEncoder(nn.Module):
         for stage, out_channels in enumerate(encoder.stages):
             for block in range(encoder.blocks_per_stage):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(ResidualBlock(channels, out_channels, stride, encoder.bottleneck))
+                blocks.append(ResidualBlock(channels, out_channels, stride, encoder.inner_ratio))
                 channels = out_channels
         self.stages = nn.Sequential(*blocks)
 

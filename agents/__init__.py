@@ -1,0 +1,61 @@
+"""Agents: training in imagination, the deployable driver, evaluation. Names are imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from wm_gym.agents.agent_bundle import load_agent, save_agent
+    from wm_gym.agents.algorithms import ALGORITHMS
+    from wm_gym.agents.behaviours import make_behaviour
+    from wm_gym.agents.config import AgentConfig, make_agent_config
+    from wm_gym.agents.driver import Driver
+    from wm_gym.agents.evaluation import EvaluationResult, evaluate
+    from wm_gym.agents.imagination import ImaginationTrainer
+    from wm_gym.agents.reality_gap import imagine_along, side_by_side
+    from wm_gym.agents.training import TrainingSummary, train_agent
+
+__all__ = [
+    "ALGORITHMS",
+    "AgentConfig",
+    "Driver",
+    "EvaluationResult",
+    "ImaginationTrainer",
+    "TrainingSummary",
+    "evaluate",
+    "imagine_along",
+    "load_agent",
+    "make_agent_config",
+    "make_behaviour",
+    "save_agent",
+    "side_by_side",
+    "train_agent",
+]
+
+_MODULES = {
+    "ALGORITHMS": "wm_gym.agents.algorithms",
+    "AgentConfig": "wm_gym.agents.config",
+    "Driver": "wm_gym.agents.driver",
+    "EvaluationResult": "wm_gym.agents.evaluation",
+    "ImaginationTrainer": "wm_gym.agents.imagination",
+    "TrainingSummary": "wm_gym.agents.training",
+    "evaluate": "wm_gym.agents.evaluation",
+    "imagine_along": "wm_gym.agents.reality_gap",
+    "load_agent": "wm_gym.agents.agent_bundle",
+    "make_agent_config": "wm_gym.agents.config",
+    "make_behaviour": "wm_gym.agents.behaviours",
+    "save_agent": "wm_gym.agents.agent_bundle",
+    "side_by_side": "wm_gym.agents.reality_gap",
+    "train_agent": "wm_gym.agents.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))

@@ -1,0 +1,34 @@
+"""Autopilots: drivers that read the simulator's own state. One file and one line below for each simulator."""
+
+from __future__ import annotations
+
+import importlib
+
+from wm_gym.data_collection.behaviours import Behaviour
+from wm_gym.errors import SimulatorError
+
+AUTOPILOTS: dict[str, str] = {
+    "CarRacingDriving-v0": "wm_gym.agents.autopilots.car_racing:CarRacingAutopilot",
+}
+"""Gymnasium id of a simulator, and its autopilot as ``"module:Class"``, made as ``Class(varied_pace=...)``."""
+
+
+def make_autopilot(simulator_id: str, *, varied_pace: bool = False) -> Behaviour:
+    """Make the autopilot of a simulator.
+
+    Args:
+        simulator_id: Gymnasium id, as in a :class:`~wm_gym.simulator.SimulatorSpec`.
+        varied_pace: Drive each episode at a pace of its own, slower or faster than is best; for collecting data.
+
+    Raises:
+        SimulatorError: The simulator has none.
+    """
+    entry_point = AUTOPILOTS.get(simulator_id)
+    if entry_point is None:
+        raise SimulatorError(
+            f"{simulator_id} has no autopilot (those with one: {', '.join(AUTOPILOTS)}); use the behaviour 'random' "
+            "or a trained agent."
+        )
+    module, name = entry_point.split(":")
+    autopilot: Behaviour = getattr(importlib.import_module(module), name)(varied_pace=varied_pace)
+    return autopilot

@@ -1,0 +1,101 @@
+"""The policy network of an agent: Stable-Baselines3's, behind a fixed normaliser of the features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from wm_gym.agents.algorithms import ALGORITHMS
+from wm_gym.agents.config import AgentConfig
+from wm_gym.envs.dream_model import DreamModel
+from wm_gym.state import LatentState
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
+_FEATURE_LIMIT = 10.0
+_SMALLEST_RELATIVE_DEVIATION = 0.1
+_BATCH = 1024
+
+
+class FeatureNormaliser(BaseFeaturesExtractor):
+    """Standardises features with a mean and a deviation that are part of the saved policy and never drift.
+
+    A running estimate would change under the policy while it learns, and would have to be carried to the simulator
+    beside it; this one is measured once, over the real states that dreams start from.
+
+    Args:
+        observation_space: ``Box`` of shape ``(F,)``.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        (size,) = observation_space.shape
+        super().__init__(observation_space, size)
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("deviation", torch.ones(size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(B, F)`` float32 to ``(B, F)`` of mean 0 and deviation 1 over the start states, within [-10, 10]."""
+        return ((features - self.mean) / self.deviation).clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT)
+
+
+@torch.no_grad()
+def feature_statistics(model: DreamModel, start_states: LatentState) -> tuple[Tensor, Tensor]:
+    """Mean and deviation ``(F,)`` of the features over start states.
+
+    A feature that hardly varies there may vary in a dream: a deviation counts as at least a tenth of the average one.
+    """
+    parts = []
+    for first in range(0, start_states.batch_size, _BATCH):
+        rows = slice(first, first + _BATCH)
+        part = LatentState(start_states.latent[rows], start_states.memory[rows])
+        parts.append(model.features(part.to(model.device)).cpu().double())
+    features = torch.cat(parts)
+    deviation = features.std(dim=0, unbiased=False)
+    floor = float(deviation.mean()) * _SMALLEST_RELATIVE_DEVIATION
+    if floor == 0.0:  # a single start state, or equal ones, say nothing about the scale
+        return features.mean(dim=0).float(), torch.ones_like(deviation).float()
+    return features.mean(dim=0).float(), deviation.clamp_min(floor).float()
+
+
+def set_normalisation(policy: nn.Module, mean: Tensor, deviation: Tensor) -> None:
+    """Set mean and deviation ``(F,)`` in every normaliser of a policy: actor, critics and target networks."""
+    for module in policy.modules():
+        if isinstance(module, FeatureNormaliser):
+            module.mean.copy_(mean)
+            module.deviation.copy_(deviation)
+
+
+def policy_arguments(config: AgentConfig) -> dict[str, Any]:
+    """The ``policy_kwargs`` of a resolved configuration for Stable-Baselines3's ``"MlpPolicy"``."""
+    assert config.activation is not None
+    arguments: dict[str, Any] = {
+        "net_arch": list(config.net_arch),
+        "activation_fn": _ACTIVATIONS[config.activation],
+        "features_extractor_class": FeatureNormaliser,
+    }
+    if config.log_std_init is not None:
+        arguments["log_std_init"] = config.log_std_init
+    return arguments
+
+
+def rebuild_policy(config: AgentConfig, observation_space: spaces.Box, action_space: spaces.Box) -> BasePolicy:
+    """An untrained policy of the class and sizes that the configuration's training had.
+
+    Args:
+        config: A resolved configuration.
+        observation_space: Of the dream.
+        action_space: Of the dream.
+    """
+    policy_class = ALGORITHMS[config.algo].load().policy_aliases["MlpPolicy"]
+    arguments = policy_arguments(config)
+    if config.algorithm.get("use_sde"):
+        arguments["use_sde"] = True
+    return policy_class(observation_space, action_space, lambda _: 0.0, **arguments)
+

@@ -1,0 +1,206 @@
+"""Behaviour policies: what drives while data are collected.
+
+The two here need no knowledge of the simulator beyond its action format. Behaviours that drive well (autopilots,
+learned agents) are in :mod:`wm_gym.agents`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_gym.actions import ActionFormat, FloatArray
+from wm_gym.frames import Frame
+
+
+class Behaviour(Protocol):
+    """Chooses the actions of one environment.
+
+    The same environment state, seed and frames give the same actions, whatever the behaviour did before ``reset``.
+
+    Attributes:
+        name: What datasets record as the episode's behaviour.
+    """
+
+    name: str
+
+    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
+        """Begin an episode; called after ``env.reset``.
+
+        Args:
+            env: The simulator, whose state the behaviour may read through ``env.unwrapped`` but never changes.
+            seed: Of the episode; all randomness follows from it.
+        """
+        ...
+
+    def act(self, observation: Frame, /) -> FloatArray:
+        """The action for the current frame ``(H, W, 3)`` uint8: ``(A,)`` float32 in the stored format."""
+        ...
+
+
+class ControlSpace:
+    """A symmetric view of an action format for adding noise: every control lies in [-1, 1], and 0 is neutral.
+
+    Driving actions have two controls, steering and acceleration (negative brakes), so that noise never presses both
+    pedals. Native actions have one control for each value, 0 being the middle of its range.
+    """
+
+    def __init__(self, action: ActionFormat) -> None:
+        self._action = action
+        self._low = np.asarray(action.low, dtype=np.float64)
+        self._high = np.asarray(action.high, dtype=np.float64)
+        self.is_driving = action.kind == "driving"
+        self.dim = 2 if self.is_driving else action.dim
+
+    def to_action(self, controls: NDArray[np.float64]) -> FloatArray:
+        """Controls ``(dim,)``, clipped, to a stored action ``(A,)`` float32; the gear of a driving one is forward."""
+        clipped = np.clip(controls, -1.0, 1.0)
+        if self.is_driving:
+            return self._action.to_stored(clipped, "steer_accel")
+        return self._action.to_stored(self._low + (clipped + 1) / 2 * (self._high - self._low))
+
+    def from_action(self, action: FloatArray) -> NDArray[np.float64]:
+        """The controls ``(dim,)`` nearest to a stored action ``(A,)``."""
+        if self.is_driving:
+            return self._action.from_stored(action, "steer_accel").astype(np.float64)
+        extent = np.where(self._high > self._low, self._high - self._low, 1.0)
+        return (np.asarray(action, dtype=np.float64) - self._low) / extent * 2 - 1
+
+
+class SmoothNoise:
+    """Noise that changes gradually: a discrete Ornstein-Uhlenbeck process (Uhlenbeck and Ornstein 1930).
+
+    Args:
+        rng: Source of randomness.
+        scale: Stationary standard deviation of each value, ``(dim,)``.
+        correlation_steps: Steps after which the autocorrelation has fallen to 1/e.
+    """
+
+    def __init__(self, rng: np.random.Generator, scale: NDArray[np.float64], correlation_steps: float) -> None:
+        self._rng = rng
+        self._scale = scale
+        self._keep = float(np.exp(-1.0 / correlation_steps))
+        self._value = rng.normal(size=scale.shape) * scale
+
+    def step(self) -> NDArray[np.float64]:
+        """The next value, ``(dim,)``."""
+        fresh = self._rng.normal(size=self._scale.shape) * self._scale
+        self._value = self._keep * self._value + np.sqrt(1 - self._keep**2) * fresh
+        return self._value
+
+
+class SmoothRandom:
+    """Random actions that change gradually over the whole range of the format.
+
+    How strongly and how fast they change is drawn for each episode. Driving actions lean towards driving forwards:
+    the gear is forward, and the mean acceleration is positive.
+
+    Args:
+        action: The format of the actions.
+    """
+
+    name = "random"
+
+    def __init__(self, action: ActionFormat) -> None:
+        self._controls = ControlSpace(action)
+        self._mean = np.zeros(self._controls.dim)
+        self._start(seed=0)
+
+    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
+        """Begin an episode."""
+        self._start(seed)
+
+    def act(self, observation: Frame) -> FloatArray:
+        """The next action."""
+        return self._controls.to_action(self._mean + self._noise.step())
+
+    def _start(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        scale = np.full(self._controls.dim, rng.uniform(0.3, 0.8))
+        if self._controls.is_driving:
+            self._mean[1] = rng.uniform(0.0, 0.4)
+            scale[1] = rng.uniform(0.2, 0.5)
+        self._noise = SmoothNoise(rng, scale, correlation_steps=rng.uniform(2.0, 12.0))
+
+
+Disturbance = Literal["none", "offset", "noise", "hold", "acceleration"]
+
+
+class Noisy:
+    """Another behaviour with disturbances, so that a dataset shows mistakes and the recovery from them.
+
+    An episode alternates between stretches that the inner behaviour drives alone and disturbances of random kind and
+    length: a constant offset on the steering (or on one control of a native format), smooth noise on everything, an
+    action that is held, or, for driving formats, an acceleration of its own (full throttle to full brake). Each
+    episode draws how strong disturbances are and how much of the time they take, from hardly any to most of it.
+
+    Args:
+        inner: Drives; it sees the same frames and is reset with the same seed.
+        action: The format of the actions.
+    """
+
+    def __init__(self, inner: Behaviour, action: ActionFormat) -> None:
+        self.name = f"noisy({inner.name})" if inner.name != "autopilot" else "noisy"
+        self._inner = inner
+        self._controls = ControlSpace(action)
+        self._kinds: tuple[Disturbance, ...] = ("offset", "noise", "hold")
+        if self._controls.is_driving:
+            self._kinds = (*self._kinds, "acceleration")
+        self._start(seed=0)
+
+    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
+        """Begin an episode."""
+        self._inner.reset(env, seed)
+        self._start(seed)
+
+    def act(self, observation: Frame) -> FloatArray:
+        """The inner behaviour's action, or the disturbed one."""
+        # The inner behaviour is asked in every step: one with a memory must see every frame.
+        action = self._inner.act(observation)
+        if self._steps_left == 0:
+            self._next_stretch(action)
+        self._steps_left -= 1
+        if self._kind == "none":
+            return action
+        return self._controls.to_action(self._disturbed(self._controls.from_action(action)))
+
+    def _disturbed(self, controls: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self._kind == "hold":
+            return self._held
+        if self._kind == "offset":
+            return controls + self._offset
+        if self._kind == "noise":
+            return controls + self._noise.step()
+        controls[1] = self._acceleration
+        return controls
+
+    def _start(self, seed: int) -> None:
+        # A stream of its own: an inner behaviour that draws from the same seed must not be correlated with it.
+        self._rng = np.random.default_rng((seed, 1))
+        self._strength = self._rng.uniform(0.1, 1.0)
+        self._disturbed_fraction = self._rng.uniform(0.05, 0.7)
+        self._kind: Disturbance = "none"
+        self._steps_left = 1 + int(self._rng.geometric(1 / 10))
+        self._held = self._offset = np.zeros(self._controls.dim)
+        self._acceleration = 0.0
+
+    def _next_stretch(self, action: FloatArray) -> None:
+        """Draw the next stretch: disturbed ones have a mean of 8 steps, those between follow from the fraction."""
+        rng = self._rng
+        if self._kind != "none":
+            self._kind = "none"
+            mean_steps = 8 * (1 - self._disturbed_fraction) / self._disturbed_fraction
+            self._steps_left = int(rng.geometric(min(1.0, 1 / mean_steps)))
+            return
+        dim = self._controls.dim
+        self._kind = self._kinds[int(rng.integers(len(self._kinds)))]
+        self._steps_left = int(rng.geometric(1 / 8))
+        self._held = self._controls.from_action(action)
+        self._offset = np.zeros(dim)
+        # Steering is the first control; a native format does not say which of its values matters most.
+        self._offset[0 if self._controls.is_driving else int(rng.integers(dim))] = rng.normal() * self._strength
+        self._noise = SmoothNoise(rng, np.full(dim, 0.7 * self._strength), correlation_steps=rng.uniform(1.0, 8.0))
+        self._acceleration = float(rng.uniform(-0.3, 1.0))

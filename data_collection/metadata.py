@@ -1,0 +1,159 @@
+"""``dataset.json``: what a dataset folder says about itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from importlib import metadata as package_metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import wm_gym
+from wm_gym.data_collection.codec import FrameCodec
+from wm_gym.data_collection.files import write_atomically
+from wm_gym.errors import DatasetError
+from wm_gym.simulator import SimulatorSpec
+
+METADATA_FILE = "dataset.json"
+EPISODES_FOLDER = "episodes"
+DATASET_FORMAT = "wm_gym.dataset"
+DATASET_VERSION = 1
+
+
+class CollectionSettings(BaseModel):
+    """The settings that decide what is in every episode of a collected dataset.
+
+    Attributes:
+        seed: Seed of the collection; it decides every episode's own seed and behaviour.
+        behaviours: Behaviour names with their weights, which sum to 1.
+        max_episode_steps: Steps after which the collector truncates an episode, or ``None``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0)
+    behaviours: dict[str, float]
+    max_episode_steps: int | None = Field(default=None, ge=1)
+
+
+class DatasetMetadata(BaseModel):
+    """Content of ``dataset.json``.
+
+    Attributes:
+        simulator: The simulator that the episodes were recorded from.
+        codec: How the frames are stored.
+        collection: How the episodes were collected; ``None`` for an imported dataset.
+        source: Where the episodes came from, in words.
+        created_with: Package versions, and the git revision where the package runs from a checkout.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["wm_gym.dataset"] = "wm_gym.dataset"
+    version: Literal[1] = 1
+    simulator: SimulatorSpec
+    codec: FrameCodec = FrameCodec()
+    collection: CollectionSettings | None = None
+    source: str = ""
+    created_with: dict[str, str] = Field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write ``dataset.json`` (and the folders that it needs), whole or not at all."""
+        try:
+            (folder / EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / METADATA_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+        except OSError as error:
+            raise DatasetError(f"the dataset {folder} cannot be written: {error.strerror or error}.") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> DatasetMetadata:
+        """Read ``dataset.json``.
+
+        Raises:
+            DatasetError: the folder is missing, is no dataset, or its file is damaged or of another version.
+        """
+        if not folder.exists():
+            raise DatasetError(f"there is no dataset at {folder}; check the path, or make one with `wm-gym collect`.")
+        if not folder.is_dir():
+            raise DatasetError(f"{folder} is a file, but a dataset is a folder with a {METADATA_FILE} in it.")
+        path = folder / METADATA_FILE
+        if not path.is_file():
+            raise DatasetError(
+                f"{folder} is no wm_gym dataset, because it holds no {METADATA_FILE}; make one with `wm-gym collect` "
+                "or import your recordings with `wm-gym dataset convert`."
+            )
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{path} is damaged and no JSON; restore it from a copy of the dataset.") from error
+        except OSError as error:
+            raise DatasetError(f"{path} cannot be read: {error.strerror or error}.") from error
+        if not isinstance(content, dict) or content.get("format") != DATASET_FORMAT:
+            raise DatasetError(f"{path} does not declare the format {DATASET_FORMAT!r}, so it is no wm_gym dataset.")
+        if content.get("version") != DATASET_VERSION:
+            raise DatasetError(
+                f"{folder} has dataset version {content.get('version')!r}, but this wm_gym {wm_gym.__version__} reads "
+                f"version {DATASET_VERSION}; use the wm_gym release that wrote it."
+            )
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise DatasetError(f"{path} is damaged at {where!r}: {problem['msg']}; restore it from a copy.") from error
+
+
+def difference(old: DatasetMetadata, new: DatasetMetadata) -> str | None:
+    """The first setting in which two records differ, as ``"name: 'old' there, 'new' here"``; else ``None``.
+
+    Versions of packages and the source are no settings.
+    """
+
+    def settings(metadata: DatasetMetadata) -> dict[str, Any]:
+        return metadata.model_dump(mode="json", exclude={"created_with", "source"})
+
+    return _first_difference("", settings(old), settings(new))
+
+
+def _first_difference(where: str, old: Any, new: Any) -> str | None:
+    if isinstance(old, dict) and isinstance(new, dict) and where != "collection.behaviours":
+        for key in [*old, *(key for key in new if key not in old)]:
+            found = _first_difference(f"{where}.{key}".lstrip("."), old.get(key), new.get(key))
+            if found:
+                return found
+        return None
+    return None if old == new else f"{where} is {old!r} there and {new!r} here"
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide what is recorded, and the package's git revision."""
+    found = {"python": sys.version.split()[0], "wm_gym": wm_gym.__version__}
+    for package in ("gymnasium", "numpy", "opencv-python", "safetensors"):
+        try:
+            found[package] = package_metadata.version(package)
+        except package_metadata.PackageNotFoundError:
+            continue
+    revision = _git_revision()
+    return found | ({"git": revision} if revision else {})
+
+
+def _git_revision() -> str | None:
+    root = Path(wm_gym.__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # an installed package may lie inside some other project's checkout
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,71 @@
+"""Checking a dataset file by file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from wm_gym.data_collection.dataset import list_episode_files
+from wm_gym.data_collection.dataset_writer import check_fits
+from wm_gym.data_collection.episode_file import read_episode, read_header
+from wm_gym.data_collection.metadata import DatasetMetadata
+from wm_gym.errors import DatasetError
+
+
+@dataclass
+class Verification:
+    """What :func:`verify` found.
+
+    Attributes:
+        path: The dataset's folder.
+        num_episodes: Episodes without a fault.
+        num_steps: Their steps.
+        problems: One sentence for each bad file.
+    """
+
+    path: Path
+    num_episodes: int = 0
+    num_steps: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problems
+
+
+def verify(path: str | Path) -> Verification:
+    """Read every episode whole: checksum, shapes, finite numbers, every frame decodes, header agrees with content.
+
+    Bad episodes do not raise; each becomes a sentence in ``problems``.
+
+    Raises:
+        DatasetError: the folder is missing or no dataset, or its ``dataset.json`` is bad.
+    """
+    folder = Path(path)
+    metadata = DatasetMetadata.read(folder)
+    found = Verification(folder)
+    for file in list_episode_files(folder):
+        try:
+            found.num_steps += _verify_episode(file, metadata)
+            found.num_episodes += 1
+        except DatasetError as error:
+            found.problems.append(str(error))
+    if not found.num_episodes and not found.problems:
+        found.problems.append(f"{folder} has no episodes; run the collection again.")
+    return found
+
+
+def _verify_episode(path: Path, metadata: DatasetMetadata) -> int:
+    header = read_header(path)
+    episode = read_episode(path)
+    try:
+        check_fits(episode, metadata)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    end = "terminated" if episode.terminated[-1] else "truncated" if episode.truncated[-1] else "none"
+    if header.end != end or not np.isclose(header.return_, episode.return_):
+        raise DatasetError(f"{path} has a header that does not agree with its content; delete the file.")
+    return len(episode)

@@ -1,0 +1,182 @@
+"""A collection worker: a process that records whole episodes, one after another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import gymnasium as gym
+import numpy as np
+
+from wm_gym.actions import ActionFormat
+from wm_gym.data_collection.codec import FrameCodec
+from wm_gym.data_collection.episode_file import EpisodeHeader, EpisodeRecorder
+from wm_gym.data_collection.plan import EpisodePlan
+from wm_gym.errors import WMGymError
+from wm_gym.simulator import SimulatorSpec
+
+if TYPE_CHECKING:
+    from wm_gym.data_collection.behaviours import Behaviour
+
+MakeBehaviour = Callable[[str, SimulatorSpec], "Behaviour"]
+"""Makes a behaviour from its name; a module-level function, because it is sent to other processes."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker needs to know; sent to it once.
+
+    Attributes:
+        simulator: Short name or Gymnasium id, for :func:`wm_gym.envs.simulators.make_simulator`.
+        simulator_kwargs: Its keyword arguments.
+        behaviours: Every behaviour that may drive.
+        make_behaviour: Makes them.
+        folder: Where the episode files go.
+        codec: How to store frames.
+        max_episode_steps: Steps after which to truncate, or ``None``.
+    """
+
+    simulator: str
+    simulator_kwargs: dict[str, Any]
+    behaviours: tuple[str, ...]
+    make_behaviour: MakeBehaviour
+    folder: Path
+    codec: FrameCodec
+    max_episode_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A message from a worker.
+
+    Attributes:
+        kind: ``"ready"``, ``"done"`` or ``"failed"``.
+        simulator: With ``"ready"``: the record of the simulator.
+        header: With ``"done"``: the episode written.
+        error: With ``"failed"``: class name of the error.
+        message: With ``"failed"``: its message.
+    """
+
+    kind: Literal["ready", "done", "failed"]
+    simulator: SimulatorSpec | None = None
+    header: EpisodeHeader | None = None
+    error: str = ""
+    message: str = ""
+
+
+class _Stopped(Exception):  # noqa: N818 - no error, but the way out of an episode
+    """The collection has ended, or its process is gone."""
+
+
+@dataclass
+class _Drivers:
+    """The behaviours of a worker; each is made once, since a learned policy takes time to load."""
+
+    settings: WorkerSettings
+    simulator: SimulatorSpec
+    made: dict[str, Behaviour] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Behaviour:
+        if name not in self.made:
+            self.made[name] = self.settings.make_behaviour(name, self.simulator)
+        return self.made[name]
+
+
+def run_worker(settings: WorkerSettings, connection: Connection) -> None:
+    """Make the simulator, then record every episode whose plan arrives, until the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    _use_one_thread()
+    env: gym.Env[Any, Any] | None = None
+    try:
+        from wm_gym.envs.simulators import describe_simulator, make_simulator
+
+        env = make_simulator(settings.simulator, **settings.simulator_kwargs)
+        drivers = _Drivers(settings, describe_simulator(env))
+        for name in settings.behaviours:  # an unknown name or a damaged agent shows before anything is recorded
+            drivers[name]
+        _use_one_thread()
+        connection.send(Report("ready", simulator=drivers.simulator))
+        while True:
+            plan = connection.recv()
+            recorder = record_episode(
+                env,
+                drivers[plan.behaviour],
+                plan,
+                action=drivers.simulator.action,
+                codec=settings.codec,
+                max_steps=settings.max_episode_steps,
+                check_open=lambda: _check_open(connection),
+            )
+            connection.send(Report("done", header=recorder.write(settings.folder)))
+    except (_Stopped, EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    except Exception as error:
+        if not isinstance(error, WMGymError):
+            traceback.print_exc()  # a defect somewhere: the place matters
+        connection.send(Report("failed", error=type(error).__name__, message=str(error)))
+    finally:
+        if env is not None:
+            env.close()
+
+
+def record_episode(
+    env: gym.Env[Any, Any],
+    behaviour: Behaviour,
+    plan: EpisodePlan,
+    *,
+    action: ActionFormat,
+    codec: FrameCodec,
+    max_steps: int | None = None,
+    check_open: Callable[[], None] = lambda: None,
+) -> EpisodeRecorder:
+    """Drive one episode from reset to its end.
+
+    Args:
+        env: The simulator; its actions are in the stored format.
+        behaviour: Drives.
+        plan: Index and seeds of the episode.
+        action: The stored format; actions are clipped to its bounds before they are recorded and used.
+        codec: How to store frames.
+        max_steps: Steps after which to truncate, or ``None``.
+        check_open: Called before every step; may raise to give the episode up.
+    """
+    frame, _ = env.reset(seed=plan.seed)
+    behaviour.reset(env, plan.behaviour_seed)
+    recorder = EpisodeRecorder(codec, frame, seed=plan.seed, behaviour=plan.behaviour, index=plan.index)
+    ended = False
+    while not ended:
+        check_open()
+        chosen = action.to_stored(behaviour.act(frame))
+        frame, reward, terminated, truncated, info = env.step(chosen)
+        truncated = truncated or len(recorder) + 1 == max_steps
+        recorder.add(chosen, frame, float(reward), terminated=terminated, truncated=truncated, infos=scalar_infos(info))
+        ended = terminated or truncated
+    return recorder
+
+
+def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
+    """The entries of a step's ``info`` that are single real numbers or truth values."""
+    return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_)}
+
+
+def _check_open(connection: Connection) -> None:
+    if connection.poll():  # nothing is sent during an episode: readable means closed
+        raise _Stopped
+
+
+def _use_one_thread() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    cv2.setNumThreads(1)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)

@@ -1,0 +1,35 @@
+"""Checks of constructor arguments and reset options that several environments share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from wm_gym.errors import ConfigError, did_you_mean
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise a ``ConfigError`` unless ``value`` is a whole number from 1 up."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigError(f"{name}={value!r} must be a whole number from 1 up.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise a ``ConfigError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ConfigError(
+            f"{name}={value!r} is not known{did_you_mean(str(value), choices)}; "
+            f"use one of {', '.join(map(repr, choices))}."
+        )
+
+
+def check_reset_options(options: dict[str, Any] | None, known: tuple[str, ...]) -> dict[str, Any]:
+    """Return the options of a reset.
+
+    Raises:
+        ConfigError: One of them is unknown.
+    """
+    for name in options or {}:
+        check_choice("reset option", name, known)
+    return options or {}

@@ -1,0 +1,213 @@
+"""The dream of a world model as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from wm_gym.envs.arguments import check_reset_options
+from wm_gym.envs.dream_model import DreamModel
+from wm_gym.envs.imagined_rollouts import DEFAULT_FPS, ImaginedRollouts, Observations
+from wm_gym.envs.rendering import FrameRenderer
+from wm_gym.envs.slot_random import draw_key
+from wm_gym.frames import Frame
+from wm_gym.state import LatentState
+
+
+class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
+    """A drive that a world model imagines: no simulator runs.
+
+    ## Description
+    The world model was trained on recorded drives of a simulator. A dream starts from a state that the simulator was
+    really in, encoded by the model; from there on the model alone predicts what every action leads to. A policy trained
+    on the ``"latent"`` observations drives the simulator unchanged behind
+    :class:`~wm_gym.envs.latent_observation.LatentObservation`.
+
+    ## Action space
+    The action space of the simulator that the model was trained on. Values out of bounds are clipped; a wrong shape and
+    values that are not finite are refused.
+
+    | ``action=`` | space | values |
+    | --- | --- | --- |
+    | ``"driving"`` | ``Box([-1, 0, 0, -1], 1, (4,), float32)`` | steering (positive is right), throttle, brake, gear |
+    | ``"steer_accel"`` | ``Box(-1, 1, (2,), float32)`` | steering (positive is right), acceleration (negative brakes) |
+    | ``"native"`` | the simulator's own ``Box`` | for models of simulators that are not driving ones |
+
+    The gear is rounded to -1 (reverse), 0 (neutral) or 1 (forward); under ``"steer_accel"`` it is always forward.
+    The default is the first of these that the model has: ``"driving"`` for driving simulators, else ``"native"``.
+
+    ## Observation space
+    | ``observation=`` | space | content |
+    | --- | --- | --- |
+    | ``"latent"`` (default) | ``Box(-inf, inf, (F,), float32)`` | the model's features of the latent state |
+    | ``"image"`` | ``Box(0, 255, (H, W, 3), uint8)`` | the decoded RGB frame, which costs a decoding a step |
+
+    ## Rewards
+    The reward that the model predicts for the step, in the simulator's own units: with a model that predicts 0.4 for
+    each of 50 steps, the dream return is 20.
+
+    ## Starting state
+    One of the model's start states, encoded from real frames, drawn with equal probability. ``info["start_state"]``
+    says which.
+
+    ## Episode end
+    - *Terminated*: the model's termination head says that the task has ended. ``termination="sample"`` (the default)
+      draws it with probability ``1 - continuation``, so that the expected dream return is the one that the model
+      predicts, and a small risk at every step counts for what it is. ``"threshold"`` ends where the continuation is
+      below 0.5: easier to look at, but a risk of 40 % at each step is then no risk at all. ``"never"`` leaves the
+      horizon as the only end.
+    - *Truncated*: ``horizon`` steps are done. Errors of a world model add up with every imagined step, so dreams are
+      short; bootstrap with the value of the last observation.
+
+    ## Information
+    ``reset``: ``start_state`` (int). ``step``: ``continuation`` (float), the predicted probability that the episode
+    goes on after the step.
+
+    ## Arguments
+    Args:
+        model: A model's folder, ``"bundled"`` for the one that the package ships, or a
+            :class:`~wm_gym.world_model.WorldModel`, which is shared (not copied) and put in evaluation mode.
+        horizon: Steps until the dream is truncated.
+        observation: ``"latent"`` or ``"image"``.
+        action: ``"driving"``, ``"steer_accel"`` or ``"native"``; ``None`` is the model's own.
+        render_mode: ``"rgb_array"`` returns the decoded frame, ``"human"`` shows it in a window at the simulator's
+            pace; ``None`` decodes nothing.
+        device: Where a model that is read from a folder computes; ``None`` is the CPU. A model that is passed in stays
+            where it is, and another device is refused.
+        start_states: Bank of states to start from; ``None`` is the model's own.
+        termination: ``"sample"``, ``"threshold"`` or ``"never"``.
+        render_size: Height, or height and width, of rendered pictures; ``None`` is the model's frame size.
+
+    Raises:
+        ConfigError: An argument is out of range or unknown.
+        BundleError: The model is missing, damaged or has no start states.
+
+    ```python
+    env = gym.make("DreamDriving-v0", horizon=50, render_mode="rgb_array")
+    observation, info = env.reset(seed=0)
+    ```
+
+    ## Reset options
+    ``start_state`` (int) chooses the start state instead of drawing it.
+
+    ## Seeding
+    ``reset(seed=...)`` makes everything that follows repeat: start states, terminations and the model's noise. All
+    numbers come from one counter-based stream, whose key is drawn from ``np_random``; a ``reset`` without a seed goes
+    on with it. Dream ``i`` of a vector environment reset with ``seed`` is what this environment dreams after
+    ``reset(seed=seed + i)``.
+
+    ## Version history
+    - v0: first version.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": DEFAULT_FPS}  # noqa: RUF012
+    _reset_options: ClassVar[tuple[str, ...]] = ("start_state",)
+
+    def __init__(
+        self,
+        model: str | Path | DreamModel = "bundled",
+        *,
+        horizon: int = 50,
+        observation: str = "latent",
+        action: str | None = None,
+        render_mode: str | None = None,
+        device: str | torch.device | None = None,
+        start_states: LatentState | None = None,
+        termination: str = "sample",
+        render_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        self._rollouts = ImaginedRollouts(
+            1,
+            model=model,
+            horizon=horizon,
+            observation=observation,
+            action=action,
+            device=device,
+            start_states=start_states,
+            termination=termination,
+        )
+        self.observation_space = self._rollouts.single_observation_space
+        self.action_space = self._rollouts.actions.space
+        self.render_mode = render_mode
+        self.metadata = self._rollouts.metadata(type(self).metadata)
+        self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollouts.fps)
+        self._keyed_by: np.random.Generator | None = None
+
+    @property
+    def model(self) -> DreamModel:
+        """The world model that dreams."""
+        return self._rollouts.model
+
+    @property
+    def horizon(self) -> int:
+        """Steps until a dream is truncated."""
+        return self._rollouts.horizon
+
+    @property
+    def num_start_states(self) -> int:
+        """How many states a dream can start from."""
+        return self._rollouts.num_start_states
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Begin a new dream; see the class for ``options``.
+
+        Raises:
+            ConfigError: An option is unknown or out of range.
+        """
+        start_state = check_reset_options(options, self._reset_options).get("start_state")
+        chosen = None if start_state is None else self._rollouts.check_start_state(start_state, ())[None]
+        super().reset(seed=seed)
+        # A new generator, from a seed or set by the user, starts a new stream.
+        if self.np_random is not self._keyed_by:
+            self._rollouts.random.set_key(0, draw_key(self.np_random))
+            self._keyed_by = self.np_random
+        used = self._rollouts.reset(start_state=chosen)
+        if self.render_mode == "human":
+            self.render()
+        return self._rollouts.observations()[0], {"start_state": int(used[0])}
+
+    def step(self, action: ArrayLike) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
+        """Imagine one step.
+
+        Args:
+            action: One action of :attr:`action_space`.
+
+        Returns:
+            Observation, reward, terminated, truncated, and ``{"continuation": probability}``.
+
+        Raises:
+            ResetNeeded: The dream is over or has not begun.
+            ConfigError: The action has the wrong shape or a value that is not finite.
+        """
+        rollouts = self._rollouts
+        reward, terminated, truncated, continuation = rollouts.step(rollouts.actions.to_stored(action)[None])
+        if self.render_mode == "human":
+            self.render()
+        return (
+            rollouts.observations()[0],
+            float(reward[0]),
+            bool(terminated[0]),
+            bool(truncated[0]),
+            {"continuation": float(continuation[0])},
+        )
+
+    def render(self) -> Frame | None:
+        """Decode the current state: returned as uint8 ``(H, W, 3)`` in mode ``"rgb_array"``, shown in ``"human"``."""
+        if self.render_mode == "rgb_array":
+            return self._renderer.pictures(self._rollouts.frames())[0]
+        if self.render_mode == "human":
+            self._renderer.show(self._rollouts.frames())
+            return None
+        gym.logger.warn("render() does nothing without a render mode; make the environment with render_mode=.")
+        return None
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        self._renderer.close()

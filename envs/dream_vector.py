@@ -1,0 +1,248 @@
+"""Many dreams in one batch as a Gymnasium vector environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike, NDArray
+
+from wm_gym.envs.arguments import check_choice, check_reset_options
+from wm_gym.envs.dream_model import DreamModel
+from wm_gym.envs.imagined_rollouts import DEFAULT_FPS, ImaginedRollouts, Observations
+from wm_gym.envs.rendering import FrameRenderer
+from wm_gym.errors import ConfigError
+from wm_gym.frames import Frame
+from wm_gym.state import LatentState
+
+Mask = NDArray[np.bool_]
+
+
+class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
+    """``N`` dreams of one world model, advanced by one batched call of the model a step.
+
+    Spaces, rewards, ends and seeding of each dream are those of :class:`~wm_gym.envs.dream.DreamDrivingEnv`, whose
+    arguments it takes. It answers as ``gymnasium.vector.SyncVectorEnv`` over ``N`` of them would, ``infos`` included,
+    and ``reset(seed=s)`` seeds dream ``i`` with ``s + i``.
+
+    Reset options: ``start_state`` (a whole number, or an array ``(N,)`` of them), and ``reset_mask`` ``(N,)`` bool,
+    which resets those dreams only and leaves the others as they are.
+
+    Args:
+        num_envs: ``N``.
+        model: See :class:`~wm_gym.envs.dream.DreamDrivingEnv`, also for the arguments up to ``render_size``.
+        horizon: Steps until a dream is truncated.
+        observation: ``"latent"`` or ``"image"``.
+        action: ``"driving"``, ``"steer_accel"`` or ``"native"``; ``None`` is the model's own.
+        render_mode: ``"rgb_array"`` returns ``N`` pictures, ``"human"`` shows them in a grid.
+        device: Where a model that is read from a folder computes.
+        start_states: Bank of states to start from.
+        termination: ``"sample"``, ``"threshold"`` or ``"never"``.
+        render_size: Height, or height and width, of rendered pictures.
+        autoreset_mode: When a dream that is over begins anew: ``NEXT_STEP`` (default: the next step ignores its action
+            and returns the first observation with reward 0), ``SAME_STEP`` (the same step returns the first observation
+            and the last one in ``infos["final_obs"]``), ``DISABLED`` (by ``reset`` with a ``reset_mask``).
+
+    Raises:
+        ConfigError: An argument is out of range or unknown.
+        BundleError: The model is missing, damaged or has no start states.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012
+        "render_modes": ["rgb_array", "human"],
+        "render_fps": DEFAULT_FPS,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        model: str | Path | DreamModel = "bundled",
+        *,
+        horizon: int = 50,
+        observation: str = "latent",
+        action: str | None = None,
+        render_mode: str | None = None,
+        device: str | torch.device | None = None,
+        start_states: LatentState | None = None,
+        termination: str = "sample",
+        render_size: int | tuple[int, int] | None = None,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+    ) -> None:
+        if not isinstance(autoreset_mode, AutoresetMode):
+            check_choice("autoreset_mode", autoreset_mode, tuple(mode.value for mode in AutoresetMode))
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self._rollouts = ImaginedRollouts(
+            num_envs,
+            model=model,
+            horizon=horizon,
+            observation=observation,
+            action=action,
+            device=device,
+            start_states=start_states,
+            termination=termination,
+        )
+        self.num_envs = num_envs
+        self.single_observation_space = self._rollouts.single_observation_space
+        self.single_action_space = self._rollouts.actions.space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.render_mode = render_mode
+        self.metadata = {
+            **self._rollouts.metadata(type(self).metadata),
+            "autoreset_mode": self.autoreset_mode,
+        }
+        self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollouts.fps)
+        self._has_begun = False
+
+    @property
+    def model(self) -> DreamModel:
+        """The world model that dreams."""
+        return self._rollouts.model
+
+    @property
+    def horizon(self) -> int:
+        """Steps until a dream is truncated."""
+        return self._rollouts.horizon
+
+    @property
+    def num_start_states(self) -> int:
+        """How many states a dream can start from."""
+        return self._rollouts.num_start_states
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observations, dict[str, Any]]:
+        """Begin new dreams; see the class for ``options``.
+
+        Args:
+            seed: ``s`` seeds dream ``i`` with ``s + i``; a list gives each its own; ``None`` goes on with a
+                dream's stream.
+            options: ``start_state`` and ``reset_mask``.
+
+        Raises:
+            ConfigError: The number of seeds is wrong, or an option is unknown or out of range.
+        """
+        options = check_reset_options(options, ("start_state", "reset_mask"))
+        seeds = self._seeds(seed)
+        rows = self._rows_to_reset(options.get("reset_mask"))
+        start_state = options.get("start_state")
+        chosen = None
+        if start_state is not None:
+            chosen = self._rollouts.check_start_state(start_state, (self.num_envs,))
+            chosen = chosen if rows is None else chosen[rows]
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        if rows is not None:
+            reset_slots = set(rows.tolist())
+            seeds = [slot_seed if slot in reset_slots else None for slot, slot_seed in enumerate(seeds)]
+        self._rollouts.random.seed(seeds)
+        infos: dict[str, Any] = {}
+        self._reset_rows(rows, infos, chosen)
+        self._has_begun = self._has_begun or rows is None
+        self._show()
+        return self._rollouts.observations(), infos
+
+    def step(self, actions: ArrayLike) -> tuple[Observations, NDArray[np.float64], Mask, Mask, dict[str, Any]]:
+        """Imagine one step of every dream.
+
+        Args:
+            actions: ``(N, values)``; those of dreams that only begin anew are ignored.
+
+        Returns:
+            Observations ``(N, ...)``, rewards ``(N,)`` float64, terminations and truncations ``(N,)`` bool, and infos.
+
+        Raises:
+            ResetNeeded: A dream has not begun, or is over and ``autoreset_mode`` is ``DISABLED``.
+            ConfigError: The actions have the wrong shape or a value that is not finite.
+        """
+        rollouts = self._rollouts
+        stored = rollouts.actions.to_stored(actions, (self.num_envs,))
+        over = None
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._has_begun and rollouts.needs_reset.any():
+            over = rollouts.needs_reset.copy()
+        if over is not None and over.all():
+            # Dreams that began together end together at their horizon: there is nothing to imagine then.
+            outcome = rollouts.no_step()
+        else:
+            outcome = rollouts.step(stored, None if over is None else ~over)
+        infos: dict[str, Any] = {}
+        stepped = np.ones(self.num_envs, np.bool_) if over is None else ~over
+        if over is not None:
+            self._reset_rows(np.flatnonzero(over), infos)
+        observations = rollouts.observations()
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and rollouts.needs_reset.any():
+            done = rollouts.needs_reset.copy()
+            rows = np.flatnonzero(done)
+            final = np.full(self.num_envs, None, dtype=object)
+            for row, last in zip(rows, observations[rows], strict=True):
+                final[row] = last
+            infos["final_obs"], infos["_final_obs"] = final, done.copy()
+            infos["final_info"] = _info("continuation", outcome.continuation, done)
+            infos["_final_info"] = done.copy()
+            self._reset_rows(rows, infos)
+            observations[rows] = rollouts.observations(rows)
+            stepped = ~done
+        if stepped.any():
+            infos.update(_info("continuation", outcome.continuation, stepped))
+        self._show()
+        return observations, outcome.reward, outcome.terminated, outcome.truncated, infos
+
+    def render(self) -> tuple[Frame, ...] | None:
+        """Decode the current states: ``N`` uint8 pictures in mode ``"rgb_array"``, shown in a grid in ``"human"``."""
+        if self.render_mode == "rgb_array":
+            return tuple(self._renderer.pictures(self._rollouts.frames()))
+        if self.render_mode == "human":
+            self._show()
+            return None
+        gym.logger.warn("render() does nothing without a render mode; make the environment with render_mode=.")
+        return None
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the window, if there is one."""
+        self._renderer.close()
+
+    def _seeds(self, seed: int | list[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + slot for slot in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ConfigError(
+                f"a list of seeds has one for each of {self.num_envs} dreams, but {len(seed)} were given."
+            )
+        return list(seed)
+
+    def _rows_to_reset(self, mask: Any) -> NDArray[np.int64] | None:
+        if mask is None:
+            return None
+        if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise ConfigError(
+                f"the reset option 'reset_mask' takes a bool array of shape ({self.num_envs},), but {mask!r} was given."
+            )
+        if not mask.any():
+            raise ConfigError("the reset option 'reset_mask' chooses no dream; leave out the reset instead.")
+        return np.flatnonzero(mask)
+
+    def _reset_rows(
+        self, rows: NDArray[np.int64] | None, infos: dict[str, Any], chosen: NDArray[np.int64] | None = None
+    ) -> None:
+        """Begin new dreams in the slots ``rows`` (``None``: all) and add what is told of it to ``infos``."""
+        used = self._rollouts.reset(rows, chosen)
+        slots = slice(None) if rows is None else rows
+        start_state, mask = np.zeros(self.num_envs, np.int64), np.zeros(self.num_envs, np.bool_)
+        start_state[slots], mask[slots] = used, True
+        infos["start_state"], infos["_start_state"] = start_state, mask
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self._renderer.show(self._rollouts.frames())
+
+
+def _info(name: str, values: NDArray[Any], mask: Mask) -> dict[str, Any]:
+    """An entry of ``infos`` with its mask; zero where the mask is false."""
+    return {name: np.where(mask, values, 0), f"_{name}": mask.copy()}

@@ -1,0 +1,44 @@
+"""Actions from outside, checked and brought to the vectors that a world model takes."""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike
+
+from wm_gym.actions import ActionFormat, ActionName, FloatArray
+from wm_gym.errors import ConfigError
+
+
+class ModelActions:
+    """The actions of one environment over a world model.
+
+    Args:
+        action_format: What the model's action vectors mean.
+        name: The kind of action that the environment takes; ``None`` is the format's own.
+
+    Raises:
+        ConfigError: The format does not offer ``name``.
+    """
+
+    def __init__(self, action_format: ActionFormat, name: str | None = None) -> None:
+        self.format = action_format
+        self.name: ActionName = action_format.resolve(name)
+        self.space: spaces.Box = action_format.space(self.name)
+
+    def to_stored(self, actions: ArrayLike, batch_shape: tuple[int, ...] = ()) -> FloatArray:
+        """Check actions and return the stored vectors ``(*batch_shape, A)`` float32, clipped to their bounds.
+
+        Raises:
+            ConfigError: The shape is not ``(*batch_shape, values)``, or a value is not finite.
+        """
+        values = np.asarray(actions, np.float32)
+        expected = (*batch_shape, *self.space.shape)
+        if values.shape != expected:
+            raise ConfigError(f"{self.name!r} actions of shape {expected} are needed, but {values.shape} was given.")
+        if not np.isfinite(values).all():
+            raise ConfigError(
+                f"every value of an action must be finite, but {values.tolist() if values.ndim == 1 else 'NaN or inf'} "
+                "was given; check the policy's output."
+            )
+        return self.format.to_stored(values, self.name)

@@ -1,0 +1,298 @@
+"""Simulators by name: the short names, and any Gymnasium id with image observations and continuous actions.
+
+Every environment from :func:`make_simulator` gives frames, uint8 ``(H, W, 3)``, and takes a one-dimensional ``Box`` of
+float32 actions. Driving simulators (``metadata["driving"]``) take action format, frame size and action repeat as
+arguments of their own; any other environment is wrapped so that it behaves alike.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator, registry
+from gymnasium.utils import RecordConstructorArgs
+
+from wm_gym.actions import ActionFormat, FloatArray, is_driving
+from wm_gym.errors import SimulatorError, did_you_mean
+from wm_gym.frames import Frame, resize_frame
+from wm_gym.simulator import SimulatorSpec
+
+SIMULATORS: dict[str, str] = {"car-racing": "CarRacingDriving-v0"}
+"""Short names and the Gymnasium ids behind them."""
+
+
+class Simulator(gym.Wrapper[Frame, Any, Any, Any], RecordConstructorArgs):
+    """An environment together with the record that makes it again.
+
+    Attributes:
+        simulator: The record.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], simulator: SimulatorSpec) -> None:
+        RecordConstructorArgs.__init__(self, simulator=simulator)
+        gym.Wrapper.__init__(self, env)
+        self.simulator = simulator
+
+
+class NativeSimulator(Simulator):
+    """A simulator that is not a driving one: resized frames, float32 actions, optional action repeat.
+
+    Args:
+        env: An environment with observations uint8 ``(H, W, 3)`` and a bounded one-dimensional ``Box`` of actions.
+        simulator: Its record, with the frame size wanted.
+        action_repeat: How many of the environment's steps one action lasts; rewards are summed, and the last frame
+            and ``info`` are returned. An episode that ends within ends the action too.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], simulator: SimulatorSpec, action_repeat: int) -> None:
+        RecordConstructorArgs.__init__(self, simulator=simulator, action_repeat=action_repeat)
+        super().__init__(env, simulator)
+        self.action_repeat = action_repeat
+        self.observation_space = spaces.Box(0, 255, (*simulator.frame_size, 3), np.uint8)
+        self.action_space = simulator.action.space()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+        """Start an episode."""
+        frame, info = self.env.reset(seed=seed, options=options)
+        return resize_frame(frame, *self.simulator.frame_size), info
+
+    def step(self, action: FloatArray) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+        """Hold one action for ``action_repeat`` steps of the environment."""
+        native = self.simulator.action.to_stored(action).astype(self.env.action_space.dtype)
+        total = 0.0
+        for _ in range(self.action_repeat):
+            frame, reward, terminated, truncated, info = self.env.step(native)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return resize_frame(frame, *self.simulator.frame_size), total, bool(terminated), bool(truncated), info
+
+
+def make_simulator(
+    name: str,
+    *,
+    action: str | None = None,
+    frame_size: tuple[int, int] | int | None = None,
+    action_repeat: int | None = None,
+    render_mode: str | None = None,
+    **kwargs: Any,
+) -> gym.Env[Frame, Any]:
+    """Make a simulator.
+
+    Args:
+        name: A short name of :data:`SIMULATORS`, or any Gymnasium id, also with the module that registers it
+            (``"module:Id-v0"``).
+        action: What an action means: ``None`` for the format in which datasets store it, or ``"steer_accel"`` for
+            driving simulators.
+        frame_size: Height and width of the frames, one number or two; ``None`` for the simulator's own.
+        action_repeat: Simulator frames for each action; ``None`` for the simulator's own (1 where it has none).
+        render_mode: As for ``gym.make``.
+        **kwargs: Further arguments of the simulator; JSON values, so that datasets and models can record them.
+
+    Returns:
+        An environment with observations uint8 ``(H, W, 3)`` and a one-dimensional float32 ``Box`` of actions.
+
+    Raises:
+        SimulatorError: The name is unknown, a dependency is missing, an argument is not one of the simulator's, or
+            its observations or actions do not fit.
+        ConfigError: An argument has a value out of its range.
+
+    Example:
+        >>> env = make_simulator("car-racing", frame_size=96)
+        >>> frame, info = env.reset(seed=1)
+    """
+    env_id = SIMULATORS.get(name, name)
+    recorded = dict(kwargs)
+    if action_repeat is not None:
+        recorded["action_repeat"] = action_repeat
+    _check_json(name, recorded)
+    if _is_driving_id(env_id):
+        own = dict(recorded)
+        if action is not None:
+            own["action"] = action
+        if frame_size is not None:
+            own["frame_size"] = frame_size
+        env = _make(env_id, {**own, "render_mode": render_mode})
+        return Simulator(env, _describe_driving(env, env_id, recorded))
+
+    if action not in (None, "native"):
+        raise SimulatorError(
+            f"{name} is not a driving simulator, so action={action!r} cannot be used with it; leave it out."
+        )
+    repeat = 1 if action_repeat is None else action_repeat
+    if repeat < 1:
+        raise SimulatorError(f"action_repeat={action_repeat!r} must be at least 1.")
+    env = _make(env_id, {**kwargs, "render_mode": render_mode})
+    try:
+        simulator = _describe_native(env, env_id, recorded, frame_size, repeat)
+    except SimulatorError:
+        env.close()
+        raise
+    return NativeSimulator(env, simulator, repeat)
+
+
+def make_simulator_from_spec(
+    simulator: SimulatorSpec, *, action: str | None = None, render_mode: str | None = None
+) -> gym.Env[Frame, Any]:
+    """Make the simulator of a dataset, model or agent again.
+
+    Args:
+        simulator: Its record.
+        action: What an action means, as for :func:`make_simulator`.
+        render_mode: As for ``gym.make``.
+
+    Raises:
+        SimulatorError: As :func:`make_simulator`, or the simulator's actions are no longer those of the record.
+    """
+    env = make_simulator(
+        simulator.id, action=action, frame_size=simulator.frame_size, render_mode=render_mode, **simulator.kwargs
+    )
+    made = describe_simulator(env).action
+    if made != simulator.action:
+        env.close()
+        raise SimulatorError(
+            f"{simulator.id} now takes {made.dim} {made.kind} actions, but the record says "
+            f"{simulator.action.dim} {simulator.action.kind} ones; install the version it was recorded with."
+        )
+    return env
+
+
+def describe_simulator(env: gym.Env[Any, Any]) -> SimulatorSpec:
+    """The record of a simulator: enough to make it again with :func:`make_simulator_from_spec`.
+
+    Args:
+        env: An environment from :func:`make_simulator`, or a driving one from ``gym.make``; further wrappers around
+            it are not recorded.
+
+    Raises:
+        SimulatorError: The environment is another one.
+    """
+    layer = env
+    while True:
+        if isinstance(layer, Simulator):
+            return layer.simulator
+        if not isinstance(layer, gym.Wrapper):
+            break
+        layer = layer.env
+    spec = env.unwrapped.spec
+    if spec is None or not is_driving(env):
+        raise SimulatorError(f"{env} is neither from make_simulator nor a registered driving simulator; make it there.")
+    named = ("action", "frame_size", "render_mode")
+    kwargs = {key: value for key, value in spec.kwargs.items() if key not in named}
+    _check_json(spec.id, kwargs)
+    return _describe_driving(env, spec.id, kwargs)
+
+
+def _describe_driving(env: gym.Env[Any, Any], env_id: str, kwargs: Mapping[str, Any]) -> SimulatorSpec:
+    height, width = _frame_shape(env, env_id)
+    return SimulatorSpec(
+        id=env_id,
+        kwargs=dict(kwargs),
+        frame_size=(height, width),
+        action=ActionFormat.driving(),
+        step_s=float(getattr(env.unwrapped, "step_s", 0.0)),
+    )
+
+
+def _describe_native(
+    env: gym.Env[Any, Any],
+    env_id: str,
+    kwargs: Mapping[str, Any],
+    frame_size: tuple[int, int] | int | None,
+    action_repeat: int,
+) -> SimulatorSpec:
+    size = _frame_shape(env, env_id)
+    if frame_size is not None:
+        size = (frame_size, frame_size) if isinstance(frame_size, int) else (int(frame_size[0]), int(frame_size[1]))
+        if min(size) < 8:
+            raise SimulatorError(f"frame_size={frame_size!r} is too small; use at least 8 pixels each way.")
+    space = env.action_space
+    if not (isinstance(space, spaces.Box) and len(space.shape) == 1):
+        raise SimulatorError(
+            f"{env_id} takes actions in {space}, but continuous ones are needed: a Box with one dimension; "
+            "choose another simulator or one of its options with continuous actions."
+        )
+    if not space.is_bounded():
+        raise SimulatorError(
+            f"{env_id} takes actions in {space}, but finite bounds are needed; register a version wrapped in "
+            "gymnasium.wrappers.ClipAction or RescaleAction."
+        )
+    # Gymnasium has no field for simulated time; environments of the Gymnasium family draw one frame per step.
+    frames_per_s = float(env.metadata.get("render_fps") or 0)
+    return SimulatorSpec(
+        id=env_id,
+        kwargs=dict(kwargs),
+        frame_size=size,
+        action=ActionFormat.native(space),
+        step_s=action_repeat / frames_per_s if frames_per_s > 0 else 0.0,
+    )
+
+
+def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
+    space = env.observation_space
+    is_frame = (
+        isinstance(space, spaces.Box)
+        and space.dtype == np.dtype(np.uint8)
+        and len(space.shape) == 3
+        and space.shape[2] == 3
+    )
+    if not is_frame:
+        raise SimulatorError(
+            f"{env_id} observes {space}, but frames are needed: uint8 (H, W, 3); register a version wrapped in "
+            "gymnasium.wrappers.AddRenderObservation."
+        )
+    assert space.shape is not None
+    return int(space.shape[0]), int(space.shape[1])
+
+
+def _is_driving_id(env_id: str) -> bool:
+    """Whether the class behind a Gymnasium id declares driving actions; imports its module."""
+    try:
+        spec = gym.spec(env_id)
+        if spec.entry_point is None:
+            return False
+        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, gym.error.DependencyNotInstalled, ImportError) as error:
+        raise _unavailable(env_id, error) from error
+    return bool(getattr(creator, "metadata", {}).get("driving", False))
+
+
+def _make(env_id: str, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+    try:
+        return gym.make(env_id, disable_env_checker=True, **kwargs)
+    except gym.error.DependencyNotInstalled as error:
+        raise _unavailable(env_id, error) from error
+    except TypeError as error:
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unexpected is None:
+            raise
+        raise SimulatorError(
+            f"{env_id} has no argument {unexpected[1]!r}; see its documentation for those it has."
+        ) from error
+
+
+def _unavailable(env_id: str, error: Exception) -> SimulatorError:
+    if isinstance(error, gym.error.UnregisteredEnv | gym.error.DeprecatedEnv):
+        near = did_you_mean(env_id, (*SIMULATORS, *registry))
+        return SimulatorError(
+            f"no simulator is called {env_id!r}{near}; use {', '.join(SIMULATORS)} or the id of a Gymnasium "
+            "environment, with the module that registers it in front (module:Id-v0) where it is not Gymnasium's own."
+        )
+    reason = " ".join(str(error).split()).rstrip(".")
+    return SimulatorError(f"{env_id} cannot be loaded: {reason}; install what is missing and try again.")
+
+
+def _check_json(name: str, kwargs: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(kwargs)
+    except TypeError as error:
+        raise SimulatorError(
+            f"the arguments {sorted(kwargs)} of {name} must be JSON values (numbers, text, lists, dictionaries), "
+            f"because datasets and models record them: {error}."
+        ) from error

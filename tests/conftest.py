@@ -1,0 +1,54 @@
+"""Fixtures shared by all tests: tiny datasets and models, made on the fly."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+import numpy as np
+import pytest
+import torch
+
+from wm_gym.actions import ActionFormat
+from wm_gym.config import Config, load_config
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.state import LatentState
+from wm_gym.world_model import WorldModel
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """One thread: small tensors gain nothing from more, and results repeat bit by bit."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def driving_spec() -> SimulatorSpec:
+    return SimulatorSpec(id="CarRacingDriving-v0", frame_size=(64, 64), action=ActionFormat.driving(), step_s=0.08)
+
+
+@pytest.fixture
+def debug_config() -> Config:
+    return load_config("debug")
+
+
+@pytest.fixture
+def tiny_model(debug_config, driving_spec) -> WorldModel:
+    """An untrained world model of the smallest sizes, with start states."""
+    torch.manual_seed(0)
+    model = WorldModel(debug_config.model, driving_spec).eval()
+    # The heads start at zero; give them something to say.
+    for head in (model.reward_head, model.continuation_head):
+        torch.nn.init.normal_(head.mlp[-1].weight, std=0.1)
+    torch.nn.init.normal_(model.dynamics.output[-1].weight, std=0.1)
+    frames = torch.rand(16, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        state = model.initial_state(frames)
+    model.start_states = LatentState(*(part.clone() for part in state))
+    return model
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

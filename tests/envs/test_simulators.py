@@ -1,0 +1,186 @@
+"""Simulators by name: the embedded one, and ids that this package knows nothing about."""
+
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import wm_gym
+from wm_gym.envs import describe_simulator, make_simulator, make_simulator_from_spec
+from wm_gym.envs.registration import register_envs
+from wm_gym.errors import ConfigError, SimulatorError
+from wm_gym.frames import resize_frame
+from wm_gym.simulator import SimulatorSpec
+
+
+def test_short_name_makes_the_embedded_simulator():
+    env = make_simulator("car-racing")
+    assert env.unwrapped.spec.id == "CarRacingDriving-v0"
+    assert env.observation_space.shape == (64, 64, 3)
+    assert env.action_space == env.unwrapped.action_format.space("driving")
+    assert describe_simulator(env).step_s == 0.08
+
+
+def test_arguments_reach_a_driving_simulator():
+    env = make_simulator("car-racing", action="steer_accel", frame_size=(32, 48), action_repeat=2, max_frames=10)
+    frame, _ = env.reset(seed=0)
+    assert frame.shape == (32, 48, 3)
+    assert env.action_space.shape == (2,)
+    steps = 0
+    truncated = False
+    while not truncated:
+        *_, truncated, _ = env.step(np.zeros(2, np.float32))
+        steps += 1
+    assert steps == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("car-racing", {"frame_size": 32, "action_repeat": 3, "max_frames": 20}),
+        ("CarRacing-v3", {"frame_size": (40, 56), "action_repeat": 3, "lap_complete_percent": 0.9}),
+    ],
+)
+def test_a_record_makes_the_same_simulator_again(name, kwargs):
+    first = make_simulator(name, **kwargs)
+    simulator = describe_simulator(first)
+    again = make_simulator_from_spec(SimulatorSpec.model_validate_json(simulator.model_dump_json()))
+    assert describe_simulator(again) == simulator
+    first.action_space.seed(0)
+    np.testing.assert_array_equal(again.reset(seed=6)[0], first.reset(seed=6)[0])
+    for _ in range(5):
+        action = first.action_space.sample()
+        frame, reward, *_ = first.step(action)
+        frame_again, reward_again, *_ = again.step(action)
+        np.testing.assert_array_equal(frame_again, frame)
+        assert reward_again == reward
+
+
+def test_action_and_render_mode_are_chosen_anew_and_not_recorded():
+    stored = make_simulator("car-racing", action="steer_accel", render_mode="rgb_array")
+    simulator = describe_simulator(stored)
+    assert simulator == describe_simulator(make_simulator("car-racing"))
+    assert make_simulator_from_spec(simulator, action="steer_accel").action_space.shape == (2,)
+    assert make_simulator_from_spec(simulator).action_space.shape == (4,)
+
+
+def test_describes_a_driving_simulator_from_gym_make():
+    env = gym.make("CarRacingDriving-v0", action="steer_accel", frame_size=32, max_frames=40)
+    wrapped = gym.wrappers.RecordEpisodeStatistics(env)
+    simulator = describe_simulator(wrapped)
+    assert (simulator.id, simulator.kwargs, simulator.frame_size) == (
+        "CarRacingDriving-v0",
+        {"max_frames": 40},
+        (32, 32),
+    )
+
+
+def test_refuses_to_describe_an_environment_of_another_origin():
+    with pytest.raises(SimulatorError, match="make_simulator"):
+        describe_simulator(gym.make("CartPole-v1"))
+
+
+def test_any_image_simulator_is_resized_and_repeated():
+    env = make_simulator("CarRacing-v3", frame_size=64, action_repeat=4)
+    raw = gym.make("CarRacing-v3")
+    simulator = describe_simulator(env)
+    assert simulator.action.kind == "native"
+    assert (simulator.frame_size, simulator.step_s) == ((64, 64), 0.08)
+    assert env.action_space == raw.action_space
+    frame, _ = env.reset(seed=9)
+    raw_frame, _ = raw.reset(seed=9)
+    np.testing.assert_array_equal(frame, resize_frame(raw_frame, 64, 64))
+    action = np.array([0.1, 0.5, 0.0], np.float32)
+    for _ in range(3):
+        frame, reward, *_ = env.step(action)
+        steps = [raw.step(action) for _ in range(4)]
+        np.testing.assert_array_equal(frame, resize_frame(steps[-1][0], 64, 64))
+        assert reward == pytest.approx(sum(step[1] for step in steps))
+    assert type(reward) is float
+
+
+def test_repeat_of_a_wrapped_simulator_stops_with_the_episode():
+    env = make_simulator("CarRacing-v3", action_repeat=4, max_episode_steps=6)
+    env.reset(seed=0)
+    idle = np.zeros(3, np.float32)
+    assert env.step(idle)[3] is False
+    _, reward, terminated, truncated, _ = env.step(idle)
+    assert (terminated, truncated) == (False, True)
+    assert reward == pytest.approx(-0.2)  # two frames were left of the six
+
+
+def test_native_frame_size_is_kept_unless_another_is_asked_for():
+    assert make_simulator("CarRacing-v3").reset(seed=0)[0].shape == (96, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "told"),
+    [
+        ("CartPole-v1", {}, "CartPole-v1 observes .* frames are needed"),
+        ("Pendulum-v1", {}, "Pendulum-v1 observes .* frames are needed"),
+        ("CarRacing-v3", {"continuous": False}, r"takes actions in Discrete\(5\), but continuous"),
+        ("CarRacng-v3", {}, "did you mean 'CarRacing-v3'"),
+        ("car-racin", {}, "did you mean 'car-racing'"),
+        ("CarRacing-v1", {}, "no simulator is called 'CarRacing-v1'"),
+        ("no_such_module_here:Thing-v0", {}, "no simulator is called 'no_such_module_here:Thing-v0'"),
+        ("CarRacing-v3", {"colour": "red"}, "CarRacing-v3 has no argument 'colour'"),
+        ("car-racing", {"colour": "red"}, "CarRacingDriving-v0 has no argument 'colour'"),
+        ("CarRacing-v3", {"action": "steer_accel"}, "not a driving simulator"),
+        ("CarRacing-v3", {"action_repeat": 0}, "action_repeat=0"),
+        ("CarRacing-v3", {"frame_size": 2}, "frame_size=2"),
+        ("car-racing", {"lap_complete_percent": object()}, "must be JSON values"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_sentence(name, kwargs, told):
+    with pytest.raises(SimulatorError, match=told) as error:
+        make_simulator(name, **kwargs)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_action_of_a_driving_simulator_is_refused():
+    with pytest.raises(ConfigError, match="did you mean 'steer_accel'"):
+        make_simulator("car-racing", action="steer-accel")
+
+
+def test_a_record_with_other_actions_is_refused():
+    simulator = describe_simulator(make_simulator("CarRacing-v3"))
+    other = simulator.action.model_copy(update={"low": (-1.0, 0.0), "high": (1.0, 1.0)})
+    with pytest.raises(SimulatorError, match="now takes 3 native actions"):
+        make_simulator_from_spec(simulator.model_copy(update={"action": other}))
+
+
+def test_registration_can_be_repeated():
+    before = dict(gym.registry)
+    register_envs()
+    assert gym.registry == before
+
+
+def test_import_registers_and_stays_light():
+    """A fresh process, because this one has long imported everything."""
+    code = (
+        "import sys, gymnasium, wm_gym\n"
+        "assert {'CarRacingDriving-v0', 'DreamDriving-v0'} <= set(gymnasium.registry)\n"
+        "heavy = {'torch', 'cv2', 'stable_baselines3', 'pygame', 'Box2D', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_simulators_need_no_torch():
+    code = (
+        "import sys, wm_gym.envs\n"
+        "wm_gym.envs.make_simulator('car-racing').reset(seed=0)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_lazy_names():
+    assert wm_gym.envs.CarRacingDrivingEnv.__name__ == "CarRacingDrivingEnv"
+    assert set(wm_gym.envs.__all__) <= set(dir(wm_gym.envs))
+    with pytest.raises(AttributeError, match="nothing_such"):
+        _ = wm_gym.envs.nothing_such
+    with pytest.raises(AttributeError, match="nothing_such"):
+        _ = wm_gym.nothing_such

@@ -1,0 +1,63 @@
+"""``wm-gym collect``: record a dataset in a simulator."""
+
+from __future__ import annotations
+
+import argparse
+
+from wm_gym.cli.options import Subparsers, add_command, add_common, add_simulator, simulator_kwargs
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "collect",
+        "Record driving episodes in a simulator. Run it again to resume or to add episodes.",
+        "wm-gym collect --env car-racing --out data/car --episodes 100 --behaviour noisy:0.7,random:0.3 --workers 2",
+    )
+    add_simulator(parser, required=True)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the dataset's folder")
+    amount = parser.add_mutually_exclusive_group(required=True)
+    amount.add_argument("--episodes", type=int, metavar="N", help="episodes that the dataset shall have")
+    amount.add_argument("--frames", type=int, metavar="N", help="steps that the dataset shall have at least")
+    parser.add_argument(
+        "--behaviour",
+        default="noisy",
+        metavar="MIX",
+        help="autopilot, noisy, random, an agent's path, or a mix with weights: noisy:0.7,random:0.3 (default: noisy)",
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1)")
+    parser.add_argument(
+        "--codec", default=None, help="how frames are stored: png (default), webp, raw, or jpeg[:QUALITY], which is lossy"
+    )
+    parser.add_argument("--max-episode-steps", type=int, default=None, metavar="N", help="truncate episodes after N steps")
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Record, and print what the dataset now has."""
+    from wm_gym.agents.behaviours import make_behaviour
+    from wm_gym.data_collection.codec import DEFAULT_CODEC
+    from wm_gym.data_collection.collector import collect
+
+    summary = collect(
+        arguments.out,
+        arguments.env,
+        make_behaviour=make_behaviour,
+        episodes=arguments.episodes,
+        frames=arguments.frames,
+        behaviour=arguments.behaviour,
+        workers=arguments.workers,
+        seed=arguments.seed or 0,
+        simulator_kwargs=simulator_kwargs(arguments),
+        codec=arguments.codec or DEFAULT_CODEC,
+        max_episode_steps=arguments.max_episode_steps,
+        progress=not arguments.quiet,
+    )
+    print(
+        f"{summary.path}: {summary.num_episodes} episodes, {summary.num_steps} steps, mean return "
+        f"{summary.mean_return:.1f} ({summary.new_episodes} new episodes in {summary.seconds:.0f} s, "
+        f"{summary.steps_per_s:.0f} steps/s)"
+    )
+    return 0

@@ -1,0 +1,65 @@
+"""``wm-gym train-model``: train a world model on a dataset."""
+
+from __future__ import annotations
+
+import argparse
+
+from wm_gym.cli.options import Subparsers, add_command, add_common
+from wm_gym.errors import TrainingError
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "train-model",
+        "Train a world model on a dataset. Run it again to resume.",
+        "wm-gym train-model --data data/car --config tiny --out runs/model --set training.steps=2000",
+    )
+    parser.add_argument("--data", required=True, metavar="DIR", help="the dataset's folder")
+    parser.add_argument("--config", default="tiny", help="tiny (default), compact, base, large, or a YAML file")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; at the end it is the model")
+    parser.add_argument(
+        "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="change a setting; may be repeated"
+    )
+    parser.add_argument("--resume", action="store_true", help="insist that there is a run to resume in --out")
+    parser.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU (default: 1)")
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and print the held-out metrics."""
+    from pathlib import Path
+
+    from wm_gym.config import load_config
+
+    changes = list(arguments.changes)
+    if arguments.seed is not None:
+        changes.append(f"training.seed={arguments.seed}")
+    config = load_config(arguments.config, changes)
+    if arguments.resume and not (Path(arguments.out) / "run.json").exists():
+        raise TrainingError(f"--resume was given, but {arguments.out!r} holds no training run; check --out.")
+
+    from wm_gym.data_collection.training_data import open_training_data
+    from wm_gym.training.trainer import WorldModelTrainer
+
+    data = open_training_data(arguments.data, config.training.validation_fraction)
+    trainer = WorldModelTrainer(
+        config,
+        data.simulator,
+        data.train,
+        data.validation,
+        arguments.out,
+        data_info=data.info,
+        device=arguments.device,
+        devices=arguments.devices,
+        progress=not arguments.quiet,
+    )
+    model = trainer.run()
+    if trainer.fabric.is_global_zero:
+        counts = model.num_parameters()
+        print(f"{arguments.out}: world model with {counts['total']:,} parameters")
+        for name, values in model.metrics.items():
+            print(f"  {name}: {values}")
+    return 0
