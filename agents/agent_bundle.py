@@ -147,10 +147,14 @@ def read_agent_manifest(path: str | Path) -> tuple[Path, AgentManifest]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         unfinished = (folder / "run.json").exists()
-        hint = "its training has not finished; run the same training again to resume it" if unfinished else "give another"
+        hint = (
+            "its training has not finished; run the same training again to resume it" if unfinished else "give another"
+        )
         raise BundleError(f"{str(folder)!r} is no agent: it has no {MANIFEST}; {hint}.") from error
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"{str(file)!r} is damaged: it is no readable YAML; copy or train the agent again.") from error
+        raise BundleError(
+            f"{str(file)!r} is damaged: it is no readable YAML; copy or train the agent again."
+        ) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise BundleError(f"{str(folder)!r} is no agent: its {MANIFEST} is of another format.")
     if values.get("version") != VERSION:

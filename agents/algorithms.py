@@ -131,7 +131,9 @@ _RESERVED = frozenset(
 
 def unknown_algorithm(name: str) -> str:
     """The sentence for an algorithm that is not in the registry."""
-    return f"no algorithm is called {name!r}{did_you_mean(name.lower(), ALGORITHMS)}; use one of {', '.join(ALGORITHMS)}"
+    return (
+        f"no algorithm is called {name!r}{did_you_mean(name.lower(), ALGORITHMS)}; use one of {', '.join(ALGORITHMS)}"
+    )
 
 
 def resolve(config: AgentConfig, action_format: ActionFormat) -> AgentConfig:

@@ -68,7 +68,10 @@ class AgentConfig(BaseModel):
         default=None, ge=1, description="Dream steps between validation drives, where a training has them."
     )
     checkpoint_overhead: float = Field(
-        default=0.05, gt=0, le=1, description="A checkpoint is written as often as costs at most this share of the time."
+        default=0.05,
+        gt=0,
+        le=1,
+        description="A checkpoint is written as often as costs at most this share of the time.",
     )
 
     @field_validator("algo")

@@ -148,7 +148,12 @@ class ImaginationTrainer:
         algorithm.action_space.seed(_derived_seed(self.config.seed, before, 2))
         watch = _RoundCallback(self._bar, first_only=self._begins_anew)
         try:
-            algorithm.learn(self._round_steps, callback=watch, log_interval=None, reset_num_timesteps=False)
+            algorithm.learn(
+                self._round_steps,
+                callback=watch,
+                log_interval=None,  # type: ignore[arg-type]  # every algorithm takes None; their base class omits it
+                reset_num_timesteps=False,
+            )
         except ValueError as error:
             # torch's distributions refuse NaN parameters before anything else notices them.
             if not self._is_finite():
@@ -264,9 +269,7 @@ class ImaginationTrainer:
     def _reported(self) -> dict[str, float]:
         """What the algorithm has recorded in this round, under names without their group."""
         recorded = self._algorithm.logger.name_to_value
-        report = {
-            key.split("/", 1)[1]: float(value) for key, value in recorded.items() if key.startswith("train/")
-        }
+        report = {key.split("/", 1)[1]: float(value) for key, value in recorded.items() if key.startswith("train/")}
         self._algorithm.logger.dump()
         return {name: value for name, value in report.items() if math.isfinite(value)}
 
@@ -356,4 +359,3 @@ def measure_reward_scale(dreams: VecEnv, gamma: float, seed: int) -> float:
 def _derived_seed(*parts: int) -> int:
     """A seed below 2**31 that follows from all parts; the environments add their slot to it."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)
-

@@ -98,4 +98,3 @@ def rebuild_policy(config: AgentConfig, observation_space: spaces.Box, action_sp
     if config.algorithm.get("use_sde"):
         arguments["use_sde"] = True
     return policy_class(observation_space, action_space, lambda _: 0.0, **arguments)
-

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -235,15 +236,19 @@ class _Run:
         is_due = steps - self.last_validation >= self.validate_every or steps >= self.config.steps
         if self.validation is None or not is_due:
             return
-        self.last_validation = steps
         trainer.policy.set_training_mode(False)
         score = self.validation(Driver(self.model, trainer.policy, self.config.action))
+        self.last_validation = steps
         if score is None:
             return
         log.write("validation", steps, {"score": float(score)})
         if math.isfinite(score) and (self.best_score is None or score > self.best_score):
             self.best_score = float(score)
-            state = {"dream_steps": steps, "score": self.best_score, "policy": trainer.snapshot()["parameters"]["policy"]}
+            state = {
+                "dream_steps": steps,
+                "score": self.best_score,
+                "policy": trainer.snapshot()["parameters"]["policy"],
+            }
             save_checkpoint(self.best_file, state)
 
     def _save(self, trainer: ImaginationTrainer, snapshot: Snapshot) -> None:
@@ -271,6 +276,8 @@ class _Run:
         }
         staged = save_agent(self.out / _STAGED, trainer.policy, self.model, self.config, metrics)
         for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == MANIFEST):
+            if entry.is_dir():  # a kill between these moves may have left one, and folders replace only empty ones
+                shutil.rmtree(self.out / entry.name, ignore_errors=True)
             entry.replace(self.out / entry.name)
         staged.rmdir()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,27 +43,28 @@ def export_minari(dataset: Dataset, dataset_id: str) -> None:
         DatasetError: Minari is not installed or too old, the name is taken or no valid one, or a file is damaged.
     """
     minari = _minari()
+    _check_id(dataset_id)
     simulator = dataset.metadata.simulator
     if dataset_id in minari.list_local_datasets():
         raise DatasetError(f"Minari has a dataset {dataset_id!r} already; choose another name or delete that one.")
     metadata: list[dict[str, Any]] = []
     try:
-        created = minari.create_dataset_from_buffers(
-            dataset_id,
-            buffer=_buffers(dataset, metadata),
-            observation_space=spaces.Box(0, 255, (*simulator.frame_size, 3), np.uint8),
-            action_space=simulator.action.space(),
-            algorithm_name=", ".join(sorted({header.behaviour for header in dataset.episodes})),
-            description=f"Recorded with wm_gym from {simulator.id}.",
-            jpeg_encoding=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about author and permalink, which are the user's to add
+            created = minari.create_dataset_from_buffers(
+                dataset_id,
+                buffer=_buffers(dataset, metadata),
+                observation_space=spaces.Box(0, 255, (*simulator.frame_size, 3), np.uint8),
+                action_space=simulator.action.space(),
+                algorithm_name=", ".join(sorted({header.behaviour for header in dataset.episodes})),
+                description=f"Recorded with wm_gym from {simulator.id}.",
+                jpeg_encoding=False,
+            )
         created.storage.update_metadata({SIMULATOR_KEY: simulator.model_dump_json()})
         created.storage.update_episode_metadata(metadata)
-    except BaseException as error:
+    except BaseException:
         if dataset_id in minari.list_local_datasets():
             minari.delete_dataset(dataset_id)
-        if isinstance(error, ValueError):
-            raise DatasetError(f"Minari refuses the dataset {dataset_id!r}: {_sentence(error)}.") from error
         raise
 
 
@@ -86,6 +88,7 @@ def import_minari(
     minari = _minari()
     target = Path(out)
     check_is_free(target)
+    _check_id(dataset_id)
     source, described = _load(minari, dataset_id)
     metadata = DatasetMetadata(
         simulator=_simulator(dataset_id, source, described, frame_size),
@@ -115,6 +118,18 @@ def _minari() -> Any:
             "`pip install -U wm_gym[minari]`."
         )
     return minari
+
+
+def _check_id(dataset_id: str) -> None:
+    """Refuse a name that Minari would make a folder for and then stumble over."""
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError as error:
+        raise DatasetError(
+            f"{dataset_id!r} is no name for a Minari dataset; write it as in car-racing/mixed-v0."
+        ) from error
 
 
 def _buffers(dataset: Dataset, metadata: list[dict[str, Any]]) -> Iterator[Any]:
@@ -205,7 +220,3 @@ def _scalar_infos(infos: Mapping[str, Any], steps: int) -> dict[str, NDArray[np.
         if array.shape in ((steps,), (steps + 1,)) and array.dtype.kind in "buif":
             kept[name] = array[len(array) - steps :].astype(np.float32)
     return kept
-
-
-def _sentence(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -52,3 +52,22 @@ def tiny_model(debug_config, driving_spec) -> WorldModel:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def car_racing_data(tmp_path_factory):
+    """Four short real CarRacing episodes at 64x64, recorded by the collector."""
+    from wm_gym.agents.behaviours import make_behaviour
+    from wm_gym.data_collection.collector import collect
+
+    path = tmp_path_factory.mktemp("data") / "car"
+    collect(
+        path,
+        "car-racing",
+        make_behaviour=make_behaviour,
+        episodes=4,
+        behaviour="noisy:0.5,random:0.5",
+        max_episode_steps=30,
+        progress=False,
+    )
+    return path

@@ -1,0 +1,228 @@
+"""Back in the simulator: drives on held-out seeds, with intervals, driving metrics and a video."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from wm_gym.agents.agent_bundle import agent_model_path, read_agent_manifest
+from wm_gym.agents.behaviours import BEHAVIOURS
+from wm_gym.agents.bootstrap import bootstrap_interval
+from wm_gym.agents.driver import check_simulator_fits
+from wm_gym.agents.evaluation_drives import DriveResult, DriveSettings, run_drives
+from wm_gym.agents.video import check_video_path
+from wm_gym.bundle import read_manifest
+from wm_gym.data_collection.plan import HELD_OUT_FROM
+from wm_gym.envs.simulators import SIMULATORS, describe_simulator, make_simulator, make_simulator_from_spec
+from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
+from wm_gym.files import write_json_atomically
+from wm_gym.provenance import provenance
+from wm_gym.simulator import SimulatorSpec
+
+_BUNDLED = "bundled"
+# How an entry of `info` becomes a driving metric: over the steps of a drive, then averaged over the drives.
+_DRIVING_METRICS: dict[str, tuple[str, str]] = {
+    "mean_speed": ("speed", "mean"),
+    "off_road_fraction": ("off_road", "mean"),
+    "progress": ("progress", "last"),
+    "lap_finished_rate": ("lap_finished", "last"),
+}
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a driver did in a simulator; the fields are those of the JSON file.
+
+    Attributes:
+        driver: Its name or folder.
+        simulator: The record of the simulator.
+        episodes: Number of episodes.
+        seeds: Seed of each episode.
+        returns: Return of each.
+        lengths: Steps of each.
+        mean_return: Mean of the returns.
+        std_return: Their standard deviation (of the sample; 0 for one episode).
+        ci95: 95 % bootstrap interval of the mean return; ``None`` for one episode.
+        terminated_rate: Share of the episodes that the simulator ended, rather than a limit on their length.
+        driving: Driving metrics, as far as the simulator tells: ``mean_speed`` (in its own unit),
+            ``off_road_fraction``, ``progress``, ``lap_finished_rate``.
+        infos: For every number in the simulator's ``info``: its ``mean`` over a drive's steps and its ``last`` value,
+            each averaged over the drives.
+        wall_s: Seconds that the evaluation took.
+        provenance: Versions of the packages, machine.
+    """
+
+    driver: str
+    simulator: SimulatorSpec
+    episodes: int
+    seeds: list[int]
+    returns: list[float]
+    lengths: list[int]
+    mean_return: float
+    std_return: float
+    ci95: tuple[float, float] | None
+    terminated_rate: float
+    driving: dict[str, float]
+    infos: dict[str, dict[str, float]]
+    wall_s: float
+    provenance: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of the JSON file."""
+        return {**asdict(self), "simulator": self.simulator.model_dump(mode="json")}
+
+
+def evaluate(
+    driver: str | Path,
+    simulator: str | SimulatorSpec | None = None,
+    *,
+    episodes: int = 20,
+    seed: int = HELD_OUT_FROM,
+    workers: int = 1,
+    max_episode_steps: int | None = None,
+    json_path: str | Path | None = None,
+    video_path: str | Path | None = None,
+    simulator_kwargs: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> EvaluationResult:
+    """Let a driver drive in a simulator. The result does not depend on the number of workers.
+
+    Args:
+        driver: ``"random"``, ``"autopilot"``, ``"noisy"``, an agent's folder, or ``"bundled"``.
+        simulator: Short name or Gymnasium id, or a record; ``None`` for the one that the agent's world model was
+            trained on. Where it is that one, its arguments are those of the record, changed by ``simulator_kwargs``.
+        episodes: How many; episode ``i`` has the seed ``seed + i``, for the simulator and the driver.
+        seed: Of the first episode. From 1,000,000 up they are held out; use smaller ones to tune anything.
+        workers: Processes that drive side by side, each with one thread.
+        max_episode_steps: Steps after which a drive is cut; ``None`` leaves it to the simulator.
+        json_path: Where to write the result.
+        video_path: Where to write the first episode, as ``.mp4`` or ``.gif``.
+        simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``.
+        device: Where an agent computes.
+        progress: Show a progress bar.
+
+    Returns:
+        Returns, lengths, interval and driving metrics.
+
+    Raises:
+        ConfigError: A number is out of range, or the driver's name is unknown.
+        BundleError: The agent cannot be loaded.
+        SimulatorError: The simulator cannot be made or does not fit the agent, or a path cannot be used.
+
+    Side effects: writes the files asked for, each in one move; starts ``workers`` processes if more than one.
+    """
+    started = time.monotonic()
+    for name, value, least in (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0)):
+        _check_at_least(name, value, least)
+    if max_episode_steps is not None:
+        _check_at_least("max_episode_steps", max_episode_steps, 1)
+    video = check_video_path(video_path) if video_path is not None else None
+    json_file = _check_json_path(json_path) if json_path is not None else None
+    trained_on = _trained_on(driver)
+    spec = _describe(simulator, dict(simulator_kwargs or {}), trained_on)
+    if trained_on is not None:
+        check_simulator_fits(trained_on, spec)
+    settings = DriveSettings(
+        driver=str(driver),
+        is_agent=trained_on is not None,
+        simulator=spec,
+        device=device,
+        max_episode_steps=max_episode_steps,
+        video=video,
+    )
+    seeds = [seed + index for index in range(episodes)]
+    results: list[DriveResult] = []
+    with tqdm(total=episodes, unit="episode", desc=f"evaluate {settings.name}", disable=not progress) as bar:
+        for result in run_drives(settings, seeds, workers):
+            results.append(result)
+            bar.update()
+            bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in results):.1f}", refresh=False)
+    results.sort(key=lambda result: result.index)
+    outcome = _summarise(settings, seeds, results, time.monotonic() - started)
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(json_file, outcome.to_json())
+    return outcome
+
+
+def _summarise(
+    settings: DriveSettings, seeds: list[int], results: list[DriveResult], wall_s: float
+) -> EvaluationResult:
+    returns = [result.return_ for result in results]
+    infos = {
+        name: {
+            "mean": statistics.fmean(r.info_means[name] for r in results if name in r.info_means),
+            "last": statistics.fmean(r.info_last[name] for r in results if name in r.info_last),
+        }
+        for name in sorted({name for result in results for name in result.info_means})
+    }
+    return EvaluationResult(
+        driver=settings.driver,
+        simulator=settings.simulator,
+        episodes=len(results),
+        seeds=seeds,
+        returns=returns,
+        lengths=[result.length for result in results],
+        mean_return=statistics.fmean(returns),
+        std_return=statistics.stdev(returns) if len(returns) > 1 else 0.0,
+        ci95=bootstrap_interval(returns),
+        terminated_rate=statistics.fmean(result.terminated for result in results),
+        driving={metric: infos[name][kind] for metric, (name, kind) in _DRIVING_METRICS.items() if name in infos},
+        infos=infos,
+        wall_s=wall_s,
+        provenance=provenance(),
+    )
+
+
+def _trained_on(driver: str | Path) -> SimulatorSpec | None:
+    """The simulator of an agent's world model; ``None`` for a behaviour that is no agent."""
+    if str(driver) in BEHAVIOURS:
+        return None
+    if str(driver) != _BUNDLED and not Path(driver).is_dir():
+        raise ConfigError(
+            f"driver {str(driver)!r} is neither an agent's folder nor a known name"
+            f"{did_you_mean(str(driver), (*BEHAVIOURS, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an "
+            "agent's folder."
+        )
+    folder, manifest = read_agent_manifest(driver)
+    return read_manifest(agent_model_path(folder, manifest))[1].simulator
+
+
+def _describe(
+    simulator: str | SimulatorSpec | None, kwargs: dict[str, Any], trained_on: SimulatorSpec | None
+) -> SimulatorSpec:
+    """The full record of the simulator asked for; makes it once, so that what is wrong with it shows early."""
+    base = simulator if isinstance(simulator, SimulatorSpec) else None
+    if trained_on is not None and (simulator is None or SIMULATORS.get(str(simulator), simulator) == trained_on.id):
+        base = trained_on
+    if base is None and simulator is None:
+        raise SimulatorError(f"this driver belongs to no simulator; name one, such as {next(iter(SIMULATORS))!r}.")
+    if base is not None and not kwargs:
+        env = make_simulator_from_spec(base)
+    elif base is not None:
+        env = make_simulator(base.id, **{"frame_size": base.frame_size, **base.kwargs, **kwargs})
+    else:
+        env = make_simulator(str(simulator), **kwargs)
+    try:
+        return describe_simulator(env)
+    finally:
+        env.close()
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")
+
+
+def _check_json_path(path: str | Path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise SimulatorError(f"{str(path)!r} is a folder; give the name of a JSON file.")
+    return path

@@ -1,0 +1,33 @@
+"""Lets the tests of this folder import its helper modules; agents small enough to train in a second."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from wm_gym.agents.config import AgentConfig
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def small_config() -> AgentConfig:
+    return AgentConfig(
+        steps=96,
+        num_envs=4,
+        horizon=8,
+        net_arch=(8,),
+        batch_size=16,
+        n_epochs=2,
+        termination="never",
+        reward_scale=0.5,
+        checkpoint_overhead=1.0,
+    )
+
+
+@pytest.fixture
+def agent_folder(tiny_model, small_config, tmp_path) -> Path:
+    """A trained agent, though not one that drives well."""
+    from wm_gym.agents.training import train_agent
+
+    return train_agent(tiny_model, out=tmp_path / "agent", config=small_config, progress=False).path

@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from toy_world import REWARD, PointWorld
+
+from wm_gym.agents.config import AgentConfig
+from wm_gym.agents.driver import Driver
+from wm_gym.agents.imagination import ImaginationTrainer, measure_reward_scale
+from wm_gym.envs.dream_vec_env import DreamVecEnv
+from wm_gym.errors import TrainingError
+
+HORIZON = 16
+
+
+def mean_dream_return(world, choose):
+    """Unscaled return over dreams from every start state."""
+    dreams = DreamVecEnv(64, world, horizon=HORIZON, action="steer_accel", termination="never")
+    for slot in range(64):
+        dreams._options[slot] = {"start_state": slot}
+    observations, total = dreams.reset(), np.zeros(64)
+    for _ in range(HORIZON):
+        observations, rewards, _, infos = dreams.step(choose(observations))
+        total += rewards
+    assert np.allclose(total, [info["episode"]["r"] for info in infos], rtol=1e-4)
+    return total.mean()
+
+
+@pytest.mark.parametrize(
+    ("algo", "steps", "further"),
+    [
+        ("ppo", 20_000, {"num_envs": 32, "batch_size": 128, "learning_rate": 2e-3, "target_kl": None}),
+        ("sac", 8_192, {"num_envs": 16, "learning_rate": 2e-3, "algorithm": {"learning_starts": 256}}),
+    ],
+)
+def test_learning_in_a_perfect_dream_beats_random_by_far(algo, steps, further):
+    world = PointWorld()
+    config = AgentConfig(algo=algo, steps=steps, horizon=HORIZON, net_arch=(32,), gamma=0.9, **further)
+    with ImaginationTrainer(world, config) as trainer:
+        reports = []
+        while trainer.dream_steps < steps:
+            reports.append(trainer.train_round())
+    rng = np.random.default_rng(0)
+    random = mean_dream_return(world, lambda observations: rng.uniform(-1, 1, (64, 2)))
+    learned = mean_dream_return(world, lambda observations: trainer.policy.predict(observations, deterministic=True)[0])
+    # By hand: the best policy steers as hard as it can (0.7 left, 0.3 right a step) until it can stay at zero.
+    best = mean_dream_return(
+        world,
+        lambda observations: np.stack((np.clip(-2 * (observations[:, 0] / 500 - 6 + 0.2), -1, 1), np.zeros(64)), axis=1),
+    )
+    assert learned > random + 0.85 * (best - random)
+    assert reports[-1]["ep_rew_mean"] > reports[0]["ep_rew_mean"] + 0.5 * (best - random)
+    assert reports[-1]["ep_len_mean"] == HORIZON
+
+
+def test_reported_returns_are_not_scaled_but_learning_targets_are():
+    world = PointWorld()
+    config = AgentConfig(num_envs=8, horizon=HORIZON, reward_scale=1e-3, batch_size=32, net_arch=(8,))
+    with ImaginationTrainer(world, config) as trainer:
+        report = trainer.train_round()
+        learned_from = trainer._algorithm.rollout_buffer.rewards
+    # 40 (1 - |x|) lies between -160 and 40 a step.
+    assert abs(report["ep_rew_mean"]) > 10
+    assert np.abs(learned_from).max() <= 160e-3 + 1.0  # the last step of a dream also holds its bootstrapped value
+
+
+def test_reward_scale_brings_discounted_returns_to_size_one():
+    class ConstantWorld(PointWorld):
+        def imagine(self, state, action, noise=None):
+            imagined = super().imagine(state, action)
+            return imagined[0], torch.full_like(imagined[1], REWARD), imagined[2]
+
+    dreams = DreamVecEnv(4, ConstantWorld(), horizon=3, termination="never")
+    returns = np.array([40.0, 40 * 1.5, 40 * 1.75])
+    assert measure_reward_scale(dreams, 0.5, 0) == pytest.approx(1 / np.sqrt((returns**2).mean()))
+
+
+def test_equal_seeds_give_equal_policies_and_others_do_not(small_config):
+    def train(seed):
+        config = small_config.model_copy(update={"seed": seed})
+        with ImaginationTrainer(PointWorld(), config) as trainer:
+            torch.rand(seed + 3)  # what the program did before does not count
+            while trainer.dream_steps < 96:
+                trainer.train_round()
+            return trainer.policy.state_dict()
+
+    first, second, other = train(0), train(0), train(1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_snapshot_does_not_change_with_further_learning(small_config):
+    with ImaginationTrainer(PointWorld(), small_config) as trainer:
+        trainer.train_round()
+        snapshot = trainer.snapshot()
+        kept = {name: value.clone() for name, value in snapshot["parameters"]["policy"].items()}
+        trainer.train_round()
+    assert all(torch.equal(kept[name], snapshot["parameters"]["policy"][name]) for name in kept)
+    assert snapshot["dream_steps"] == 32
+
+
+def test_an_off_policy_snapshot_restores_entropy_and_replay():
+    config = AgentConfig(
+        algo="sac", num_envs=4, horizon=8, net_arch=(8,), batch_size=16, algorithm={"learning_starts": 64}
+    )
+    with ImaginationTrainer(PointWorld(), config) as trainer:
+        trainer.train_round()
+        state = {**trainer.snapshot(), "replay": trainer.replay()}
+        with ImaginationTrainer(PointWorld(), config) as other:
+            other.restore(state)
+            first, second = trainer._algorithm, other._algorithm
+            assert torch.equal(first.log_ent_coef, second.log_ent_coef)
+            assert not torch.equal(first.log_ent_coef, torch.zeros(1))
+            assert second.replay_buffer.pos == first.replay_buffer.pos == 1024
+            assert np.array_equal(first.replay_buffer.rewards[:1024], second.replay_buffer.rewards[:1024])
+            assert other.dream_steps == 4096
+            other.train_round()
+            assert other.dream_steps == 8192
+
+
+def test_divergence_is_named(small_config):
+    with ImaginationTrainer(PointWorld(), small_config) as trainer:
+        trainer.train_round()
+        with torch.no_grad():
+            trainer.policy.action_net.weight[0, 0] = float("nan")
+        with pytest.raises(TrainingError, match=r"no longer finite after 32 dream steps; the last good checkpoint"):
+            trainer.train_round()
+
+
+def test_a_driver_of_any_dream_model_acts_in_its_bounds(small_config):
+    with ImaginationTrainer(PointWorld(), small_config) as trainer:
+        driver = Driver(PointWorld(), trainer.policy, "steer_accel")
+        action = driver.act(np.full((8, 8, 3), 255, np.uint8))
+    assert action.shape == (4,)
+    assert action[3] == 1
+    assert action[1] * action[2] == 0

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+
+from wm_gym.losses import ClipTensors
+from wm_gym.metrics import open_loop_metrics, psnr, reward_metrics, ssim, termination_metrics
+
+
+def test_psnr_is_the_mean_over_frames_of_the_textbook_formula():
+    rng = np.random.default_rng(0)
+    target = rng.uniform(-1, 1, (3, 3, 16, 16)).astype(np.float32)
+    predicted = np.clip(target + rng.normal(0, [[[[0.1]]], [[[0.2]]], [[[0.05]]]], target.shape), -1, 1).astype(np.float32)
+    squared = ((predicted - target) ** 2).mean((1, 2, 3))
+    expected = (10 * np.log10(2.0**2 / squared)).mean()
+    assert psnr(torch.from_numpy(predicted), torch.from_numpy(target)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_ssim_of_equal_and_of_unrelated_frames():
+    frames = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert ssim(frames, frames) == pytest.approx(1.0)
+    assert abs(ssim(frames, torch.rand(2, 3, 32, 32) * 2 - 1)) < 0.2
+
+
+def test_reward_error_and_correlation_of_sums():
+    predicted = torch.tensor([[1.0, 2.0], [0.0, 0.0], [3.0, 3.0]])
+    real = torch.tensor([[1.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
+    measured = reward_metrics(predicted, real, [1, 2])
+    assert measured["absolute_error"] == {1: 0.0, 2: pytest.approx((1 + 1 + 2) / 3)}
+    assert measured["correlation"][2] == pytest.approx(np.corrcoef([3, 0, 6], [2, 1, 4])[0, 1])
+
+
+def test_correlation_of_constant_rewards_is_none():
+    assert reward_metrics(torch.zeros(3, 1), torch.ones(3, 1), [1])["correlation"][1] is None
+
+
+def test_termination_precision_and_recall():
+    continuation = torch.tensor([[0.9, 0.2], [0.3, 0.9], [0.9, 0.1]])
+    terminated = torch.tensor([[False, True], [False, False], [False, True]])
+    measured = termination_metrics(continuation, terminated)
+    assert measured == {"precision": pytest.approx(2 / 3), "recall": 1.0, "num_real": 2, "num_predicted": 3}
+    nothing = termination_metrics(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool))
+    assert nothing["precision"] is None
+    assert nothing["recall"] is None
+
+
+def test_open_loop_predicts_from_context_alone(tiny_model):
+    """Frames after the context are only compared with, never looked at."""
+    clips = ClipTensors(
+        torch.rand(4, 8, 3, 64, 64) * 2 - 1, torch.rand(4, 7, 4), torch.randn(4, 7), torch.zeros(4, 7, dtype=torch.bool)
+    )
+    changed = clips._replace(frames=torch.cat((clips.frames[:, :3], torch.zeros(4, 5, 3, 64, 64)), dim=1))
+    original, other = (open_loop_metrics(tiny_model, batch, context=3) for batch in (clips, changed))
+    assert original["reward"] == other["reward"]
+    assert original["psnr"] != other["psnr"]
+    assert sorted(original["psnr"]) == [1, 5]
+    assert np.isfinite(original["psnr_reconstruction"])

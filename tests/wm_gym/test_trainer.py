@@ -1,0 +1,195 @@
+"""The training loop on real CarRacing episodes: resume, kill, several processes, failures."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from wm_gym.config import load_config
+from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.errors import TrainingError
+from wm_gym.training.checkpoint import load_checkpoint
+from wm_gym.training.log import read_metrics
+from wm_gym.training.trainer import WorldModelTrainer, learning_rate_at
+from wm_gym.world_model import WorldModel
+
+
+def train(data, out, *changes):
+    config = load_config("debug", changes)
+    opened = open_training_data(data, config.training.validation_fraction)
+    trainer = WorldModelTrainer(
+        config, opened.simulator, opened.train, opened.validation, out, data_info=opened.info, device="cpu", progress=False
+    )
+    return trainer.run()
+
+
+def losses(out) -> dict[int, float]:
+    return {row["update"]: row["loss"] for row in read_metrics(out / "metrics.jsonl") if row["kind"] == "train"}
+
+
+def cli(data, out, *changes) -> list[str]:
+    settings = [part for change in changes for part in ("--set", change)]
+    return ["train-model", "--data", str(data), "--config", "debug", "--out", str(out), "--device", "cpu", *settings]
+
+
+def run_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_a_run_folder_holds_everything(car_racing_data, tmp_path):
+    model = train(car_racing_data, tmp_path / "run")
+    out = tmp_path / "run"
+    expected = {"run_config.yaml", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "config.yaml"}
+    expected |= {"model.safetensors", "start_states.safetensors", "metrics.json", "README.md"}
+    assert expected <= {entry.name for entry in out.iterdir()}
+    record = json.loads((out / "run.json").read_text())
+    assert record["data"]["fingerprint"]
+    assert record["provenance"]["packages"]["torch"]
+    loaded = WorldModel.from_pretrained(out)
+    assert loaded.start_states.batch_size == 32
+    assert loaded.fingerprint == model.fingerprint
+    rows = read_metrics(out / "metrics.jsonl")
+    validations = [row for row in rows if row["kind"] == "validation"]
+    assert [row["update"] for row in validations] == [10, 20]
+    assert set(validations[-1]["psnr"]) == {"1", "5"}
+    assert math.isfinite(validations[-1]["reward"]["absolute_error"]["5"])
+
+
+def test_training_learns(car_racing_data, tmp_path):
+    train(car_racing_data, tmp_path / "run", "training.steps=60", "training.learning_rate=5e-3")
+    curve = losses(tmp_path / "run")
+    first = sum(curve[update] for update in range(1, 6)) / 5
+    last = sum(curve[update] for update in range(56, 61)) / 5
+    assert last < 0.6 * first
+
+
+def test_resumed_training_equals_uninterrupted(car_racing_data, tmp_path):
+    whole = train(car_racing_data, tmp_path / "whole")
+
+    class Stop(Exception):
+        pass
+
+    class StoppingTrainer(WorldModelTrainer):
+        def _update(self, wrapped, optimizer, micro_batches, update):
+            if update == 13:
+                raise KeyboardInterrupt
+            return super()._update(wrapped, optimizer, micro_batches, update)
+
+    config = load_config("debug")
+    opened = open_training_data(car_racing_data, config.training.validation_fraction)
+    stopping = StoppingTrainer(
+        config,
+        opened.simulator,
+        opened.train,
+        opened.validation,
+        tmp_path / "cut",
+        data_info=opened.info,
+        device="cpu",
+        progress=False,
+    )
+    with pytest.raises(KeyboardInterrupt):
+        stopping.run()
+    assert load_checkpoint(tmp_path / "cut" / "checkpoints" / "last.pt")["update"] == 13
+    resumed = train(car_racing_data, tmp_path / "cut")
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+    for (name, expected), value in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, expected, msg=name)
+
+
+def test_kill_9_and_the_same_command_again(car_racing_data, tmp_path):
+    changes = ["training.steps=40"]
+    whole = tmp_path / "whole"
+    train(car_racing_data, whole, *changes)
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-m", "wm_gym", *cli(car_racing_data, killed, *changes), "--quiet"]
+    process = subprocess.Popen(command, env=run_environment(), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while len(losses(killed)) < 15:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline, "training did not get under way"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done_at_kill = max(losses(killed))
+    saved = load_checkpoint(killed / "checkpoints" / "last.pt")["update"]
+    assert saved <= done_at_kill
+    assert not (killed / "model.safetensors").exists()
+
+    again = subprocess.run(command, env=run_environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr
+    assert losses(killed) == pytest.approx(losses(whole), rel=1e-4)
+    expected = WorldModel.from_pretrained(whole).state_dict()
+    for name, value in WorldModel.from_pretrained(killed).state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_follow_the_same_curve_as_one(car_racing_data, tmp_path):
+    changes = ["training.steps=8", "training.accumulation=2"]
+    train(car_racing_data, tmp_path / "one", *changes)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wm_gym"]
+    command += [*cli(car_racing_data, tmp_path / "two", *changes), "--devices", "2", "--quiet"]
+    finished = subprocess.run(command, env=run_environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    assert WorldModel.from_pretrained(tmp_path / "two").start_states is not None
+
+
+def test_nan_stops_training_and_keeps_the_last_good_checkpoint(car_racing_data, tmp_path):
+    class Poisoned(WorldModelTrainer):
+        def _update(self, wrapped, optimizer, micro_batches, update):
+            if update == 4:
+                micro_batches[0].rewards[:] = float("nan")
+            return super()._update(wrapped, optimizer, micro_batches, update)
+
+    config = load_config("debug")
+    opened = open_training_data(car_racing_data, 0.5)
+    trainer = Poisoned(
+        config, opened.simulator, opened.train, None, tmp_path / "run", data_info=opened.info, device="cpu", progress=False
+    )
+    with pytest.raises(TrainingError, match=r"loss became nan at update 5.*last good checkpoint"):
+        trainer.run()
+    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
+    assert 1 <= state["update"] <= 4
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def test_other_settings_or_data_are_refused(car_racing_data, tmp_path):
+    train(car_racing_data, tmp_path / "run", "training.steps=2")
+    with pytest.raises(TrainingError, match="other settings"):
+        train(car_racing_data, tmp_path / "run", "training.steps=3")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(TrainingError, match="not empty"):
+        train(car_racing_data, tmp_path / "full")
+    assert [entry.name for entry in (tmp_path / "full").iterdir()] == ["thesis.tex"]
+
+
+def test_frames_of_another_size_are_refused_before_anything_is_written(car_racing_data, tmp_path):
+    with pytest.raises(TrainingError, match=r"64x64.*32x32"):
+        train(car_racing_data, tmp_path / "run", "model.frame_size=[32,32]")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "ran"),))
+
+    torch.save({"update": 1, "evil": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        load_checkpoint(tmp_path / "last.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_warm_up_and_decay():
+    config = load_config("debug", ["training.warmup_steps=10", "training.steps=101", "training.final_learning_rate=0.1"])
+    base = config.training.learning_rate
+    assert learning_rate_at(0, config) == pytest.approx(base / 10, rel=0.01)
+    assert learning_rate_at(9, config) == pytest.approx(base, rel=0.05)
+    assert learning_rate_at(100, config) == pytest.approx(base / 10)
