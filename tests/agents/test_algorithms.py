@@ -67,8 +67,8 @@ def test_defaults_depend_on_the_algorithm_and_the_model():
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_every_algorithm_learns_a_round_with_its_settings(algo):
-    further = {} if ALGORITHMS[algo].is_on_policy else {"batch_size": 16, "algorithm": {"learning_starts": 64}}
-    config = AgentConfig(algo=algo, num_envs=4, horizon=8, net_arch=(8,), final_learning_rate=0.5, **further)
+    further = {} if ALGORITHMS[algo].is_on_policy else {"batch_size": 16, "algorithm": {"gradient_steps": 1}}
+    config = AgentConfig(algo=algo, num_envs=64, horizon=8, net_arch=(8,), final_learning_rate=0.5, **further)
     with ImaginationTrainer(PointWorld(native=True), config) as trainer:
         before = {name: value.clone() for name, value in trainer.policy.state_dict().items()}
         report = trainer.train_round()

@@ -1,0 +1,198 @@
+"""The whole loop on the embedded simulator, step after step; each step resumes where it was stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from wm_gym.agents.behaviours import make_behaviour
+from wm_gym.agents.bootstrap import bootstrap_interval
+from wm_gym.agents.config import make_agent_config
+from wm_gym.agents.evaluation import EvaluationResult, evaluate
+from wm_gym.agents.report import write_report
+from wm_gym.agents.training import train_agent
+from wm_gym.config import load_config
+from wm_gym.data_collection.collector import collect
+from wm_gym.data_collection.dataset import Dataset
+from wm_gym.data_collection.plan import HELD_OUT_FROM
+from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.files import write_json_atomically
+from wm_gym.provenance import provenance
+from wm_gym.training.trainer import WorldModelTrainer
+
+Result = TypeVar("Result")
+
+
+class DemoSettings(BaseModel):
+    """How much of each step the demo does.
+
+    Attributes:
+        episodes: Episodes to collect.
+        behaviour: Behaviour mix of the collection.
+        config: Preset of the world model.
+        model_changes: ``key=value`` changes to it.
+        agent_changes: ``key=value`` changes to the agent's configuration.
+        evaluation_episodes: Held-out tracks for each driver.
+        max_episode_steps: Steps after which recorded and evaluated drives are cut.
+        workers: Processes for collection and evaluation.
+        seed: Seed of collection, model and agent.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    episodes: int = Field(default=160, ge=2)
+    behaviour: str = "noisy:0.75,random:0.15,autopilot:0.1"
+    config: str = "tiny"
+    model_changes: tuple[str, ...] = ()
+    agent_changes: tuple[str, ...] = ()
+    evaluation_episodes: int = Field(default=20, ge=1)
+    max_episode_steps: int | None = Field(default=None, ge=1)
+    workers: int = Field(default=2, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+QUICK = {
+    "episodes": 8,
+    "config": "debug",
+    "agent_changes": ("steps=20000", "num_envs=32", "horizon=10"),
+    "evaluation_episodes": 2,
+    "max_episode_steps": 50,
+}
+"""Changes for a run of about a minute that shows that every step works; its agent cannot drive."""
+
+
+def run_demo(
+    out: str | Path,
+    settings: DemoSettings,
+    *,
+    device: str = "auto",
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Collect, train a world model, train PPO in its dreams, evaluate in the simulator, write a report.
+
+    Args:
+        out: Folder for ``data/``, ``model/``, ``agent/``, ``evaluation/``, ``report/`` and ``summary.json``.
+        settings: Sizes of the steps.
+        device: Device for training.
+        progress: Show progress bars.
+        say: Where to print.
+
+    Returns:
+        The contents of ``summary.json``: returns of each driver, of the data and of the dream, and times.
+    """
+    folder = Path(out)
+    stages: list[dict[str, Any]] = []
+
+    def stage(title: str, work: Callable[[], Result]) -> Result:
+        say(f"[{len(stages) + 1}/5] {title}")
+        started = time.monotonic()
+        result = work()
+        stages.append({"name": title, "seconds": round(time.monotonic() - started, 1)})
+        return result
+
+    collected = stage(
+        f"collect {settings.episodes} episodes on CarRacing-v3",
+        lambda: collect(
+            folder / "data",
+            "car-racing",
+            make_behaviour=make_behaviour,
+            episodes=settings.episodes,
+            behaviour=settings.behaviour,
+            workers=settings.workers,
+            seed=settings.seed,
+            max_episode_steps=settings.max_episode_steps,
+            progress=progress,
+        ),
+    )
+    stage(
+        f"train a world model ({settings.config}) on {collected.num_steps} steps",
+        lambda: _train_model(folder, settings, device, progress),
+    )
+    trained = stage(
+        "train PPO in its dreams",
+        lambda: train_agent(
+            folder / "model",
+            out=folder / "agent",
+            config=make_agent_config({"seed": settings.seed}, settings.agent_changes),
+            device=device,
+            progress=progress,
+        ),
+    )
+    results = stage(
+        f"drive {settings.evaluation_episodes} held-out tracks with each driver",
+        lambda: {
+            name: evaluate(
+                driver,
+                "car-racing" if driver == name else None,
+                episodes=settings.evaluation_episodes,
+                seed=HELD_OUT_FROM,
+                workers=settings.workers,
+                max_episode_steps=settings.max_episode_steps,
+                json_path=folder / "evaluation" / f"{name}.json",
+                progress=progress,
+            )
+            for name, driver in (("agent", str(folder / "agent")), ("random", "random"), ("autopilot", "autopilot"))
+        },
+    )
+    data_returns = [header.return_ for header in Dataset.open(folder / "data").episodes]
+    summary = {
+        "data": {
+            "episodes": collected.num_episodes,
+            "steps": collected.num_steps,
+            "mean_return": sum(data_returns) / len(data_returns),
+            "ci95": bootstrap_interval(data_returns),
+        },
+        "drivers": {
+            name: {"mean_return": result.mean_return, "ci95": result.ci95, "episodes": result.episodes}
+            for name, result in results.items()
+        },
+        "dream_return": trained.dream_return,
+        "settings": settings.model_dump(mode="json"),
+        "stages": stages,
+        "provenance": provenance(),
+    }
+    write_json_atomically(folder / "summary.json", summary)
+    report = stage("write the report", lambda: write_report(folder))
+    write_json_atomically(folder / "summary.json", summary)
+    say(render_table(summary, results))
+    say(f"report: {report}")
+    return summary
+
+
+def render_table(summary: dict[str, Any], results: dict[str, EvaluationResult]) -> str:
+    """The returns as a text table."""
+    tracks = f"{results['agent'].episodes} held-out tracks"
+    rows = [
+        ("PPO trained in the dream", summary["drivers"]["agent"], tracks),
+        ("random", summary["drivers"]["random"], tracks),
+        ("autopilot (reads the simulator)", summary["drivers"]["autopilot"], tracks),
+        ("the collected data", summary["data"], f"{summary['data']['episodes']} training tracks"),
+    ]
+    lines = [f"{'driver':<34}{'mean return':>12}   {'95 % interval':<18}{'over'}"]
+    for name, row, over in rows:
+        interval = "-" if row["ci95"] is None else f"{row['ci95'][0]:.1f} to {row['ci95'][1]:.1f}"
+        lines.append(f"{name:<34}{row['mean_return']:>12.1f}   {interval:<18}{over}")
+    total = sum(stage["seconds"] for stage in summary["stages"])
+    lines.append("")
+    lines.append(f"time: {total / 60:.1f} min (" + ", ".join(f"{s['seconds']:.0f} s" for s in summary["stages"]) + ")")
+    return "\n".join(lines)
+
+
+def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bool) -> None:
+    config = load_config(settings.config, (f"training.seed={settings.seed}", *settings.model_changes))
+    data = open_training_data(folder / "data", config.training.validation_fraction)
+    WorldModelTrainer(
+        config,
+        data.simulator,
+        data.train,
+        data.validation,
+        folder / "model",
+        data_info=data.info,
+        device=device,
+        progress=progress,
+    ).run()

@@ -1,0 +1,38 @@
+"""``wm-gym demo``: the whole loop on CarRacing."""
+
+from __future__ import annotations
+
+import argparse
+
+from wm_gym.cli.options import Subparsers, add_command, add_common
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "demo",
+        "Collect, train a world model, train PPO in its dreams, evaluate in the simulator. Run it again to resume.",
+        "wm-gym demo --out runs/demo",
+    )
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="folder of the run (default: runs/demo)")
+    parser.add_argument("--quick", action="store_true", help="about a minute: every step works, but nothing is learnt")
+    parser.add_argument("--episodes", type=int, default=None, metavar="N", help="episodes to collect")
+    parser.add_argument("--evaluation-episodes", type=int, default=None, metavar="N", help="held-out tracks a driver")
+    parser.add_argument("--workers", type=int, default=None, metavar="K", help="processes (default: 2)")
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo; it prints the returns."""
+    from wm_gym.agents.demo import QUICK, DemoSettings, run_demo
+
+    values = dict(QUICK) if arguments.quick else {}
+    for name in ("episodes", "evaluation_episodes", "workers", "seed"):
+        if getattr(arguments, name) is not None:
+            values[name] = getattr(arguments, name)
+    run_demo(
+        arguments.out, DemoSettings.model_validate(values), device=arguments.device, progress=not arguments.quiet
+    )
+    return 0
