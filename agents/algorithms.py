@@ -33,6 +33,7 @@ class Algorithm:
         is_on_policy: Whether it learns only from the rollouts of its current policy.
         defaults: Values for settings of ``AgentConfig`` that are left at ``None``.
         keywords: Further keyword arguments of the class, overridden by ``AgentConfig.algorithm``.
+        policy: Arguments of its policy that differ from the policy class's defaults.
         tensors: Attributes of the class that are tensors learned outside its ``get_parameters()``.
     """
 
@@ -40,6 +41,7 @@ class Algorithm:
     is_on_policy: bool
     defaults: Mapping[str, Any]
     keywords: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    policy: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     tensors: tuple[str, ...] = ()
 
     def load(self) -> type[BaseAlgorithm]:
@@ -91,6 +93,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         is_on_policy=False,
         defaults={**_OFF_POLICY, "exploration_noise": 0.1},
         keywords=_REPLAY,
+        policy={"n_critics": 1},
     ),
 }
 """Name to entry."""

@@ -33,16 +33,21 @@ class FeatureNormaliser(BaseFeaturesExtractor):
 
     mean: Tensor
     deviation: Tensor
+    limit: Tensor
 
     def __init__(self, observation_space: spaces.Box) -> None:
         (size,) = observation_space.shape
         super().__init__(observation_space, size)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("deviation", torch.ones(size))
+        self.register_buffer("limit", torch.tensor(torch.inf))
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(B, F)`` float32 to ``(B, F)`` of mean 0 and deviation 1 over the start states, within [-10, 10]."""
-        return ((features - self.mean) / self.deviation).clamp(-_FEATURE_LIMIT, _FEATURE_LIMIT)
+        """``(B, F)`` float32 to ``(B, F)`` of mean 0 and deviation 1 over the start states, within [-10, 10].
+
+        Until :func:`set_normalisation` is called, features pass unchanged.
+        """
+        return ((features - self.mean) / self.deviation).clamp(-self.limit, self.limit)
 
 
 @torch.no_grad()
@@ -70,12 +75,14 @@ def set_normalisation(policy: nn.Module, mean: Tensor, deviation: Tensor) -> Non
         if isinstance(module, FeatureNormaliser):
             module.mean.copy_(mean)
             module.deviation.copy_(deviation)
+            module.limit.fill_(_FEATURE_LIMIT)
 
 
 def policy_arguments(config: AgentConfig) -> dict[str, Any]:
     """The ``policy_kwargs`` of a resolved configuration for Stable-Baselines3's ``"MlpPolicy"``."""
     assert config.activation is not None
     arguments: dict[str, Any] = {
+        **ALGORITHMS[config.algo].policy,
         "net_arch": list(config.net_arch),
         "activation_fn": _ACTIVATIONS[config.activation],
         "features_extractor_class": FeatureNormaliser,

@@ -218,7 +218,8 @@ class _Run:
         good = trainer.snapshot()
         try:
             while trainer.dream_steps < self.config.steps:
-                log.write("train", trainer.dream_steps, trainer.train_round())
+                report = trainer.train_round()
+                log.write("train", trainer.dream_steps, report)
                 good = trainer.snapshot()
                 self._validate(trainer, log)
                 if clock.is_due():

@@ -19,7 +19,7 @@ from wm_gym.data_collection.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.dataset import list_episode_files
 from wm_gym.data_collection.dataset_writer import check_is_free
 from wm_gym.data_collection.episode_file import EpisodeHeader, read_header
-from wm_gym.data_collection.files import exclusive_lock, remove_temporary_files
+from wm_gym.data_collection.lock import exclusive_lock
 from wm_gym.data_collection.metadata import (
     EPISODES_FOLDER,
     METADATA_FILE,
@@ -31,6 +31,7 @@ from wm_gym.data_collection.metadata import (
 from wm_gym.data_collection.plan import CollectionPlan, parse_behaviours
 from wm_gym.data_collection.worker import MakeBehaviour, Report, WorkerSettings, run_worker
 from wm_gym.errors import DatasetError, SimulatorError, WMGymError
+from wm_gym.files import remove_temporary_files
 from wm_gym.simulator import SimulatorSpec
 
 MAX_RETRIES = 2

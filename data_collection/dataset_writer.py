@@ -10,9 +10,9 @@ from pathlib import Path
 
 from wm_gym.data_collection.episode import Episode
 from wm_gym.data_collection.episode_file import episode_file_name, write_episode
-from wm_gym.data_collection.files import TEMPORARY_SUFFIX
 from wm_gym.data_collection.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata
 from wm_gym.errors import DatasetError
+from wm_gym.files import TEMPORARY_SUFFIX
 
 
 @contextmanager

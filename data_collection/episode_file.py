@@ -37,8 +37,8 @@ from safetensors.numpy import save
 from wm_gym.actions import FloatArray
 from wm_gym.data_collection.codec import FrameCodec
 from wm_gym.data_collection.episode import INFO_PREFIX, BoolArray, Episode, check_steps
-from wm_gym.data_collection.files import write_atomically
 from wm_gym.errors import DatasetError
+from wm_gym.files import write_bytes_atomically
 from wm_gym.frames import Frame
 
 EPISODE_FORMAT = "wm_gym.episode"
@@ -185,7 +185,7 @@ class EpisodeRecorder:
         metadata["sha256"] = _checksum(metadata, tensors)
         path = folder / episode_file_name(self.index)
         try:
-            write_atomically(path, _serialised(tensors, metadata))
+            write_bytes_atomically(path, _serialised(tensors, metadata))
         except OSError as error:
             raise DatasetError(
                 f"{path} cannot be written: {error.strerror or error}; free some space or choose another folder."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from functools import cache
 from importlib import metadata as package_metadata
@@ -14,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import wm_gym
 from wm_gym.data_collection.codec import FrameCodec
-from wm_gym.data_collection.files import write_atomically
 from wm_gym.errors import DatasetError
+from wm_gym.files import write_text_atomically
+from wm_gym.provenance import git_revision
 from wm_gym.simulator import SimulatorSpec
 
 METADATA_FILE = "dataset.json"
@@ -65,7 +65,7 @@ class DatasetMetadata(BaseModel):
         """Write ``dataset.json`` (and the folders that it needs), whole or not at all."""
         try:
             (folder / EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / METADATA_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+            write_text_atomically(folder / METADATA_FILE, self.model_dump_json(indent=2) + "\n")
         except OSError as error:
             raise DatasetError(f"the dataset {folder} cannot be written: {error.strerror or error}.") from error
 
@@ -138,22 +138,5 @@ def versions() -> dict[str, str]:
             found[package] = package_metadata.version(package)
         except package_metadata.PackageNotFoundError:
             continue
-    revision = _git_revision()
+    revision = git_revision()
     return found | ({"git": revision} if revision else {})
-
-
-def _git_revision() -> str | None:
-    root = Path(wm_gym.__file__).resolve().parent.parent
-    if not (root / ".git").exists():  # an installed package may lie inside some other project's checkout
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None

@@ -260,10 +260,10 @@ class ImaginedRollouts:
         return self._frames
 
     def _start(self, chosen: NDArray[np.int64]) -> LatentState:
-        return self._bank.index(torch.from_numpy(chosen).to(self._device))
+        return self._bank.select(torch.from_numpy(chosen).to(self._device))
 
     def _rows(self, rows: NDArray[np.int64]) -> LatentState:
-        return self._state.index(torch.from_numpy(rows).to(self._device))
+        return self._state.select(torch.from_numpy(rows).to(self._device))
 
     @torch.inference_mode()
     def _features(self, rows: NDArray[np.int64] | None) -> NDArray[np.float32]:

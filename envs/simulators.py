@@ -7,6 +7,7 @@ arguments of their own; any other environment is wrapped so that it behaves alik
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Mapping
@@ -253,8 +254,11 @@ def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
 
 def _is_driving_id(env_id: str) -> bool:
     """Whether the class behind a Gymnasium id declares driving actions; imports its module."""
+    module, _, plain_id = env_id.rpartition(":")
     try:
-        spec = gym.spec(env_id)
+        if module:
+            importlib.import_module(module)
+        spec = gym.spec(plain_id)
         if spec.entry_point is None:
             return False
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point

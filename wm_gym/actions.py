@@ -98,7 +98,9 @@ class ActionFormat(BaseModel):
         values = np.asarray(action, dtype=np.float32)
         expected = 2 if resolved == "steer_accel" else self.dim
         if values.shape[-1:] != (expected,):
-            raise ConfigError(f"a {resolved!r} action has {expected} values, but one of shape {values.shape} was given.")
+            raise ConfigError(
+                f"a {resolved!r} action has {expected} values, but one of shape {values.shape} was given."
+            )
         if resolved == "steer_accel":
             acceleration = values[..., 1]
             values = np.stack(

@@ -34,13 +34,15 @@ def measure_dream_and_simulator(
     Returns:
         ``rows`` with steps a second and the ratio to ``CarRacing-v3``, and what they were measured on.
     """
-    rows = [{"environment": name, "num_envs": 1, "steps_per_s": _simulator(name, seconds, seed)} for name in _SIMULATORS]
+    rows: list[dict[str, Any]] = [
+        {"environment": name, "num_envs": 1, "steps_per_s": _simulator(name, seconds, seed)} for name in _SIMULATORS
+    ]
     for number in num_envs:
         speed = _dream(model, number, seconds, seed, device)
         rows.append({"environment": "DreamDriving-v0", "num_envs": number, "steps_per_s": speed})
     reference = rows[0]["steps_per_s"]
     for row in rows:
-        row["ratio"] = row["steps_per_s"] / reference  # type: ignore[operator]
+        row["ratio"] = row["steps_per_s"] / reference
     settings = {"model": model, "seconds": seconds, "seed": seed, "device": device}
     machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "device": _device_name(device)}
     return {"rows": rows, "settings": settings, "machine": machine, "provenance": provenance()}

@@ -106,7 +106,7 @@ def read_manifest(path: str | Path) -> tuple[Path, ModelManifest]:
     folder = bundled_folder("model") if str(path) == BUNDLED else Path(path)
     if not folder.is_dir():
         raise BundleError(
-            f"there is no world model at {str(folder)!r}; give the folder that `wm-gym train-model` wrote, or 'bundled'."
+            f"there is no world model at {str(folder)!r}; give the folder that `wm-gym train-model` wrote."
         )
     config_file = folder / "config.yaml"
     try:

@@ -7,6 +7,7 @@ changes on top. Unknown keys and values out of range are refused. The resolved c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -74,7 +75,9 @@ class DynamicsConfig(_Section):
     kind: str = Field(default="gru", description="A name from the dynamics registry.")
     hidden_dim: int = Field(default=512, ge=1, description="Width of the recurrent layers.")
     num_layers: int = Field(default=4, ge=1, description="Recurrent layers.")
-    mlp_ratio: float = Field(default=3.0, ge=0.0, description="Width of each layer's residual MLP over hidden_dim; 0: none.")
+    mlp_ratio: float = Field(
+        default=3.0, ge=0.0, description="Width of each layer's residual MLP over hidden_dim; 0: none."
+    )
 
 
 class HeadsConfig(_Section):
@@ -82,7 +85,9 @@ class HeadsConfig(_Section):
 
     hidden_dim: int = Field(default=256, ge=1, description="Width of the hidden layer.")
     num_layers: int = Field(default=1, ge=1, description="Hidden layers.")
-    reward_bins: int = Field(default=127, ge=3, description="Bins of the two-hot symlog reward (arXiv 2301.04104, eq. 9).")
+    reward_bins: int = Field(
+        default=127, ge=3, description="Bins of the two-hot symlog reward (arXiv 2301.04104, eq. 9)."
+    )
     reward_limit: float = Field(default=6.0, gt=0, description="The bins span symlog(reward) in [-limit, limit].")
 
 
@@ -173,7 +178,9 @@ class TrainingConfig(_Section):
         le=1,
         description="A checkpoint is written as often as costs at most this share of the time.",
     )
-    num_start_states: int = Field(default=4096, ge=1, description="Real states kept in the bundle to start dreams from.")
+    num_start_states: int = Field(
+        default=4096, ge=1, description="Real states kept in the bundle to start dreams from."
+    )
 
     @model_validator(mode="after")
     def _context_leaves_something_to_predict(self) -> TrainingConfig:
@@ -267,10 +274,8 @@ def _apply_change(values: dict[str, Any], change: str) -> None:
         raise ConfigError(f"the value of --set {change!r} is no valid YAML.") from error
     if isinstance(value, str):
         # YAML 1.1 reads 3e-4 as text; the user means a number.
-        try:
+        with suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     section = values
     for part in parts[:-1]:
         inner = section.setdefault(part, {})

@@ -53,7 +53,9 @@ def unroll(model: WorldModel, clips: ClipTensors, context: int, checkpointed: bo
         context: Frames to observe, at least 1.
         checkpointed: Recompute the encoder's activations in the backward pass instead of keeping them.
     """
-    latents = checkpoint(model.encode, clips.frames, use_reentrant=False) if checkpointed else model.encode(clips.frames)
+    latents = (
+        checkpoint(model.encode, clips.frames, use_reentrant=False) if checkpointed else model.encode(clips.frames)
+    )
     state = model.dynamics.initial(latents[:, 0])
     predicted: list[Tensor] = []
     features: list[Tensor] = []

@@ -26,10 +26,12 @@ def provenance() -> dict[str, Any]:
 
 def git_revision() -> str | None:
     """Commit of the checkout that this package runs from, ``-dirty`` where it has changes; ``None`` outside one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # an installed package may lie inside some other project's checkout
+        return None
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=10,

@@ -25,7 +25,7 @@ class LatentState(NamedTuple):
         """Number of states in the batch."""
         return self.latent.shape[0]
 
-    def index(self, rows: Tensor) -> LatentState:
+    def select(self, rows: Tensor) -> LatentState:
         """The states at the given rows: an index tensor ``(K,)`` int64 or a mask ``(B,)`` bool."""
         return LatentState(self.latent[rows], self.memory[rows])
 
@@ -36,9 +36,9 @@ class LatentState(NamedTuple):
             torch.where(mask.view(-1, *(1,) * (self.memory.dim() - 1)), self.memory, other.memory),
         )
 
-    def to(self, *args: torch.device | torch.dtype | str) -> LatentState:
+    def to(self, target: torch.device | torch.dtype | str) -> LatentState:
         """The states on another device or in another dtype, as ``Tensor.to``."""
-        return LatentState(self.latent.to(*args), self.memory.to(*args))  # type: ignore[arg-type]
+        return LatentState(self.latent.to(target), self.memory.to(target))
 
     @staticmethod
     def cat(states: list[LatentState]) -> LatentState:

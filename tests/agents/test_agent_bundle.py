@@ -83,13 +83,16 @@ def other_model(folder):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda f: shutil.rmtree(f), "there is no agent at"),
+        (shutil.rmtree, "there is no agent at"),
         (lambda f: (f / "agent.yaml").unlink(), r"is no agent: it has no agent\.yaml"),
         (lambda f: (f / "agent.yaml").write_text("a: [1"), r"agent\.yaml' is damaged: it is no readable YAML"),
         (lambda f: (f / "agent.yaml").write_bytes(b"\xff\xfe\x00"), r"agent\.yaml' is damaged"),
         (lambda f: (f / "agent.yaml").write_text("- 1"), "of another format"),
         (lambda f: replace_in_manifest(f, lambda v: v.update(format="sb3")), "of another format"),
-        (lambda f: replace_in_manifest(f, lambda v: v.update(version=9)), "has format version 9, but this wm_gym reads"),
+        (
+            lambda f: replace_in_manifest(f, lambda v: v.update(version=9)),
+            "has format version 9, but this wm_gym reads",
+        ),
         (lambda f: replace_in_manifest(f, lambda v: v.update(extra=9)), "unknown key 'extra'"),
         (lambda f: replace_in_manifest(f, lambda v: v["config"].update(algo="dqn")), "no algorithm is called 'dqn'"),
         (lambda f: replace_in_manifest(f, lambda v: v["config"].update(algo="sac")), "does not fit the sac policy"),

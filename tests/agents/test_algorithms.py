@@ -1,12 +1,14 @@
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from toy_world import PointWorld
 
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.algorithms import ALGORITHMS, resolve
 from wm_gym.agents.config import AgentConfig, make_agent_config
 from wm_gym.agents.imagination import ImaginationTrainer
-from wm_gym.agents.policy import FeatureNormaliser, feature_statistics
+from wm_gym.agents.policy import FeatureNormaliser, feature_statistics, set_normalisation
 from wm_gym.errors import ConfigError, WMGymError
 from wm_gym.state import LatentState
 
@@ -92,6 +94,14 @@ def test_statistics_of_features_are_those_of_the_start_states():
     assert deviation.item() == pytest.approx(features.std(unbiased=False).item(), rel=1e-5)
     single = LatentState(world.start_states.latent[:1], world.start_states.memory[:1])
     assert feature_statistics(world, single)[1].tolist() == [1.0]
+
+
+def test_features_pass_a_normaliser_unchanged_until_it_is_set():
+    normaliser = FeatureNormaliser(spaces.Box(-np.inf, np.inf, (2,)))
+    features = torch.tensor([[3000.0, -7.0]])
+    assert torch.equal(normaliser(features), features)
+    set_normalisation(normaliser, torch.tensor([1000.0, -8.0]), torch.tensor([100.0, 4.0]))
+    assert normaliser(features).tolist() == [[10.0, 0.25]]
 
 
 def test_start_states_that_are_not_finite_are_refused():

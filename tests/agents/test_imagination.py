@@ -29,7 +29,11 @@ def mean_dream_return(world, choose):
     ("algo", "steps", "further"),
     [
         ("ppo", 20_000, {"num_envs": 32, "batch_size": 128, "learning_rate": 2e-3, "target_kl": None}),
-        ("sac", 8_192, {"num_envs": 32, "learning_rate": 3e-3, "algorithm": {"learning_starts": 256, "gradient_steps": 8}}),
+        (
+            "sac",
+            8_192,
+            {"num_envs": 32, "learning_rate": 3e-3, "algorithm": {"learning_starts": 256, "gradient_steps": 8}},
+        ),
     ],
 )
 def test_learning_in_a_perfect_dream_beats_random_by_far(algo, steps, further):
@@ -45,7 +49,9 @@ def test_learning_in_a_perfect_dream_beats_random_by_far(algo, steps, further):
     # By hand: the best policy steers as hard as it can (0.7 left, 0.3 right a step) until it can stay at zero.
     best = mean_dream_return(
         world,
-        lambda observations: np.stack((np.clip(-2 * (observations[:, 0] / 500 - 6 + 0.2), -1, 1), np.zeros(64)), axis=1),
+        lambda observations: np.stack(
+            (np.clip(-2 * (observations[:, 0] / 500 - 6 + 0.2), -1, 1), np.zeros(64)), axis=1
+        ),
     )
     assert learned > random + 0.85 * (best - random)
     assert reports[-1]["ep_rew_mean"] > reports[0]["ep_rew_mean"]

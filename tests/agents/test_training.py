@@ -123,7 +123,9 @@ def test_a_killed_process_leaves_a_run_that_can_be_finished(tiny_model, small_co
 
 def test_other_settings_are_refused_and_named(tiny_model, small_config, tmp_path):
     train_agent(tiny_model, out=tmp_path / "run", config=small_config, progress=False)
-    with pytest.raises(TrainingError, match=r"other settings \(seed was 0 and is now 7\); repeat those of its run_config"):
+    with pytest.raises(
+        TrainingError, match=r"other settings \(seed was 0 and is now 7\); repeat those of its run_config"
+    ):
         train_agent(tiny_model, out=tmp_path / "run", config=small_config, seed=7, progress=False)
     with pytest.raises(TrainingError, match="holds a training run already"):
         train_agent(tiny_model, out=tmp_path / "run", config=small_config, resume=False, progress=False)
@@ -135,7 +137,7 @@ def test_other_settings_are_refused_and_named(tiny_model, small_config, tmp_path
 
 def test_other_start_states_are_refused(tiny_model, small_config, tmp_path):
     train_agent(tiny_model, out=tmp_path / "run", config=small_config, progress=False)
-    few = tiny_model.start_states.index(torch.arange(3))
+    few = tiny_model.start_states.select(torch.arange(3))
     with pytest.raises(TrainingError, match="holds a run from other start states"):
         train_agent(tiny_model, out=tmp_path / "run", config=small_config, start_states=few, progress=False)
 

@@ -124,7 +124,7 @@ def test_native_frame_size_is_kept_unless_another_is_asked_for():
         ("CarRacng-v3", {}, "did you mean 'CarRacing-v3'"),
         ("car-racin", {}, "did you mean 'car-racing'"),
         ("CarRacing-v1", {}, "no simulator is called 'CarRacing-v1'"),
-        ("no_such_module_here:Thing-v0", {}, "no simulator is called 'no_such_module_here:Thing-v0'"),
+        ("no_such_module_here:Thing-v0", {}, "no_such_module_here:Thing-v0 cannot be loaded"),
         ("CarRacing-v3", {"colour": "red"}, "CarRacing-v3 has no argument 'colour'"),
         ("car-racing", {"colour": "red"}, "CarRacingDriving-v0 has no argument 'colour'"),
         ("CarRacing-v3", {"action": "steer_accel"}, "not a driving simulator"),
@@ -184,3 +184,17 @@ def test_lazy_names():
         _ = wm_gym.envs.nothing_such
     with pytest.raises(AttributeError, match="nothing_such"):
         _ = wm_gym.nothing_such
+
+
+def test_an_id_may_name_the_module_that_registers_it(tmp_path, monkeypatch):
+    (tmp_path / "my_driving_company.py").write_text(
+        "import gymnasium as gym\ngym.register('TheirRacing-v0', entry_point='gymnasium.envs.box2d:CarRacing')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    env = make_simulator("my_driving_company:TheirRacing-v0", frame_size=32)
+    frame, _ = env.reset(seed=0)
+    assert frame.shape == (32, 32, 3)
+    again = make_simulator_from_spec(describe_simulator(env))
+    np.testing.assert_array_equal(again.reset(seed=0)[0], frame)
+    with pytest.raises(SimulatorError, match="no_such_module"):
+        make_simulator("no_such_module:TheirRacing-v0")

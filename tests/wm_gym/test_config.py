@@ -71,7 +71,9 @@ def test_a_yaml_file_round_trips(tmp_path):
 def test_yaml_runs_no_code(tmp_path):
     file = tmp_path / "evil.yaml"
     marker = tmp_path / "ran"
-    file.write_text(f"model: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{marker}']]")
+    file.write_text(
+        f"model: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{marker}']]"
+    )
     with pytest.raises(ConfigError, match="no valid YAML"):
         load_config(file)
     assert not marker.exists()

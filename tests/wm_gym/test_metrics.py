@@ -9,7 +9,9 @@ from wm_gym.metrics import open_loop_metrics, psnr, reward_metrics, ssim, termin
 def test_psnr_is_the_mean_over_frames_of_the_textbook_formula():
     rng = np.random.default_rng(0)
     target = rng.uniform(-1, 1, (3, 3, 16, 16)).astype(np.float32)
-    predicted = np.clip(target + rng.normal(0, [[[[0.1]]], [[[0.2]]], [[[0.05]]]], target.shape), -1, 1).astype(np.float32)
+    predicted = np.clip(target + rng.normal(0, [[[[0.1]]], [[[0.2]]], [[[0.05]]]], target.shape), -1, 1).astype(
+        np.float32
+    )
     squared = ((predicted - target) ** 2).mean((1, 2, 3))
     expected = (10 * np.log10(2.0**2 / squared)).mean()
     assert psnr(torch.from_numpy(predicted), torch.from_numpy(target)) == pytest.approx(expected, rel=1e-4)
@@ -54,3 +56,8 @@ def test_open_loop_predicts_from_context_alone(tiny_model):
     assert original["psnr"] != other["psnr"]
     assert sorted(original["psnr"]) == [1, 5]
     assert np.isfinite(original["psnr_reconstruction"])
+
+
+def test_equal_frames_count_60_db():
+    frames = torch.rand(2, 3, 16, 16)
+    assert psnr(frames, frames) == pytest.approx(60.0)

@@ -20,13 +20,23 @@ from wm_gym.training.trainer import WorldModelTrainer, learning_rate_at
 from wm_gym.world_model import WorldModel
 
 
-def train(data, out, *changes):
+def make_trainer(data, out, *changes, kind=WorldModelTrainer):
     config = load_config("debug", changes)
     opened = open_training_data(data, config.training.validation_fraction)
-    trainer = WorldModelTrainer(
-        config, opened.simulator, opened.train, opened.validation, out, data_info=opened.info, device="cpu", progress=False
+    return kind(
+        config,
+        opened.simulator,
+        opened.train,
+        opened.validation,
+        out,
+        data_info=opened.info,
+        device="cpu",
+        progress=False,
     )
-    return trainer.run()
+
+
+def train(data, out, *changes):
+    return make_trainer(data, out, *changes).run()
 
 
 def losses(out) -> dict[int, float]:
@@ -72,27 +82,13 @@ def test_training_learns(car_racing_data, tmp_path):
 def test_resumed_training_equals_uninterrupted(car_racing_data, tmp_path):
     whole = train(car_racing_data, tmp_path / "whole")
 
-    class Stop(Exception):
-        pass
-
     class StoppingTrainer(WorldModelTrainer):
         def _update(self, wrapped, optimizer, micro_batches, update):
             if update == 13:
                 raise KeyboardInterrupt
             return super()._update(wrapped, optimizer, micro_batches, update)
 
-    config = load_config("debug")
-    opened = open_training_data(car_racing_data, config.training.validation_fraction)
-    stopping = StoppingTrainer(
-        config,
-        opened.simulator,
-        opened.train,
-        opened.validation,
-        tmp_path / "cut",
-        data_info=opened.info,
-        device="cpu",
-        progress=False,
-    )
+    stopping = make_trainer(car_racing_data, tmp_path / "cut", kind=StoppingTrainer)
     with pytest.raises(KeyboardInterrupt):
         stopping.run()
     assert load_checkpoint(tmp_path / "cut" / "checkpoints" / "last.pt")["update"] == 13
@@ -147,11 +143,7 @@ def test_nan_stops_training_and_keeps_the_last_good_checkpoint(car_racing_data, 
                 micro_batches[0].rewards[:] = float("nan")
             return super()._update(wrapped, optimizer, micro_batches, update)
 
-    config = load_config("debug")
-    opened = open_training_data(car_racing_data, 0.5)
-    trainer = Poisoned(
-        config, opened.simulator, opened.train, None, tmp_path / "run", data_info=opened.info, device="cpu", progress=False
-    )
+    trainer = make_trainer(car_racing_data, tmp_path / "run", kind=Poisoned)
     with pytest.raises(TrainingError, match=r"loss became nan at update 5.*last good checkpoint"):
         trainer.run()
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")
@@ -188,7 +180,9 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
 
 
 def test_warm_up_and_decay():
-    config = load_config("debug", ["training.warmup_steps=10", "training.steps=101", "training.final_learning_rate=0.1"])
+    config = load_config(
+        "debug", ["training.warmup_steps=10", "training.steps=101", "training.final_learning_rate=0.1"]
+    )
     base = config.training.learning_rate
     assert learning_rate_at(0, config) == pytest.approx(base / 10, rel=0.01)
     assert learning_rate_at(9, config) == pytest.approx(base, rel=0.05)

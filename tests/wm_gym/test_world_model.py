@@ -43,7 +43,7 @@ def test_observe_is_imagine_corrected_by_the_frame(tiny_model):
 
 
 def test_actions_change_what_is_imagined(tiny_model):
-    state = tiny_model.start_states.index(torch.tensor([0, 0]))
+    state = tiny_model.start_states.select(torch.tensor([0, 0]))
     actions = torch.tensor([[-1.0, 0, 0, 1], [1.0, 0, 0, 1]])
     imagined = tiny_model.imagine(state, actions)
     assert not torch.allclose(imagined.state.latent[0], imagined.state.latent[1])
@@ -55,7 +55,7 @@ def test_a_batch_equals_its_rows(tiny_model):
     action = torch.rand(state.batch_size, 4)
     together = tiny_model.imagine(state, action)
     for row in (0, 7):
-        alone = tiny_model.imagine(state.index(torch.tensor([row])), action[row : row + 1])
+        alone = tiny_model.imagine(state.select(torch.tensor([row])), action[row : row + 1])
         torch.testing.assert_close(alone.state.latent[0], together.state.latent[row])
         torch.testing.assert_close(alone.reward[0], together.reward[row])
 
@@ -84,7 +84,8 @@ def test_loss_is_the_weighted_sum_worked_out_by_hand(tiny_model, debug_config):
         unrolled = unroll(tiny_model, clips, 2)
         reconstruction = (tiny_model.decode_latent(latents.flatten(0, 1)) - clips.frames.flatten(0, 1)).abs().mean()
         per_step = [
-            (tiny_model.decode_latent(unrolled.predicted[:, t]) - clips.frames[:, t + 1]).abs().mean() for t in (1, 2, 3)
+            (tiny_model.decode_latent(unrolled.predicted[:, t]) - clips.frames[:, t + 1]).abs().mean()
+            for t in (1, 2, 3)
         ]
         prediction = sum(weight * error for weight, error in zip((4 / 3, 5 / 3, 2.0), per_step, strict=True)) / 3
         expected = (
@@ -122,7 +123,7 @@ def test_state_selection():
     chosen = state.where(torch.tensor([True, False, True]), other)
     torch.testing.assert_close(chosen.latent[1], other.latent[1])
     torch.testing.assert_close(chosen.memory[0], state.memory[0])
-    assert state.index(torch.tensor([2])).latent.tolist() == [[4.0, 5.0]]
+    assert state.select(torch.tensor([2])).latent.tolist() == [[4.0, 5.0]]
     assert LatentState.cat([state, other]).batch_size == 6
 
 

@@ -34,11 +34,17 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         sizes = [int(text) for text in arguments.num_envs.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--num-envs {arguments.num_envs!r} is no list of numbers, as in --num-envs 1,16,256.") from error
+        raise ConfigError(
+            f"--num-envs {arguments.num_envs!r} is no list of numbers, as in --num-envs 1,16,256."
+        ) from error
     if min(sizes) < 1 or arguments.seconds <= 0:
         raise ConfigError("--num-envs and --seconds must be above 0.")
     result = measure_dream_and_simulator(
-        arguments.model, sizes, arguments.seconds, seed=arguments.seed or 0, device=str(resolve_device(arguments.device))
+        arguments.model,
+        sizes,
+        arguments.seconds,
+        seed=arguments.seed or 0,
+        device=str(resolve_device(arguments.device)),
     )
     print(render_markdown(result))
     if arguments.json is not None:

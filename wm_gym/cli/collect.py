@@ -28,9 +28,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1)")
     parser.add_argument(
-        "--codec", default=None, help="how frames are stored: png (default), webp, raw, or jpeg[:QUALITY], which is lossy"
+        "--codec",
+        default=None,
+        help="how frames are stored: png (default), webp, raw, or jpeg[:QUALITY], which is lossy",
     )
-    parser.add_argument("--max-episode-steps", type=int, default=None, metavar="N", help="truncate episodes after N steps")
+    parser.add_argument(
+        "--max-episode-steps", type=int, default=None, metavar="N", help="truncate episodes after N steps"
+    )
     add_common(parser)
     parser.set_defaults(run=run)
 

@@ -10,9 +10,7 @@ from wm_gym.cli.options import Subparsers, add_command
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command with its three actions."""
-    parser = add_command(
-        subparsers, "dataset", "Look at, check or convert a dataset.", "wm-gym dataset info data/car"
-    )
+    parser = add_command(subparsers, "dataset", "Look at, check or convert a dataset.", "wm-gym dataset info data/car")
     actions = parser.add_subparsers(title="actions", dest="action", required=True, metavar="ACTION")
 
     info = add_command(actions, "info", "Counts, statistics and warnings.", "wm-gym dataset info data/car --json")

@@ -32,7 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     for name in ("episodes", "evaluation_episodes", "workers", "seed"):
         if getattr(arguments, name) is not None:
             values[name] = getattr(arguments, name)
-    run_demo(
-        arguments.out, DemoSettings.model_validate(values), device=arguments.device, progress=not arguments.quiet
-    )
+    run_demo(arguments.out, DemoSettings.model_validate(values), device=arguments.device, progress=not arguments.quiet)
     return 0

@@ -58,7 +58,9 @@ def examine() -> list[Check]:
         _try("CarRacing simulator", True, _drive_car_racing, "pip install 'gymnasium[box2d]'"),
         _try("bundled dream", True, _dream, "reinstall wm_gym: its assets are part of the package"),
         _try("GPU", False, _gpu, "wm_gym runs on the CPU; use the tiny config"),
-        _try("LPIPS weights", False, _lpips_weights, "set loss.perceptual=0, or loss.perceptual_weights to a local file"),
+        _try(
+            "LPIPS weights", False, _lpips_weights, "set loss.perceptual=0, or loss.perceptual_weights to a local file"
+        ),
         _package("carla", "carla", is_required=False, install="wm_gym[carla]"),
         _package("minari", "minari", is_required=False, install="wm_gym[minari]"),
     ]

@@ -15,7 +15,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "Drive in the simulator and report returns with a bootstrap interval.",
         "wm-gym evaluate --agent bundled --episodes 20 --workers 2 --json result.json --video drive.mp4",
     )
-    parser.add_argument("--agent", required=True, metavar="NAME", help="an agent's folder, bundled, random or autopilot")
+    parser.add_argument(
+        "--agent", required=True, metavar="NAME", help="an agent's folder, bundled, random or autopilot"
+    )
     add_simulator(parser, required=False)
     parser.add_argument("--episodes", type=int, default=20, metavar="N", help="drives (default: 20)")
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1)")

@@ -20,7 +20,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--steps", type=int, default=None, metavar="N", help="dream steps in all")
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; at the end it is the agent")
     parser.add_argument(
-        "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="change a setting; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="change a setting; may be repeated",
     )
     add_common(parser)
     parser.set_defaults(run=run)

@@ -20,10 +20,17 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--config", default="tiny", help="tiny (default), compact, base, large, or a YAML file")
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; at the end it is the model")
     parser.add_argument(
-        "--set", action="append", default=[], dest="changes", metavar="KEY=VALUE", help="change a setting; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help="change a setting; may be repeated",
     )
     parser.add_argument("--resume", action="store_true", help="insist that there is a run to resume in --out")
-    parser.add_argument("--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU (default: 1)")
+    parser.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU (default: 1)"
+    )
     add_common(parser)
     parser.set_defaults(run=run)
 

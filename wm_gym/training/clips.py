@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -75,6 +75,7 @@ class ClipLoader:
         source: ClipSource,
         batch_size: int,
         clip_length: int,
+        *,
         accumulation: int,
         seed: int,
         rank: int = 0,
@@ -94,7 +95,7 @@ class ClipLoader:
         draws = self.source.draw_clips(rng, self.batch_size, self.clip_length)
         return self.source.read_clips(draws[self.rank :: self.world_size], self.clip_length)
 
-    def updates(self, first: int, stop: int) -> Iterator[list[ClipArrays]]:
+    def updates(self, first: int, stop: int) -> Generator[list[ClipArrays]]:
         """The micro-batches of each update from ``first`` to ``stop`` (excluded), one list an update."""
         with ThreadPoolExecutor(1, thread_name_prefix="clips") as reader:
             ahead = reader.submit(self._read_update, first)

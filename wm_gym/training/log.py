@@ -53,19 +53,19 @@ class MetricsLog:
         kept = [row for row in read_metrics(self.path) if row[step_key] < keep_before]
         write_text_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_before)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_before)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one row ``{"kind": kind, step_key: step, **values}``."""
         self._file.write(json.dumps({"kind": kind, self.step_key: step, **values}) + "\n")
         self._file.flush()
         for name, value in flatten(values).items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
         """Close both files."""
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def __enter__(self) -> MetricsLog:
         return self

@@ -77,8 +77,8 @@ class WorldModelTrainer:
         if tuple(simulator.frame_size) != config.model.frame_size:
             raise TrainingError(
                 f"the dataset's frames are {simulator.frame_size[0]}x{simulator.frame_size[1]}, but the config's model "
-                f"has {config.model.frame_size[0]}x{config.model.frame_size[1]}; choose another config, or collect with "
-                f"--frame-size {config.model.frame_size[0]}."
+                f"has {config.model.frame_size[0]}x{config.model.frame_size[1]}; choose another config, or collect "
+                f"with --frame-size {config.model.frame_size[0]}."
             )
         self.config = config
         self.simulator = simulator
@@ -109,8 +109,8 @@ class WorldModelTrainer:
 
         torch.manual_seed(training.seed)
         model = WorldModel(self.config.model, self.simulator)
-        model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        model.decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.encoder.to(memory_format=torch.channels_last)
+        model.decoder.to(memory_format=torch.channels_last)
         objective = _Objective(model, self._make_loss())
         optimizer = torch.optim.AdamW(
             [parameter for parameter in objective.parameters() if parameter.requires_grad],
@@ -123,10 +123,10 @@ class WorldModelTrainer:
             self.train_source,
             training.batch_size,
             training.clip_length,
-            training.accumulation,
-            training.seed,
-            fabric.global_rank,
-            fabric.world_size,
+            accumulation=training.accumulation,
+            seed=training.seed,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
         )
         log = MetricsLog(self.out, keep_before=done + 1) if fabric.is_global_zero else None
         clock = CheckpointClock(training.checkpoint_overhead)
@@ -183,7 +183,11 @@ class WorldModelTrainer:
                 fabric.backward(loss / len(micro_batches))
             for name, value in {"loss": loss.detach(), **terms}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value.float() / len(micro_batches)
-        totals = {name: float(fabric.all_reduce(value, reduce_op="mean")) for name, value in sums.items()}
+        totals = {}
+        for name, value in sums.items():
+            mean = fabric.all_reduce(value, reduce_op="mean")
+            assert isinstance(mean, torch.Tensor)
+            totals[name] = float(mean)
         if not math.isfinite(totals["loss"]):
             # The parameters are still those of the update before; the checkpoint on disk is not newer than they are.
             raise TrainingError(

@@ -1,0 +1,258 @@
+"""An agent's real drives beside its dreams, for the report: a film, and sums of real and of predicted rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wm_gym.actions import FloatArray
+from wm_gym.agents.driver import Driver
+from wm_gym.agents.reality_gap import imagine_along, side_by_side
+from wm_gym.agents.video import write_video
+from wm_gym.envs.dream_model import DreamModel
+from wm_gym.envs.simulators import make_simulator_from_spec
+from wm_gym.frames import Frame, frames_to_tensor, tensor_to_frames
+from wm_gym.metrics import reward_metrics
+from wm_gym.state import LatentState
+
+HORIZONS = (1, 5, 10, 20, 30, 50)
+"""Steps ahead at which predicted rewards are summed."""
+
+MAX_DRIVE_STEPS = 200
+# CarRacing's camera closes in during the first simulated second, 13 steps; a dream shall not begin in it.
+_FIRST_START = 20
+_START_STRIDE = 5
+_CONTEXT = 10
+_FILM_STEPS = 80
+_FILM_HEIGHTS = (256, 192, 128)
+_FILM_MAX_BYTES = 3_000_000
+_STRIP_STEPS = (1, 5, 10, 20, 40, 80)
+_DEFAULT_FPS = 12.5
+
+
+class Drive(NamedTuple):
+    """One drive of an agent in the simulator.
+
+    Attributes:
+        seed: Of the simulator.
+        frames: ``(T + 1, H, W, 3)`` uint8.
+        actions: ``(T, A)`` float32 in the stored format.
+        rewards: ``(T,)`` float32.
+    """
+
+    seed: int
+    frames: NDArray[np.uint8]
+    actions: FloatArray
+    rewards: FloatArray
+
+
+@dataclass(frozen=True)
+class Film:
+    """A drive beside its dream.
+
+    Attributes:
+        gif: The film.
+        strip: ``(H', W', 3)`` uint8: a few moments of it, the simulator above the dream.
+        strip_steps: Steps of the dream that the strip shows.
+        seed: Of the drive.
+        first_frame: Number of the drive's frame that the film begins with.
+        context: Frames that the model sees before the dream begins.
+        steps: Steps of the dream.
+    """
+
+    gif: bytes
+    strip: Frame
+    strip_steps: list[int]
+    seed: int
+    first_frame: int
+    context: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class RewardGap:
+    """Rewards of ``N`` windows of ``K`` steps cut from real drives, as they were and as they were dreamt.
+
+    Attributes:
+        real: ``(N, K)`` float32, from the simulator.
+        predicted: ``(N, K)`` float32: dreamt from the state at the window's start under the actions really taken.
+        dreamt: ``(N, K)`` float32: dreamt from the same states with the agent choosing the actions in the dream, each
+            times the probability that the dream has come that far.
+    """
+
+    real: FloatArray
+    predicted: FloatArray
+    dreamt: FloatArray
+
+    @property
+    def horizons(self) -> list[int]:
+        """Those of :data:`HORIZONS` that fit into the windows."""
+        return [steps for steps in HORIZONS if steps <= self.real.shape[1]]
+
+    def sums(self, steps: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Sums over the first ``steps`` steps of each window, ``(N,)`` each: real, predicted, dreamt."""
+        return self.real[:, :steps].sum(1), self.predicted[:, :steps].sum(1), self.dreamt[:, :steps].sum(1)
+
+    def errors(self) -> tuple[dict[int, float | None], dict[int, float | None]]:
+        """Mean absolute error and correlation of the predicted sums, by horizon."""
+        found = reward_metrics(torch.from_numpy(self.predicted), torch.from_numpy(self.real), self.horizons)
+        return found["absolute_error"], found["correlation"]
+
+
+def record_drives(driver: Driver, seeds: Iterable[int], max_steps: int = MAX_DRIVE_STEPS) -> list[Drive]:
+    """Let an agent drive in the simulator of its world model.
+
+    Args:
+        driver: The agent.
+        seeds: One drive for each.
+        max_steps: Steps after which a drive is cut.
+
+    Raises:
+        SimulatorError: The simulator cannot be made here.
+    """
+    env = make_simulator_from_spec(driver.simulator)
+    drives = []
+    try:
+        for seed in seeds:
+            frame, _ = env.reset(seed=seed)
+            driver.reset(env, seed)
+            frames, actions, rewards = [frame], [], []
+            terminated = truncated = False
+            while not (terminated or truncated or len(actions) == max_steps):
+                action = driver.act(frame)
+                frame, reward, terminated, truncated, _ = env.step(action)
+                frames.append(frame)
+                actions.append(action)
+                rewards.append(reward)
+            drives.append(Drive(seed, np.stack(frames), np.stack(actions), np.asarray(rewards, np.float32)))
+    finally:
+        env.close()
+    return drives
+
+
+def make_film(model: DreamModel, drive: Drive, file: Path) -> Film | None:
+    """Write a GIF of a drive and of the dream that begins in the midst of it under the same actions.
+
+    Args:
+        model: The world model.
+        drive: The drive.
+        file: Where the GIF goes; it is made smaller until it is below 3 MB.
+
+    Returns:
+        The film, or ``None`` for a drive too short to dream along.
+    """
+    steps = len(drive.actions)
+    context = min(_CONTEXT, steps // 2)
+    if context < 1:
+        return None
+    first = min(_FIRST_START, max(0, steps - context - _FIRST_START))
+    clip = slice(first, min(steps, first + context + _FILM_STEPS - 1))
+    actions = drive.actions[clip]
+    real = drive.frames[clip.start : clip.stop + 1]
+    dream = imagine_along(model, real, actions, context=context).frames
+    seen = _reconstruct(model, real[:context], actions)
+    shown = np.concatenate((seen, dream))
+    captions = ["model watching"] * context + [f"dream, step {step}" for step in range(1, len(dream) + 1)]
+    fps = 1.0 / model.simulator.step_s if model.simulator.step_s > 0 else _DEFAULT_FPS
+    for height in _FILM_HEIGHTS:
+        pictures = (
+            side_by_side(real[i : i + 1], shown[i : i + 1], captions=("simulator", caption), height=height)[0]
+            for i, caption in enumerate(captions)
+        )
+        write_video(file, pictures, fps)
+        if file.stat().st_size <= _FILM_MAX_BYTES:
+            break
+    moments = [step for step in _STRIP_STEPS if step <= len(dream)]
+    rows = [np.concatenate([frames[step - 1] for step in moments], axis=1) for frames in (real[context:], dream)]
+    return Film(
+        gif=file.read_bytes(),
+        strip=np.concatenate(rows),
+        strip_steps=moments,
+        seed=drive.seed,
+        first_frame=first,
+        context=context,
+        steps=len(dream),
+    )
+
+
+def measure_reward_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> RewardGap | None:
+    """Dream from many moments of real drives and compare the rewards.
+
+    The state at each moment is the one that the agent itself had there, filtered from the drive's beginning.
+
+    Args:
+        driver: The agent that drove.
+        drives: Its drives.
+        seed: Of the model's noise, where its dynamics have some.
+
+    Returns:
+        The rewards, or ``None`` where every drive is too short.
+    """
+    longest = max((len(drive.actions) for drive in drives), default=0)
+    fitting = [steps for steps in HORIZONS if _FIRST_START + steps <= longest]
+    if not fitting:
+        return None
+    length = fitting[-1]
+    states, actions, real = [], [], []
+    for drive in drives:
+        starts = range(_FIRST_START, len(drive.actions) - length + 1, _START_STRIDE)
+        if not starts:
+            continue
+        along = _states_along(driver.model, drive.frames[: starts[-1] + 1], drive.actions)
+        states += [along[start] for start in starts]
+        actions += [drive.actions[start : start + length] for start in starts]
+        real += [drive.rewards[start : start + length] for start in starts]
+    begin, taken = LatentState.cat(states), np.stack(actions)
+    predicted, _ = _imagine(driver.model, begin, lambda step, _: taken[:, step], length, seed)
+    dreamt, continuation = _imagine(driver.model, begin, lambda _, state: _choose(driver, state), length, seed)
+    reached = np.cumprod(np.concatenate((np.ones_like(continuation[:, :1]), continuation[:, :-1]), axis=1), axis=1)
+    return RewardGap(np.stack(real), predicted, (dreamt * reached).astype(np.float32))
+
+
+@torch.no_grad()
+def _imagine(
+    model: DreamModel, state: LatentState, choose: Callable[[int, LatentState], FloatArray], steps: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Rewards and continuation probabilities, ``(N, steps)`` each, of dreams under the actions that are chosen."""
+    generator = torch.Generator().manual_seed(seed)
+    rewards, continuations = [], []
+    for step in range(steps):
+        action = torch.from_numpy(choose(step, state)).to(model.device)
+        shape = (state.batch_size, model.noise_dim)
+        noise = torch.rand(shape, generator=generator).to(model.device) if model.noise_dim else None
+        state, reward, continuation = model.imagine(state, action, noise)
+        rewards.append(reward)
+        continuations.append(continuation)
+    return torch.stack(rewards, 1).float().cpu().numpy(), torch.stack(continuations, 1).float().cpu().numpy()
+
+
+def _choose(driver: Driver, state: LatentState) -> FloatArray:
+    """The agent's actions ``(N, A)`` in the stored format for a batch of dreamt states."""
+    features = driver.model.features(state).cpu().numpy()
+    chosen = driver.policy.predict(features, deterministic=True)[0]
+    return driver.simulator.action.to_stored(chosen, driver.action)
+
+
+@torch.no_grad()
+def _states_along(model: DreamModel, frames: NDArray[np.uint8], actions: FloatArray) -> list[LatentState]:
+    """The filtered state, a batch of one, at each frame ``(T, H, W, 3)``; ``actions`` has at least ``T - 1`` rows."""
+    pixels = torch.from_numpy(frames).to(model.device)
+    taken = torch.from_numpy(actions).to(model.device)
+    states = [model.initial_state(frames_to_tensor(pixels[:1]))]
+    for t in range(1, len(frames)):
+        states.append(model.observe(states[-1], taken[t - 1 : t], frames_to_tensor(pixels[t : t + 1])))
+    return states
+
+
+@torch.no_grad()
+def _reconstruct(model: DreamModel, frames: NDArray[np.uint8], actions: FloatArray) -> NDArray[np.uint8]:
+    """What the model makes of frames ``(T, H, W, 3)`` that it sees: its states decoded, of the same shape."""
+    states = LatentState.cat(_states_along(model, frames, actions))
+    decoded: NDArray[np.uint8] = tensor_to_frames(model.decode(states)).contiguous().cpu().numpy()
+    return decoded

@@ -1,0 +1,40 @@
+"""One writer at a time: a lock on a dataset's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from wm_gym.errors import DatasetError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold a lock file, so that two processes do not write one dataset; the end of the process releases it.
+
+    Where the system has no ``flock`` (Windows), nothing is locked.
+
+    Raises:
+        DatasetError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    try:
+        file = path.open("w")
+    except OSError as error:
+        raise DatasetError(f"{path.parent} cannot be written: {error.strerror or error}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DatasetError(
+                f"another process is writing to {path.parent}; wait for its end or choose another folder."
+            ) from error
+        yield

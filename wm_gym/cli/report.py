@@ -1,0 +1,29 @@
+"""``wm-gym report``: a run as an HTML page."""
+
+from __future__ import annotations
+
+import argparse
+
+from wm_gym.cli.options import Subparsers, add_command, add_common
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "report",
+        "Write a run as one HTML page: returns, the dream beside reality, curves, data, versions.",
+        "wm-gym report runs/demo",
+    )
+    parser.add_argument("folder", metavar="DIR", help="the run's folder, as wm-gym demo makes it")
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page, and print where it is."""
+    from wm_gym.agents.report import write_report
+
+    seeded = {} if arguments.seed is None else {"seed": arguments.seed}
+    print(write_report(arguments.folder, **seeded, device=arguments.device))
+    return 0
