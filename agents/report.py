@@ -31,6 +31,7 @@ from wm_gym.training.log import read_metrics
 GIF_NAME = "dream_beside_reality.gif"
 PAGE_NAME = "index.html"
 _NUM_DRIVES = 3
+_STRIP_WIDTH = 940
 _NOTHING = "\N{EN DASH}"
 _LABELS = {
     "agent": "agent, trained in the dream",
@@ -106,7 +107,10 @@ def write_report(folder: str | Path, *, seed: int = 900_000, device: str = "cpu"
         )
     run = _read_run(Path(folder), device)
     out = run.folder / "report"
-    out.mkdir(exist_ok=True)
+    try:
+        out.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BundleError(f"{str(out)!r} cannot be made a folder for the report: {error.strerror}.") from error
     text = page(
         "From recorded drives to an agent trained in a dream",
         *_introduction(run),
@@ -167,9 +171,7 @@ def _introduction(run: _Run) -> list[Html]:
 
 def _returns_section(run: _Run) -> Html | None:
     driving = [name for name in _DRIVING_COLUMNS if any(name in e.driving for e in run.evaluations.values())]
-    columns = ["driver", "mean return", "95 % interval", "episodes", "mean length", "seeds"]
-    columns += [_DRIVING_COLUMNS[name][0] for name in driving]
-    rows, bars = [], []
+    rows, bars, driving_rows = [], [], []
     for name, evaluation in run.evaluations.items():
         label = _LABELS.get(name, name)
         row = [
@@ -177,35 +179,36 @@ def _returns_section(run: _Run) -> Html | None:
             f"{evaluation.mean_return:.1f}",
             _interval(evaluation.ci95),
             str(len(evaluation.returns)),
-            f"{np.mean(evaluation.lengths):.0f}",
             _seeds(evaluation.seeds),
         ]
-        rows.append(row + [_driving_cell(evaluation, metric) for metric in driving])
+        rows.append(row)
+        steps = f"{np.mean(evaluation.lengths):.0f}"
+        driving_rows.append([label, steps, *(_driving_cell(evaluation, metric) for metric in driving)])
         bars.append(report_figures.ReturnBar(label, evaluation.mean_return, evaluation.ci95, is_chief=name == "agent"))
     if run.data is not None:
         returns = run.data_returns
         interval = bootstrap_interval(returns)
         mean = float(np.mean(returns))
-        lengths = np.mean([header.length for header in run.data.episodes])
         label = "the collected data"
         seeds = [header.seed for header in run.data.episodes]
-        row = [label, f"{mean:.1f}", _interval(interval), str(len(returns)), f"{lengths:.0f}", _seeds(seeds)]
-        rows.append(row + [_NOTHING] * len(driving))
+        rows.append([label, f"{mean:.1f}", _interval(interval), str(len(returns)), _seeds(seeds)])
         bars.append(report_figures.ReturnBar(label, mean, interval, is_chief=False))
     if not rows:
         return None
+    columns = ("driver", "mean steps", *(_DRIVING_COLUMNS[name][0] for name in driving))
     chief = list(run.evaluations).index("agent") if "agent" in run.evaluations else None
     comparison = _comparison(run)
     return section(
         "Returns in the simulator",
-        table(columns, rows, words=(0, 5), chief=chief),
-        image(report_figures.draw_returns(bars), "Mean return of each driver with its 95 % interval"),
+        table(("driver", "mean return", "95 % interval", "episodes", "seeds"), rows, words=(0, 4), chief=chief),
+        _figure(report_figures.draw_returns(bars), "Mean return of each driver with its 95 % interval"),
         paragraph(comparison) if comparison else None,
         paragraph(
             "Intervals are percentile bootstraps over episodes: they cover the choice of tracks, not the chance of "
-            f"training. Tracks with seeds from {HELD_OUT_FROM:,} up are held out: neither data, training nor any choice "
-            "saw them."
+            f"training. Tracks with seeds from {HELD_OUT_FROM:,} up are held out: neither data nor training nor any "
+            "choice saw them."
         ),
+        *([heading("How they drove"), table(columns, driving_rows, chief=chief)] if driving_rows else []),
     )
 
 
@@ -246,15 +249,16 @@ def _film_parts(film: Film, step_s: float) -> list[Html]:
         image(
             film.gif,
             "Film: the simulator on the left, the world model's picture of it on the right",
-            f"Left: the agent drives the track with seed {film.seed}, from step {film.first_frame} on. Right: the world "
-            f"model sees {seen}, and from then on dreams for {film.steps} steps{lasting} under the same actions, "
-            "with no further look at the simulator.",
+            f"Left: the agent drives the track with seed {film.seed}, from step {film.first_frame} on. Right: the "
+            f"world model sees {seen}, and from then on dreams for {film.steps} steps{lasting} under the same "
+            "actions, with no further look at the simulator.",
             mime="image/gif",
         ),
         image(
             _strip_png(film),
             "Moments of the film: the simulator above, the dream below",
             f"The same after {_listed(film.strip_steps)} dreamt steps: the simulator above, the dream below.",
+            width=min(_STRIP_WIDTH, 4 * film.strip.shape[1]),
             is_pixel_art=True,
         ),
     ]
@@ -282,8 +286,8 @@ def _gap_section(gap: RewardGap, drives: Sequence[Drive]) -> Html | None:
     return section(
         "Reality gap",
         paragraph(
-            f"Over {longest} step{'' if longest == 1 else 's'} from the same moments, the agent earns {real:.1f} in the "
-            f"simulator and {dreamt:.1f} in the dream."
+            f"Over {longest} step{'' if longest == 1 else 's'} from the same moments, the agent earns {real:.1f} in "
+            f"the simulator and {dreamt:.1f} in the dream."
         ),
         table(
             (
@@ -298,13 +302,13 @@ def _gap_section(gap: RewardGap, drives: Sequence[Drive]) -> Html | None:
             rows,
             words=(),
         ),
-        image(report_figures.draw_reward_gap(gap), "Predicted against real summed reward"),
+        _figure(report_figures.draw_reward_gap(gap), "Predicted against real summed reward"),
         paragraph(
-            f"Summed rewards of {len(gap.real)} windows from {len(drives)} drives of the agent on the tracks with seeds "
-            f"{drives[0].seed} to {drives[-1].seed}; the windows overlap. Predicted: the dream under the actions really "
-            "taken, which tests the model alone. Agent in the dream: from the same states, with the agent choosing its "
-            "actions there, each reward times the probability that the dream has come that far; the dream gap is what "
-            "it promises beyond the real sum."
+            f"Summed rewards of {len(gap.real)} windows from {len(drives)} drives of the agent on the tracks with "
+            f"seeds {drives[0].seed} to {drives[-1].seed}; the windows overlap. Predicted: the dream under the actions "
+            "really taken, which tests the model alone. Agent in the dream: from the same states, with the agent "
+            "choosing its actions there, each reward times the probability that the dream has come that far; the "
+            "dream gap is what it promises beyond the real sum."
         ),
     )
 
@@ -315,18 +319,18 @@ def _curves_section(run: _Run) -> Html | None:
     if model_figure is not None:
         parts += [
             heading("World model"),
-            image(
+            _figure(
                 model_figure,
                 "Losses and open-loop predictions of the world model",
-                "Validation is on episodes that training never saw. By horizon: the model sees a few frames and predicts "
-                "on without any; repeating the last frame seen is what it has to beat.",
+                "Validation is on episodes that training never saw. By horizon: the model sees a few frames and "
+                "predicts on without any; repeating the last frame seen is what it has to beat.",
             ),
         ]
     agent_figure = report_figures.draw_agent_curves(run.agent_rows)
     if agent_figure is not None:
         parts += [
             heading("Agent"),
-            image(
+            _figure(
                 agent_figure,
                 "Returns and losses of the agent in the dream",
                 "Dream returns are those of the world model's imagination, over dreams of limited length: what it "
@@ -349,7 +353,7 @@ def _data_section(run: _Run) -> Html | None:
         "Data",
         table(("", ""), _data_rows(statistics), words=(0, 1)),
         table(names, behaviours),
-        image(report_figures.draw_histograms(statistics), "Histograms of rewards and actions"),
+        _figure(report_figures.draw_histograms(statistics), "Histograms of rewards and actions"),
         *([heading("Warnings"), bullets(statistics.warnings)] if statistics.warnings else []),
     )
 
@@ -387,13 +391,18 @@ def _provenance_section(run: _Run) -> Html | None:
         folded.append(details("Data: dataset.json", metadata.model_dump_json(indent=2)))
     for part, name in (("model", "World model"), ("agent", "Agent")):
         record_file, config_file = run.folder / part / "run.json", run.folder / part / "run_config.yaml"
-        if not record_file.exists():
+        # A folder without a run's files may be a copied model or agent, which tells in one file what it is.
+        bundle_file = run.folder / part / (MANIFEST if part == "agent" else "config.yaml")
+        if record_file.exists() and config_file.exists():
+            record, config = _read_json(record_file), _read_yaml(config_file)
+        elif bundle_file.exists():
+            record = config = _read_yaml(bundle_file)
+        else:
             continue
-        record = _read_json(record_file)
-        config = _read_text(config_file) if config_file.exists() else ""
-        rows.append(_provenance_row(name.lower(), record.get("provenance"), _seed_of(config, config_file)))
-        folded.append(details(f"{name}: configuration", config))
-        folded.append(details(f"{name}: run.json", json.dumps(record, indent=2)))
+        rows.append(_provenance_row(name.lower(), record.get("provenance"), _seed_of(config)))
+        folded.append(details(f"{name}: configuration", yaml.safe_dump(config, sort_keys=False)))
+        if record is not config:
+            folded.append(details(f"{name}: run.json", json.dumps(record, indent=2)))
     for name, evaluation in run.evaluations.items():
         rows.append(_provenance_row(f"evaluation: {name}", evaluation.provenance, None))
     rows.append(_provenance_row("this report", provenance(), None))
@@ -421,16 +430,12 @@ def _provenance_row(name: str, record: Any, seed: int | None) -> list[str]:
     return [name, *(_NOTHING if cell in (None, "") else str(cell) for cell in cells)]
 
 
-def _seed_of(config: str, file: Path) -> int | None:
-    try:
-        values = yaml.safe_load(config)
-    except yaml.YAMLError as error:
-        raise BundleError(f"{str(file)!r} is damaged: it is no valid YAML; restore it.") from error
-    if not isinstance(values, Mapping):
-        return None
-    training = values.get("training")
-    seed = training.get("seed") if isinstance(training, Mapping) else values.get("seed")
-    return seed if isinstance(seed, int) else None
+def _seed_of(config: Mapping[str, Any]) -> int | None:
+    """The seed in a configuration: of a world model's run, of an agent's run, or of an agent."""
+    for settings in (config.get("training"), config, config.get("config")):
+        if isinstance(settings, Mapping) and isinstance(settings.get("seed"), int):
+            return int(settings["seed"])
+    return None
 
 
 def _read_evaluation(file: Path) -> _Evaluation:
@@ -454,6 +459,16 @@ def _read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(_read_text(file))
+    except yaml.YAMLError as error:
+        raise BundleError(f"{str(file)!r} is damaged: it is no valid YAML; restore it.") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{str(file)!r} must hold a mapping, not a {type(content).__name__}; restore it.")
+    return content
+
+
 def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -461,11 +476,15 @@ def _read_text(file: Path) -> str:
         raise BundleError(f"{str(file)!r} cannot be read as text; make it again, or remove it.") from error
 
 
+def _figure(png: bytes, alt: str, caption: str = "") -> Html:
+    with Image.open(io.BytesIO(png)) as picture:
+        width = round(picture.width * report_figures.PAGE_SCALE)
+    return image(png, alt, caption, width=width)
+
+
 def _strip_png(film: Film) -> bytes:
-    height, width = film.strip.shape[:2]
-    factor = max(1, 960 // width)
     buffer = io.BytesIO()
-    Image.fromarray(film.strip).resize((width * factor, height * factor), Image.Resampling.NEAREST).save(buffer, "PNG")
+    Image.fromarray(film.strip).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -33,6 +33,7 @@ _FILM_STEPS = 80
 _FILM_HEIGHTS = (256, 192, 128)
 _FILM_MAX_BYTES = 3_000_000
 _STRIP_STEPS = (1, 5, 10, 20, 40, 80)
+_STRIP_GAP = 2
 _DEFAULT_FPS = 12.5
 
 
@@ -117,19 +118,21 @@ def record_drives(driver: Driver, seeds: Iterable[int], max_steps: int = MAX_DRI
         SimulatorError: The simulator cannot be made here.
     """
     env = make_simulator_from_spec(driver.simulator)
-    drives = []
+    drives: list[Drive] = []
     try:
         for seed in seeds:
             frame, _ = env.reset(seed=seed)
             driver.reset(env, seed)
-            frames, actions, rewards = [frame], [], []
+            frames: list[Frame] = [frame]
+            actions: list[FloatArray] = []
+            rewards: list[float] = []
             terminated = truncated = False
             while not (terminated or truncated or len(actions) == max_steps):
                 action = driver.act(frame)
                 frame, reward, terminated, truncated, _ = env.step(action)
                 frames.append(frame)
                 actions.append(action)
-                rewards.append(reward)
+                rewards.append(float(reward))
             drives.append(Drive(seed, np.stack(frames), np.stack(actions), np.asarray(rewards, np.float32)))
     finally:
         env.close()
@@ -169,16 +172,25 @@ def make_film(model: DreamModel, drive: Drive, file: Path) -> Film | None:
         if file.stat().st_size <= _FILM_MAX_BYTES:
             break
     moments = [step for step in _STRIP_STEPS if step <= len(dream)]
-    rows = [np.concatenate([frames[step - 1] for step in moments], axis=1) for frames in (real[context:], dream)]
     return Film(
         gif=file.read_bytes(),
-        strip=np.concatenate(rows),
+        strip=_strip(real[context:], dream, moments),
         strip_steps=moments,
         seed=drive.seed,
         first_frame=first,
         context=context,
         steps=len(dream),
     )
+
+
+def _strip(real: NDArray[np.uint8], dream: NDArray[np.uint8], steps: Sequence[int]) -> Frame:
+    """Moments of a drive above those of its dream, with white lines between them."""
+    edges = ((0, _STRIP_GAP), (0, _STRIP_GAP), (0, 0))
+    rows = [
+        np.concatenate([np.pad(frames[step - 1], edges, constant_values=255) for step in steps], axis=1)
+        for frames in (real, dream)
+    ]
+    return np.concatenate(rows)[:-_STRIP_GAP, :-_STRIP_GAP]
 
 
 def measure_reward_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> RewardGap | None:

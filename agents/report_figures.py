@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#7a7a7a"
 _COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", _GREY)
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -36,6 +36,8 @@ _STYLE = {
 }
 _WIDTH = 9.6  # inches
 _DPI = 144
+PAGE_SCALE = 0.68
+"""Pixels of a page for each pixel of a figure; the rest is for screens with more of them."""
 _SMOOTH_SHARE = 50  # a smoothed curve averages over this part of its points
 
 
@@ -233,9 +235,10 @@ def _draw_losses(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_yscale("log")
     axes.set_title("Training losses")
     axes.set_xlabel("updates")
-    # Losses are spread over decades and fall to the right: room beside the names is above the curves.
+    # The names take the upper third of the panel.
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, high * 1e-6), high * 30)
+    low = max(low, high * 1e-6)
+    axes.set_ylim(low, high * (high / low) ** 0.6)
     axes.legend(ncols=2, loc="upper right", columnspacing=1.0, handlelength=1.2, fontsize=7)
 
 
@@ -288,14 +291,15 @@ def _grid(count: int, columns: int = 3, row_height: float = 2.6) -> tuple[Figure
     """A figure with ``count`` panels."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(_WIDTH, row_height * rows), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, row_height * rows))
+    figure.set_layout_engine("constrained", h_pad=0.1)
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for unused in panels[count:]:
         unused.set_axis_off()
     return figure, panels[:count]
 
 
-def _thousands(value: float, _: int) -> str:
+def _thousands(value: float, _: float) -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:g}M"
     return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"

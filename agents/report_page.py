@@ -23,8 +23,9 @@ p { margin: .5rem 0; max-width: 46rem; }
 .note { padding: .5rem .8rem; background: #fff8e5; border-left: 3px solid #d99a00; max-width: 46rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th { font-weight: 600; color: var(--soft); border-bottom-color: #b9c1ca; vertical-align: bottom; }
+th, td { white-space: nowrap;
+  padding: .35rem 1.4rem .35rem 0; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+th { white-space: normal; font-weight: 600; color: var(--soft); border-bottom-color: #b9c1ca; vertical-align: bottom; }
 th.words, td.words { text-align: left; }
 tr.chief td { font-weight: 600; }
 figure { margin: 1rem 0; }
@@ -61,7 +62,7 @@ def table(
     """A table of texts.
 
     Args:
-        columns: Heads of the columns.
+        columns: Heads of the columns; a table whose heads are all empty has none.
         rows: Cells, as many in each row as there are columns.
         words: Columns that hold words, set to the left; numbers are set to the right.
         chief: Number of the row to set off, or ``None``.
@@ -72,30 +73,39 @@ def table(
         return f"<{tag}{attribute}>{html.escape(text)}</{tag}>"
 
     head = "".join(cell("th", column, text) for column, text in enumerate(columns))
+    above = f"<thead><tr>{head}</tr></thead>" if any(columns) else ""
     body = []
     for number, row in enumerate(rows):
         attribute = ' class="chief"' if number == chief else ""
         cells = "".join(cell("td", column, text) for column, text in enumerate(row))
         body.append(f"<tr{attribute}>{cells}</tr>")
-    return Html(
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
-    )
+    return Html(f'<div class="scroll"><table>{above}<tbody>{"".join(body)}</tbody></table></div>')
 
 
-def image(data: bytes, alt: str, caption: str = "", *, mime: str = "image/png", is_pixel_art: bool = False) -> Html:
+def image(
+    data: bytes,
+    alt: str,
+    caption: str = "",
+    *,
+    width: int | None = None,
+    mime: str = "image/png",
+    is_pixel_art: bool = False,
+) -> Html:
     """A picture, inlined, with a caption below it.
 
     Args:
         data: The file's bytes.
         alt: What it shows, in words.
         caption: Below it.
+        width: Width on the page, in pixels, where there is room; ``None`` for its own.
         mime: Its type.
         is_pixel_art: Whether to enlarge it without smoothing.
     """
     source = f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
     below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     pixels = ' class="pixels"' if is_pixel_art else ""
-    return Html(f'<figure><img{pixels} src="{source}" alt="{html.escape(alt)}">{below}</figure>')
+    size = "" if width is None else f' width="{width}"'
+    return Html(f'<figure><img{pixels}{size} src="{source}" alt="{html.escape(alt)}">{below}</figure>')
 
 
 def details(summary: str, text: str) -> Html:

@@ -1,0 +1,329 @@
+"""The report of a small real run: simulator, world model, agent and evaluations are all real ones."""
+
+import argparse
+import base64
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from toy_world import PointWorld
+
+from wm_gym.agents.behaviours import make_behaviour
+from wm_gym.agents.config import AgentConfig
+from wm_gym.agents.driver import Driver
+from wm_gym.agents.evaluation import evaluate
+from wm_gym.agents.imagination import ImaginationTrainer
+from wm_gym.agents.report import GIF_NAME, write_report
+from wm_gym.agents.report_drives import Drive, make_film, measure_reward_gap, record_drives
+from wm_gym.agents.training import train_agent
+from wm_gym.cli import report as report_command
+from wm_gym.config import load_config
+from wm_gym.data_collection.collector import collect
+from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.errors import BundleError, ConfigError
+from wm_gym.frames import tensor_to_frames
+from wm_gym.state import LatentState
+from wm_gym.training.trainer import WorldModelTrainer
+
+MAX_FRAMES = 240  # of the simulator: episodes of 60 steps
+VOID_TAGS = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """What the tests look at in a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[bytes] = []
+        self.links: list[str] = []
+        self.headings: list[str] = []
+        self.rows: list[list[str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        values = dict(attrs)
+        self.links += [values[name] for name in ("href", "src") if name in values and name != tag]
+        if tag == "img":
+            head, data = values["src"].split(",", 1)
+            assert head in ("data:image/png;base64", "data:image/gif;base64")
+            assert values["alt"]
+            self.images.append(base64.b64decode(data, validate=True))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory) -> Path:
+    """A run as the demo leaves it, of the smallest sizes."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    collect(
+        folder / "data",
+        "car-racing",
+        make_behaviour=make_behaviour,
+        episodes=4,
+        behaviour="noisy:0.5,random:0.5",
+        simulator_kwargs={"max_frames": MAX_FRAMES},
+        progress=False,
+    )
+    config = load_config("debug")
+    data = open_training_data(folder / "data", 0.5)
+    WorldModelTrainer(
+        config,
+        data.simulator,
+        data.train,
+        data.validation,
+        folder / "model",
+        data_info=data.info,
+        device="cpu",
+        progress=False,
+    ).run()
+    small = AgentConfig(steps=96, num_envs=4, horizon=8, net_arch=(8,), batch_size=16, n_epochs=2, seed=3)
+    train_agent(folder / "model", out=folder / "agent", config=small, device="cpu", progress=False)
+    for name, driver in (("agent", folder / "agent"), ("random", "random")):
+        evaluate(
+            driver,
+            data.simulator,
+            episodes=3,
+            max_episode_steps=15,
+            json_path=folder / "evaluation" / f"{name}.json",
+            progress=False,
+        )
+    return folder
+
+
+@pytest.fixture
+def run_folder(finished_run, tmp_path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def driver(finished_run) -> Driver:
+    return Driver.load(finished_run / "agent")
+
+
+@pytest.fixture(scope="module")
+def drive(driver) -> Drive:
+    return record_drives(driver, [900_000])[0]
+
+
+def read(page: Path) -> Page:
+    return Page(page.read_text(encoding="utf-8"))
+
+
+def test_the_page_shows_the_whole_run_and_needs_nothing_else(run_folder):
+    (run_folder / "summary.json").write_text(json.dumps({"stages": [{"name": "collect", "seconds": 150.0}]}))
+    written = write_report(run_folder)
+    assert written == run_folder / "report" / "index.html"
+    page = read(written)
+    assert page.open == []
+    assert "script" not in page.tags
+    assert all(link.startswith("data:") for link in page.links)
+    assert page.headings == [
+        "Returns in the simulator",
+        "A drive and the dream of it",
+        "Reality gap",
+        "Training",
+        "Data",
+        "Time",
+        "Made by",
+    ]
+    for data in page.images:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            assert picture.width > 200
+    assert (run_folder / "report" / GIF_NAME).read_bytes() in page.images
+    assert {file.name for file in written.parent.iterdir()} == {"index.html", GIF_NAME}
+    for name in ("agent", "random"):
+        result = json.loads((run_folder / "evaluation" / f"{name}.json").read_text())
+        low, high = result["ci95"]
+        row = next(row for row in page.rows if row and row[0].startswith(name))
+        assert row[1:] == [
+            f"{result['mean_return']:.1f}",
+            f"{low:.1f} to {high:.1f}",
+            "3",
+            "1000000 to 1000002 (held out)",
+        ]
+    returns = open_training_data(run_folder / "data", 0.5).info["mean_return"]
+    assert next(row for row in page.rows if row[0] == "the collected data")[1] == f"{returns:.1f}"
+    assert ["collect", "2.5 min"] in page.rows
+    assert next(row for row in page.rows if row[0] == "agent" and len(row) == 9)[-1] == "3"
+
+
+def test_equal_runs_give_equal_pages(run_folder):
+    first = write_report(run_folder).read_bytes()
+    assert write_report(run_folder).read_bytes() == first
+
+
+def test_missing_parts_are_left_out(run_folder):
+    shutil.rmtree(run_folder / "evaluation")
+    shutil.rmtree(run_folder / "data")
+    (run_folder / "agent" / "agent.yaml").unlink()  # as a training that has not finished
+    page = read(write_report(run_folder))
+    assert page.headings == ["Training", "Made by"]
+    assert "no finished agent" in page.text
+    assert not (run_folder / "report" / GIF_NAME).exists()
+
+
+def test_an_agent_alone_is_enough(run_folder, tmp_path):
+    """A copied agent's folder, without the files of its training."""
+    kept = ("agent.yaml", "policy.safetensors", "metrics.json", "model")
+    alone = tmp_path / "alone"
+    (alone / "agent").mkdir(parents=True)
+    for name in kept:
+        (run_folder / "agent" / name).rename(alone / "agent" / name)
+    page = read(write_report(alone))
+    assert page.headings == ["A drive and the dream of it", "Reality gap", "Made by"]
+    assert next(row for row in page.rows if row[0] == "agent")[-1] == "3"
+
+
+def test_every_text_is_escaped(run_folder):
+    evil = "<script>alert(1)</script>"
+    (run_folder / "evaluation" / "random.json").rename(run_folder / "evaluation" / "<b>&.json")
+    (run_folder / "summary.json").write_text(json.dumps({"stages": [{"name": evil, "seconds": 1}]}))
+    page = read(write_report(run_folder))
+    assert not {"script", "b"} & set(page.tags)
+    assert [evil, "1 s"] in page.rows
+    assert any(row[0] == "<b>&" for row in page.rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"random\.json' is damaged"),
+        ("[]", r"random\.json' must hold a JSON object"),
+        ('{"returns": []}', r"random\.json' is no evaluation: returns"),
+    ],
+)
+def test_a_damaged_evaluation_is_named_before_anything_is_written(run_folder, content, message):
+    (run_folder / "evaluation" / "random.json").write_text(content)
+    with pytest.raises(BundleError, match=message):
+        write_report(run_folder)
+    assert not (run_folder / "report").exists()
+
+
+def test_a_folder_without_model_and_agent_is_refused(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(BundleError, match="neither a world model"):
+        write_report(tmp_path)
+    with pytest.raises(BundleError, match="neither a world model"):
+        write_report(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("seed", [-1, 999_998, 1_000_000])
+def test_held_out_tracks_are_not_driven(finished_run, seed):
+    with pytest.raises(ConfigError, match="held out"):
+        write_report(finished_run, seed=seed)
+
+
+def test_the_film_shows_the_drive_beside_its_dream(driver, drive, tmp_path):
+    film = make_film(driver.model, drive, tmp_path / "film.gif")
+    assert film.first_frame + film.context > 13  # later than the camera's first second
+    assert film.steps == len(drive.actions) + 1 - film.first_frame - film.context
+    assert film.gif == (tmp_path / "film.gif").read_bytes()
+    with Image.open(io.BytesIO(film.gif)) as gif:
+        assert gif.n_frames == film.context + film.steps
+        for index in (0, gif.n_frames - 1):
+            gif.seek(index)
+            shown = np.asarray(gif.convert("RGB"), np.float32)[-256:, :256]
+            real = drive.frames[film.first_frame + index].repeat(4, axis=0).repeat(4, axis=1)
+            assert np.abs(shown - real).mean() < 6  # of 255: the palette costs a little
+
+
+def test_drives_repeat_and_end_where_told(driver, drive):
+    again = record_drives(driver, [900_000], max_steps=12)[0]
+    assert len(again.actions) == 12
+    assert again.frames.shape == (13, 64, 64, 3)
+    assert np.array_equal(again.frames, drive.frames[:13])
+    assert np.array_equal(again.rewards, drive.rewards[:12])
+    assert len(drive.actions) == MAX_FRAMES // 4
+
+
+def test_too_short_a_drive_has_no_film_and_no_gap(driver, drive, tmp_path):
+    short = Drive(drive.seed, drive.frames[:2], drive.actions[:1], drive.rewards[:1])
+    assert make_film(driver.model, short, tmp_path / "film.gif") is None
+    assert measure_reward_gap(driver, [short]) is None
+
+
+class Pixels(PointWorld):
+    """Positions from -1 to 1 are what its frames can show; the car stays among them."""
+
+    def imagine(self, state, action, noise=None):
+        state, reward, _ = super().imagine(state, action)
+        position = state.latent.clamp(-1, 1)
+        return state._replace(latent=position), reward, torch.full_like(reward, self.continuation)
+
+
+def drive_in_pixels(driver: Driver, steps: int) -> Drive:
+    """A real drive in a world that is the model itself."""
+    world = driver.model
+    state = LatentState(torch.tensor([[0.25]]), torch.zeros(1, 1))
+    frames, actions, rewards = [], [], []
+    driver.reset()
+    for _ in range(steps):
+        frames.append(tensor_to_frames(world.decode(state))[0].numpy())
+        actions.append(driver.act(frames[-1]))
+        state, reward, _ = world.imagine(state, torch.from_numpy(actions[-1])[None])
+        rewards.append(float(reward))
+    frames.append(tensor_to_frames(world.decode(state))[0].numpy())
+    return Drive(0, np.stack(frames), np.stack(actions), np.asarray(rewards, np.float32))
+
+
+@pytest.mark.parametrize("continuation", [1.0, 0.9])
+def test_a_perfect_model_has_no_gap_but_for_the_dreams_that_it_ends(small_config, continuation):
+    world = Pixels()
+    world.continuation = continuation
+    with ImaginationTrainer(world, small_config) as trainer:
+        driver = Driver(world, trainer.policy, trainer.config.action)
+    drives = [drive_in_pixels(driver, steps) for steps in (52, 40)]
+    gap = measure_reward_gap(driver, drives)
+    # 52 steps leave room for horizons up to 30 behind the first 20: starts 20 for one, none in the shorter drive.
+    assert gap.horizons == [1, 5, 10, 20, 30]
+    assert gap.real.shape == (1, 30)
+    assert np.array_equal(gap.real[0], drives[0].rewards[20:50])
+    # Frames show the position in steps of 2/255, which is worth 0.3 of a reward.
+    assert gap.predicted == pytest.approx(gap.real, abs=0.4)
+    assert gap.dreamt == pytest.approx(gap.real * continuation ** np.arange(30), abs=1.0)
+    errors, correlations = gap.errors()
+    assert errors[30] == pytest.approx(abs(gap.predicted.sum() - gap.real.sum()), rel=1e-4)
+    assert correlations[30] is None
+
+
+def test_the_command_prints_the_page(finished_run, tmp_path, capsys):
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    parser = argparse.ArgumentParser()
+    report_command.add_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["report", str(folder), "--device", "cpu", "--seed", "5"])
+    assert arguments.run(arguments) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report" / "index.html")
+    assert "track with seed 5" in read(folder / "report" / "index.html").text
