@@ -137,6 +137,9 @@ class Noisy:
     action that is held, or, for driving formats, an acceleration of its own (full throttle to full brake). Each
     episode draws how strong disturbances are and how much of the time they take, from hardly any to most of it.
 
+    On top, every action is jittered. A good driver's steering follows from the road; a world model that has seen no
+    other takes steering for a sign that the road bends, and in its dreams the road follows the wheel.
+
     Args:
         inner: Drives; it sees the same frames and is reset with the same seed.
         action: The format of the actions.
@@ -163,9 +166,10 @@ class Noisy:
         if self._steps_left == 0:
             self._next_stretch(action)
         self._steps_left -= 1
-        if self._kind == "none":
-            return action
-        return self._controls.to_action(self._disturbed(self._controls.from_action(action)))
+        controls = self._controls.from_action(action)
+        if self._kind != "none":
+            controls = self._disturbed(controls)
+        return self._controls.to_action(controls + self._rng.normal(size=controls.shape) * self._jitter)
 
     def _disturbed(self, controls: NDArray[np.float64]) -> NDArray[np.float64]:
         if self._kind == "hold":
@@ -182,6 +186,7 @@ class Noisy:
         self._rng = np.random.default_rng((seed, 1))
         self._strength = self._rng.uniform(0.1, 1.0)
         self._disturbed_fraction = self._rng.uniform(0.05, 0.7)
+        self._jitter = self._rng.uniform(0.0, 0.4)
         self._kind: Disturbance = "none"
         self._steps_left = 1 + int(self._rng.geometric(1 / 10))
         self._held = self._offset = np.zeros(self._controls.dim)
