@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,10 +37,10 @@ class ClipArrays(Protocol):
 class ClipSource(Protocol):
     """What training needs of a dataset."""
 
-    def draw_clips(self, rng: np.random.Generator, batch_size: int, length: int) -> Any:
-        """Draw clips without reading them: something that can be sliced like a sequence."""
+    def draw_clips(self, rng: np.random.Generator, batch_size: int, length: int) -> NDArray[np.int64]:
+        """Draw clips without reading them: ``(B, 2)``, the position of the episode and the first frame in it."""
 
-    def read_clips(self, draws: Any, length: int) -> ClipArrays:
+    def read_clips(self, draws: NDArray[np.int64], length: int) -> ClipArrays:
         """Read the drawn clips."""
 
 

@@ -41,6 +41,8 @@ from wm_gym.world_model import WorldModel
 
 _VALIDATION_STREAM = 1_000_003  # separates the draws of validation and start states from those of training
 _START_STREAM = 1_000_033
+_START_BATCH = 256
+_SHARE_OF_BEGINNINGS = 0.1
 
 
 class WorldModelTrainer:
@@ -367,15 +369,15 @@ def encode_start_states(
 ) -> LatentState:
     """Real states to start dreams from: clips are observed, and one state of each is kept.
 
-    The kept moment is drawn between the first ``context`` frames and the clip's end, so that states early in an
-    episode are among them.
+    The kept moment is drawn between the first ``context`` frames and the clip's end. One clip in ten is the beginning of
+    an episode, where every moment counts: drives begin there, often with pictures that never come again.
 
     Args:
         model: The world model.
         source: The episodes.
         count: States wanted.
         clip_length: Frames in a clip.
-        context: Least number of frames observed before a state is kept.
+        context: Least number of frames observed before a state is kept, but at the beginning of an episode.
         seed: Seed of the draw.
 
     Returns:
@@ -383,11 +385,14 @@ def encode_start_states(
     """
     rng = np.random.default_rng((seed, _START_STREAM))
     kept: list[LatentState] = []
-    missing = count
-    while missing > 0:
-        batch = min(missing, 256)
-        moments = torch.from_numpy(rng.integers(context - 1, clip_length, size=batch)).to(model.device)
-        clips = to_tensors(source.read_clips(source.draw_clips(rng, batch, clip_length), clip_length), model.device)
+    for first in range(0, count, _START_BATCH):
+        batch = min(count - first, _START_BATCH)
+        draws = source.draw_clips(rng, batch, clip_length)
+        is_beginning = rng.random(batch) < _SHARE_OF_BEGINNINGS
+        draws[is_beginning, 1] = 0
+        drawn = rng.integers(np.where(is_beginning, 0, context - 1), clip_length)
+        moments = torch.from_numpy(drawn).to(model.device)
+        clips = to_tensors(source.read_clips(draws, clip_length), model.device)
         latents = model.encode(clips.frames)
         state = model.dynamics.initial(latents[:, 0])
         chosen = state
@@ -395,7 +400,6 @@ def encode_start_states(
             state = model.observe_latent(state, clips.actions[:, t - 1], latents[:, t])
             chosen = state.where(moments == t, chosen)
         kept.append(chosen.to("cpu").to(torch.float32))
-        missing -= batch
     return LatentState.cat(kept)
 
 
