@@ -1,0 +1,199 @@
+"""The command line on the real parts: the pipeline end to end, and one sentence for each thing that is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from wm_gym.cli.main import main
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = main([*arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """A quick demo: every step of the pipeline, by the command itself."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    command = [sys.executable, "-m", "wm_gym", "demo", "--quick", "--quiet", "--out", str(folder)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
+
+
+@pytest.mark.slow
+def test_demo_prints_every_drivers_return_with_its_interval(demo):
+    folder, printed = demo
+    for driver in ("PPO trained in the dream", "random", "autopilot", "the collected data"):
+        row = next(line for line in printed.splitlines() if line.startswith(driver))
+        assert " to " in row
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["drivers"]) == {"agent", "random", "autopilot"}
+    agent = json.loads((folder / "evaluation" / "agent.json").read_text())
+    assert agent["seeds"] == [1_000_000, 1_000_001]
+    assert agent["mean_return"] == pytest.approx(sum(agent["returns"]) / 2)
+    assert (folder / "report" / "index.html").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_demo_again_has_nothing_left_to_do(demo, capsys):
+    folder, _ = demo
+    before = (folder / "agent" / "policy.safetensors").read_bytes()
+    code, out, _ = run(capsys, "demo", "--quick", "--quiet", "--out", str(folder))
+    assert code == 0
+    assert "PPO trained in the dream" in out
+    assert (folder / "agent" / "policy.safetensors").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_each_command_by_itself(demo, capsys, tmp_path):
+    folder, _ = demo
+    data = str(tmp_path / "data")
+    collect = ["collect", "--env", "car-racing", "--out", data, "--behaviour", "random", "--quiet"]
+    assert run(capsys, *collect, "--episodes", "2", "--max-episode-steps", "20")[0] == 0
+    assert "2 episodes, 40 steps" in run(capsys, *collect, "--episodes", "2", "--max-episode-steps", "20")[1]
+    code, out, _ = run(capsys, "dataset", "info", data, "--json")
+    assert code == 0
+    assert json.loads(out)["num_steps"] == 40
+    assert run(capsys, "dataset", "verify", data)[0] == 0
+
+    agent_data = str(tmp_path / "agent_data")
+    collect = ["collect", "--env", "car-racing", "--out", agent_data, "--behaviour", str(folder / "agent"), "--quiet"]
+    assert run(capsys, *collect, "--episodes", "1", "--max-episode-steps", "5")[0] == 0
+
+    agent = str(tmp_path / "agent")
+    train = [
+        "train-agent",
+        "--model",
+        str(folder / "model"),
+        "--algo",
+        "a2c",
+        "--steps",
+        "640",
+        "--out",
+        agent,
+        "--quiet",
+    ]
+    assert run(capsys, *train, "--set", "num_envs=32", "--set", "horizon=10")[0] == 0
+    video, result = tmp_path / "drive.gif", tmp_path / "result.json"
+    evaluate = ["evaluate", "--agent", agent, "--episodes", "1", "--max-episode-steps", "5", "--quiet"]
+    assert run(capsys, *evaluate, "--json", str(result), "--video", str(video))[0] == 0
+    assert json.loads(result.read_text())["lengths"] == [5]
+    assert video.stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_any_image_environment_goes_through_the_same_commands(capsys, tmp_path):
+    """The stock CarRacing-v3, a simulator that the package has no special code for: 3 native actions."""
+    data, model, agent = (str(tmp_path / name) for name in ("data", "model", "agent"))
+    collect = ["collect", "--env", "CarRacing-v3", "--frame-size", "64", "--action-repeat", "2", "--out", data]
+    collect += ["--behaviour", "random", "--episodes", "3", "--max-episode-steps", "20", "--quiet"]
+    assert run(capsys, *collect)[0] == 0
+    train = ["train-model", "--data", data, "--config", "debug", "--out", model, "--set", "training.steps=4", "--quiet"]
+    assert run(capsys, *train, "--seed", "1", "--device", "cpu")[0] == 0
+    dream = ["train-agent", "--model", model, "--steps", "320", "--out", agent, "--quiet"]
+    assert run(capsys, *dream, "--set", "num_envs=16", "--set", "horizon=10")[0] == 0
+    code, out, _ = run(capsys, "evaluate", "--agent", agent, "--episodes", "1", "--max-episode-steps", "5", "--quiet")
+    assert code == 0
+    assert "CarRacing-v3: mean return" in out
+
+
+def fails_with_one_sentence(capsys, *arguments: str) -> str:
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    return err
+
+
+def test_a_truncated_dataset_file(capsys, tmp_path):
+    data = tmp_path / "data"
+    collect = ["collect", "--env", "car-racing", "--behaviour", "random", "--episodes", "2", "--max-episode-steps", "9"]
+    assert run(capsys, *collect, "--out", str(data), "--quiet")[0] == 0
+    file = sorted((data / "episodes").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:-100])
+    train = ["train-model", "--data", str(data), "--config", "debug", "--out", str(tmp_path / "m"), "--quiet"]
+    assert file.name in fails_with_one_sentence(capsys, *train)
+    assert not (tmp_path / "m").exists()
+    code, out, _ = run(capsys, "dataset", "verify", str(data))
+    assert code == 1
+    assert file.name in out
+
+
+def test_a_wrong_config_key(capsys, tmp_path):
+    arguments = ["train-model", "--data", "nowhere", "--out", str(tmp_path / "m"), "--set", "training.stepz=3"]
+    assert "did you mean 'steps'" in fails_with_one_sentence(capsys, *arguments)
+    arguments = ["train-agent", "--model", "nowhere", "--out", str(tmp_path / "a"), "--set", "horizn=3"]
+    assert "did you mean 'horizon'" in fails_with_one_sentence(capsys, *arguments)
+
+
+def test_a_missing_model_path(capsys, tmp_path):
+    arguments = ["train-agent", "--model", str(tmp_path / "none"), "--steps", "10", "--out", str(tmp_path / "a")]
+    assert "no world model" in fails_with_one_sentence(capsys, *arguments)
+    assert "none" in fails_with_one_sentence(capsys, "evaluate", "--agent", str(tmp_path / "none"))
+
+
+def test_a_model_of_other_sizes(capsys, car_racing_data, tmp_path):
+    train = ["train-model", "--data", str(car_racing_data), "--config", "base", "--out", str(tmp_path / "m"), "--quiet"]
+    message = fails_with_one_sentence(capsys, *train)
+    assert "64x64" in message
+    assert "256x256" in message
+    evaluate = ["evaluate", "--agent", "bundled", "--frame-size", "96", "--episodes", "1", "--quiet"]
+    message = fails_with_one_sentence(capsys, *evaluate)
+    assert "96" in message
+    assert "64" in message
+
+
+def test_a_simulator_without_images(capsys, tmp_path):
+    collect = ["collect", "--env", "Pendulum-v1", "--episodes", "1", "--out", str(tmp_path / "data"), "--quiet"]
+    assert "frames are needed" in fails_with_one_sentence(capsys, *collect)
+    assert not (tmp_path / "data").exists()
+
+
+def test_resume_without_a_run(capsys, tmp_path):
+    arguments = ["train-model", "--data", "x", "--out", str(tmp_path / "m"), "--resume"]
+    assert "holds no training run" in fails_with_one_sentence(capsys, *arguments)
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    for command in (
+        "demo",
+        "collect",
+        "dataset",
+        "train-model",
+        "train-agent",
+        "evaluate",
+        "report",
+        "bench",
+        "doctor",
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        assert f"example:\n  wm-gym {command}" in capsys.readouterr().out
+
+
+def test_doctor_finds_this_machine_sound(capsys):
+    code, out, _ = run(capsys, "doctor")
+    assert code == 0
+    assert "MISSING" not in out
+    assert "CarRacing simulator" in out
+
+
+def test_bench_measures_dream_and_simulator_in_one_run(capsys, tmp_path):
+    table = tmp_path / "bench.json"
+    code, out, _ = run(capsys, "bench", "--num-envs", "1,8", "--seconds", "0.2", "--json", str(table))
+    assert code == 0
+    rows = json.loads(table.read_text())["rows"]
+    assert [(row["environment"], row["num_envs"]) for row in rows] == [
+        ("CarRacing-v3", 1),
+        ("CarRacingDriving-v0", 1),
+        ("DreamDriving-v0", 1),
+        ("DreamDriving-v0", 8),
+    ]
+    assert all(row["steps_per_s"] > 0 for row in rows)
+    assert "| DreamDriving-v0 | 8 |" in out
