@@ -45,10 +45,10 @@ class DemoSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     episodes: int = Field(default=160, ge=2)
-    behaviour: str = "noisy:0.75,random:0.15,autopilot:0.1"
+    behaviour: str = "noisy:0.85,random:0.05,autopilot:0.1"
     config: str = "tiny"
     model_changes: tuple[str, ...] = ()
-    agent_changes: tuple[str, ...] = ()
+    agent_changes: tuple[str, ...] = ("steps=500000",)
     evaluation_episodes: int = Field(default=20, ge=1)
     max_episode_steps: int | None = Field(default=None, ge=1)
     workers: int = Field(default=2, ge=1)
