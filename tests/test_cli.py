@@ -58,7 +58,7 @@ def test_each_command_by_itself(demo, capsys, tmp_path):
     assert "2 episodes, 40 steps" in run(capsys, *collect, "--episodes", "2", "--max-episode-steps", "20")[1]
     code, out, _ = run(capsys, "dataset", "info", data, "--json")
     assert code == 0
-    assert json.loads(out)["num_steps"] == 40
+    assert json.loads(out)["steps"] == 40
     assert run(capsys, "dataset", "verify", data)[0] == 0
 
     agent_data = str(tmp_path / "agent_data")

@@ -22,7 +22,7 @@ def test_python_examples_run():
 
 
 def test_commands_parse():
-    commands = [line for block in blocks("") for line in block.splitlines() if line.startswith("wm-gym ")]
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("wm-gym ")]
     assert len(commands) >= 6
     for command in commands:
         build_parser().parse_args(shlex.split(command)[1:])
