@@ -18,7 +18,7 @@ def test_python_examples_run():
     examples = blocks("python")
     assert len(examples) >= 2
     for example in examples:
-        exec(compile(example, "README.md", "exec"), names)  # noqa: S102
+        exec(compile(example, "README.md", "exec"), names)
 
 
 def test_commands_parse():
