@@ -48,7 +48,7 @@ class DemoSettings(BaseModel):
     behaviour: str = "noisy:0.85,random:0.05,autopilot:0.1"
     config: str = "tiny"
     model_changes: tuple[str, ...] = ()
-    agent_changes: tuple[str, ...] = ("steps=500000",)
+    agent_changes: tuple[str, ...] = ("steps=500000", "horizon=30")
     evaluation_episodes: int = Field(default=20, ge=1)
     max_episode_steps: int | None = Field(default=None, ge=1)
     workers: int = Field(default=2, ge=1)
