@@ -78,7 +78,6 @@ setup(
     entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
-        "License :: OSI Approved :: MIT License",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )
