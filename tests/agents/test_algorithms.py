@@ -59,7 +59,7 @@ def test_a_value_that_stable_baselines_refuses_gives_one_sentence():
 
 def test_defaults_depend_on_the_algorithm_and_the_model():
     ppo = resolve(AgentConfig(horizon=30), DRIVING)
-    assert (ppo.num_envs, ppo.n_steps, ppo.action, ppo.ent_coef) == (256, 30, "steer_accel", 0.0)
+    assert (ppo.num_envs, ppo.n_steps, ppo.action, ppo.ent_coef) == (256, 30, "steer_accel", 0.001)
     assert (256 * 30) % ppo.batch_size == 0
     assert 512 <= ppo.batch_size <= 1024
     sac = resolve(AgentConfig(algo="SAC"), PointWorld(native=True).simulator.action)

@@ -167,18 +167,20 @@ def test_noisy_episodes_range_from_clean_to_off_the_road(env):
 
 
 @pytest.mark.parametrize("action", [DRIVING, NATIVE])
-def test_noisy_leaves_the_inner_action_alone_between_disturbances(env, action):
+def test_noisy_stays_near_the_inner_action_between_disturbances(env, action):
     inner, reference = SmoothRandom(action), SmoothRandom(action)
     noisy = Noisy(inner, action)
     env.reset(seed=0)
     frame = env.observation_space.sample()
-    differs = []
+    differences = []
     for seed in range(5):
         noisy.reset(env, seed)
         reference.reset(env, seed)
         for _ in range(200):
-            differs.append(not np.array_equal(noisy.act(frame), reference.act(frame)))
-    assert 0.1 < np.mean(differs) < 0.7
+            differences.append(abs(float(noisy.act(frame)[0]) - float(reference.act(frame)[0])))
+    # Every action is jittered a little (deviation at most 0.4), and some stretches are disturbed a lot.
+    assert 0.02 < np.median(differences) < 0.4
+    assert 0.01 < np.mean(np.asarray(differences) > 0.8) < 0.4
 
 
 def test_names_are_recorded():

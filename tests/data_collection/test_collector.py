@@ -171,7 +171,9 @@ def test_a_foreign_episode_is_not_taken_for_an_own_one(reference, tmp_path):
 def start_collection(out, episodes, sleep_s):
     """A collection in a process group of its own, as a terminal would start it."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        # A background job of a shell hands down an ignored SIGINT, a terminal does not.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "if __name__ == '__main__':\n"
         "    import test_collector\n"
         f"    test_collector.collect_toy(sys.argv[2], episodes={episodes}, workers=2,\n"
