@@ -35,7 +35,7 @@ def measure_dream_and_simulator(
         ``rows`` with steps a second and the ratio to ``CarRacing-v3``, and what they were measured on.
     """
     rows: list[dict[str, Any]] = [
-        {"environment": name, "num_envs": 1, "steps_per_s": _simulator(name, seconds, seed)} for name in _SIMULATORS
+        {"environment": name, "num_envs": 1, "steps_per_s": _single(name, seconds, seed)} for name in _SIMULATORS
     ]
     for number in num_envs:
         speed = _dream(model, number, seconds, seed, device)
@@ -63,8 +63,8 @@ def render_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _simulator(name: str, seconds: float, seed: int) -> float:
-    env = gym.make(name)
+def _single(name: str, seconds: float, seed: int, **kwargs: Any) -> float:
+    env = gym.make(name, **kwargs)
     env.action_space.seed(seed)
     env.reset(seed=seed)
 
@@ -81,19 +81,7 @@ def _simulator(name: str, seconds: float, seed: int) -> float:
 
 def _dream(model: str, num_envs: int, seconds: float, seed: int, device: str) -> float:
     if num_envs == 1:
-        env = gym.make("DreamDriving-v0", model=model, device=device)
-        env.action_space.seed(seed)
-        env.reset(seed=seed)
-
-        def step() -> int:
-            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
-            if terminated or truncated:
-                env.reset()
-            return 1
-
-        speed = _steps_per_second(step, seconds)
-        env.close()
-        return speed
+        return _single("DreamDriving-v0", seconds, seed, model=model, device=device)
     venv = gym.make_vec("DreamDriving-v0", num_envs=num_envs, model=model, device=device)
     venv.action_space.seed(seed)
     venv.reset(seed=seed)
