@@ -56,6 +56,7 @@ setup(
         "torchmetrics>=1.3",
         "tensorboard>=2.14",
         "scipy>=1.11",
+        "networkx>=3.0",
         "matplotlib>=3.7",
         "pillow>=10.0",
         "tqdm>=4.66",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wm_gym.envs.car_racing import CarRacingDrivingEnv
+    from wm_gym.envs.carla import CarlaDrivingEnv
     from wm_gym.envs.dream import DreamDrivingEnv
     from wm_gym.envs.dream_vec_env import DreamVecEnv
     from wm_gym.envs.dream_vector import DreamVectorEnv
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CarRacingDrivingEnv",
+    "CarlaDrivingEnv",
     "DreamDrivingEnv",
     "DreamVecEnv",
     "DreamVectorEnv",
@@ -26,6 +28,7 @@ __all__ = [
 
 _MODULES = {
     "CarRacingDrivingEnv": "wm_gym.envs.car_racing",
+    "CarlaDrivingEnv": "wm_gym.envs.carla",
     "DreamDrivingEnv": "wm_gym.envs.dream",
     "DreamVecEnv": "wm_gym.envs.dream_vec_env",
     "DreamVectorEnv": "wm_gym.envs.dream_vector",

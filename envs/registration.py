@@ -5,6 +5,7 @@ from __future__ import annotations
 from gymnasium.envs.registration import register, registry
 
 _ENTRY_POINTS = {
+    "CarlaDriving-v0": "wm_gym.envs:CarlaDrivingEnv",
     "CarRacingDriving-v0": "wm_gym.envs:CarRacingDrivingEnv",
     "DreamDriving-v0": "wm_gym.envs:DreamDrivingEnv",
 }

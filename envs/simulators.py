@@ -24,7 +24,7 @@ from wm_gym.errors import SimulatorError, did_you_mean
 from wm_gym.frames import Frame, resize_frame
 from wm_gym.simulator import SimulatorSpec
 
-SIMULATORS: dict[str, str] = {"car-racing": "CarRacingDriving-v0"}
+SIMULATORS: dict[str, str] = {"car-racing": "CarRacingDriving-v0", "carla": "CarlaDriving-v0"}
 """Short names and the Gymnasium ids behind them."""
 
 

@@ -30,6 +30,10 @@ class SimulatorError(WMGymError):
     """A simulator is missing, or its spaces cannot be used here."""
 
 
+class SimulatorLostError(SimulatorError):
+    """A simulator died, hung or went away in the middle of its work; what it was doing can be done again."""
+
+
 class TrainingError(WMGymError):
     """Training cannot start or go on."""
 

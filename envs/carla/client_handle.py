@@ -1,0 +1,187 @@
+"""The environment's end of the process that talks to CARLA."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import subprocess
+import sys
+import time
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from threading import Thread
+from typing import TypeVar
+
+from wm_gym import errors
+from wm_gym.envs.carla.messages import (
+    Close,
+    Drive,
+    Driven,
+    EpisodeStarted,
+    Failed,
+    Ready,
+    Reply,
+    Request,
+    SessionSettings,
+    StartEpisode,
+)
+from wm_gym.errors import SimulatorError, SimulatorLostError, WMGymError
+
+ReplyT = TypeVar("ReplyT", Ready, EpisodeStarted, Driven)
+
+_GRACE_S = 5.0
+"""On top of CARLA's own time limits, before the client process itself counts as hanging."""
+
+_START_S = 60.0
+_CALLS_IN_A_START = 12
+"""Calls to the server in the course of starting an episode that may each take their time limit, but one."""
+
+
+class ClientProcess:
+    """A process of its own for CARLA's client.
+
+    CARLA's client can end its process (a Traffic Manager whose server died does) and can hang; neither may happen to
+    the process of the user. Every request has a deadline, after which the client process is killed.
+
+    Args:
+        settings: What it needs to know.
+
+    Raises:
+        SimulatorLostError: No server can be reached, or the process died.
+        SimulatorError: The server cannot be used.
+    """
+
+    def __init__(self, settings: SessionSettings) -> None:
+        self._settings = settings
+        self._number = 0
+        key = secrets.token_bytes(32)
+        with Listener(authkey=key) as listener:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "wm_gym.envs.carla.client_process", _address(listener)],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
+            try:
+                assert self._process.stdin is not None
+                with contextlib.suppress(BrokenPipeError):
+                    self._process.stdin.write(key.hex().encode() + b"\n")
+                    self._process.stdin.close()
+                self._connection = self._accept(listener)
+                self._connection.send(settings)
+                connection = settings.connection
+                limit = connection.timeout_s * 4 + (connection.connect_timeout_s if settings.wait else 0.0) + _START_S
+                self.ready = self._receive(0, Ready, limit)
+            except BaseException:
+                self.kill()
+                raise
+
+    def start_episode(self, request: StartEpisode) -> EpisodeStarted:
+        """Begin an episode.
+
+        Raises:
+            SimulatorLostError: The server or the process died, hangs or went away.
+            SimulatorError: The server refuses.
+            ConfigError: There is no such town or spawn point.
+        """
+        connection = self._settings.connection
+        limit = connection.timeout_s * _CALLS_IN_A_START + connection.load_timeout_s + _GRACE_S
+        return self._ask(request, EpisodeStarted, limit)
+
+    def drive(self, request: Drive) -> Driven:
+        """Simulate one action; raises as :meth:`start_episode`."""
+        connection = self._settings.connection
+        limit = connection.timeout_s * 2 + connection.image_timeout_s * 3 + _GRACE_S
+        return self._ask(request, Driven, limit)
+
+    def close(self) -> None:
+        """Let it clean up, and end it; by force if it takes too long."""
+        if self._process.poll() is None:
+            with contextlib.suppress(WMGymError, OSError):
+                self._send(Close())
+                self._wait_for(self._number, self._settings.connection.timeout_s * 2 + _GRACE_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        connection = getattr(self, "_connection", None)
+        if connection is not None:
+            connection.close()
+
+    def _accept(self, listener: Listener) -> Connection:
+        accepted: list[Connection] = []
+
+        def accept() -> None:
+            with contextlib.suppress(OSError, EOFError, AuthenticationError):
+                accepted.append(listener.accept())
+
+        # Listener.accept() has no time limit of its own.
+        thread = Thread(target=accept, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + _START_S
+        while thread.is_alive() and time.monotonic() < deadline and self._process.poll() is None:
+            thread.join(0.02)
+        if not accepted:
+            raise SimulatorError(
+                f"the process for CARLA's client did not start (exit code {self._process.poll()}); look above for why."
+            )
+        return accepted[0]
+
+    def _ask(self, request: Request, kind: type[ReplyT], limit_s: float) -> ReplyT:
+        self._send(request)
+        return self._receive(self._number, kind, limit_s)
+
+    def _send(self, request: Request) -> None:
+        self._number += 1
+        try:
+            self._connection.send((self._number, request))
+        except OSError as error:
+            raise self._lost() from error
+
+    def _receive(self, number: int, kind: type[ReplyT], limit_s: float) -> ReplyT:
+        reply = self._wait_for(number, limit_s)
+        if isinstance(reply, Failed):
+            if reply.is_lost:
+                self.kill()
+                raise SimulatorLostError(reply.message)
+            known = getattr(errors, reply.error, None)
+            if isinstance(known, type) and issubclass(known, WMGymError):
+                raise known(reply.message)
+            raise SimulatorError(f"CARLA's client failed: {reply.message.rstrip('.')}.")
+        assert isinstance(reply, kind)
+        return reply
+
+    def _wait_for(self, number: int, limit_s: float) -> Reply:
+        """The reply with this number; those to requests that were given up (Ctrl-C) are thrown away."""
+        deadline = time.monotonic() + limit_s
+        try:
+            while self._connection.poll(max(0.0, deadline - time.monotonic())):
+                answered, reply = self._connection.recv()
+                if answered == number:
+                    return reply
+        except (EOFError, OSError) as error:
+            raise self._lost() from error
+        self.kill()
+        raise SimulatorLostError(
+            f"CARLA's client gave no answer within {limit_s:g} s and was ended; its server may hang."
+        )
+
+    def _lost(self) -> SimulatorLostError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
+        self.kill()
+        address = f"{self._settings.connection.host}:{self._settings.connection.port}"
+        return SimulatorLostError(
+            f"CARLA's client ended with code {self._process.returncode} while it used {address}; its server probably "
+            "died."
+        )
+
+
+def _address(listener: Listener) -> str:
+    address = listener.address
+    assert isinstance(address, str)
+    return address

@@ -1,0 +1,179 @@
+"""One drive: from the ticks of the simulator to reward, ends and metrics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from wm_gym.envs.carla.config import CarlaConfig
+from wm_gym.envs.carla.messages import EpisodeStarted, Tick
+from wm_gym.envs.carla.metrics import CollisionFilter, DrivingRecord, collision_kind
+from wm_gym.envs.carla.reward import TERMS, StepFacts, reward_terms
+from wm_gym.envs.carla.route import Route, RouteState, RouteTracker
+from wm_gym.envs.carla.state import EgoState
+from wm_gym.envs.carla.stop_lines import ahead, crossed
+
+End = Literal["", "collision", "off_road", "route_done", "wrong_way", "stuck", "deviation", "time"]
+
+_ROUTE_DONE_M = 2.0
+_MOVING_M_S = 0.1
+_LOOK_AHEAD_M = 60.0
+
+
+class Drive:
+    """Follows one episode.
+
+    Args:
+        started: How it began.
+        config: Weights and thresholds.
+
+    Attributes:
+        tick: The last tick.
+        route_state: Where the vehicle is on its route.
+        end: Why the episode has ended, or ``""``.
+    """
+
+    def __init__(self, started: EpisodeStarted, config: CarlaConfig) -> None:
+        self.tick = started.tick
+        self.end: End = ""
+        self._config = config
+        self._lines = started.stop_lines
+        self._half_length = started.half_length
+        self._tracker = RouteTracker(started.route)
+        self.route_state = self._locate(started.tick.ego)
+        self._record = DrivingRecord(started.route.length)
+        self._collision_filter = CollisionFilter()
+        self._seconds = 0.0
+        self._stuck_s = 0.0
+        self._farthest = self.route_state.distance
+        self._acceleration = (0.0, 0.0)
+        self._collisions = 0
+        self._red_lights = 0
+        self._terms = dict.fromkeys(TERMS, 0.0)
+
+    @property
+    def route(self) -> Route:
+        """The way to drive."""
+        return self._tracker.route
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the task has ended."""
+        return self.end not in ("", "time")
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the time is over."""
+        return self.end == "time"
+
+    def light_ahead(self) -> tuple[float, str] | None:
+        """Metres from the vehicle's front to the next stop line of the route, and the colour of its light."""
+        found = ahead(self._lines, self.route, self.route_state.distance, _LOOK_AHEAD_M + self._half_length)
+        if found is None:
+            return None
+        line, distance = found
+        return distance - self._half_length, self.tick.lights.get(line.light_id, "unknown")
+
+    def add(self, ticks: tuple[Tick, ...]) -> float:
+        """Add the ticks of one action; returns their reward."""
+        self._terms = dict.fromkeys(TERMS, 0.0)
+        for tick in ticks:
+            for name, value in self._add_tick(tick).items():
+                self._terms[name] += value
+        return sum(self._terms.values())
+
+    def info(self) -> dict[str, Any]:
+        """What ``info`` says about the drive."""
+        state = self.route_state
+        return {
+            "speed": math.hypot(*self.tick.ego.velocity),
+            "speed_limit": self.tick.speed_limit,
+            "progress": min(1.0, max(0.0, state.distance / self.route.length)),
+            "lateral_offset": state.lateral_offset,
+            "heading_error": state.heading_error,
+            "off_road": not self.tick.on_road,
+            "collisions": float(self._collisions),
+            "red_lights": float(self._red_lights),
+            **{f"reward_{name}": value for name, value in self._terms.items()},
+            **self._record.metrics(),
+            "frame": float(self.tick.frame),
+        }
+
+    def _add_tick(self, tick: Tick) -> dict[str, float]:
+        before, self.tick = self.tick, tick
+        # A repeated tick, after a picture that did not come, lasts as long as any other.
+        seconds = self._config.step_s * max(1, tick.frame - before.frame)
+        self._seconds += seconds
+        state_before, self.route_state = self.route_state, self._locate(tick.ego)
+        is_done = self.route_state.remaining < _ROUTE_DONE_M
+        collisions = self._count_collisions(tick)
+        red_lights = self._count_red_lights(before, tick)
+        facts = StepFacts(
+            seconds=seconds,
+            progress_m=self.route_state.distance - state_before.distance,
+            lane_offset_m=self.route_state.lateral_offset,
+            speed=math.hypot(*tick.ego.velocity),
+            speed_limit=tick.speed_limit,
+            jerk=self._jerk(before.ego, tick.ego, seconds),
+            new_collisions=collisions,
+            left_road=before.on_road and not tick.on_road,
+            new_red_lights=red_lights,
+            route_done=is_done,
+        )
+        self._record.add_step(self.route_state.distance, off_road=not tick.on_road, route_done=is_done)
+        self._set_end(tick, seconds, collisions=collisions, is_done=is_done)
+        return reward_terms(facts, self._config.reward)
+
+    def _locate(self, ego: EgoState) -> RouteState:
+        return self._tracker.update(ego.x, ego.y, ego.yaw)
+
+    def _count_collisions(self, tick: Tick) -> int:
+        new = 0
+        for collision in tick.collisions:
+            if self._collision_filter.is_new(collision.other_id, self._seconds):
+                self._record.add_collision(collision_kind(collision.other_type))
+                new += 1
+        self._collisions += new
+        return new
+
+    def _count_red_lights(self, before: Tick, after: Tick) -> int:
+        lines = crossed(self._lines, self._rear(before.ego), self._rear(after.ego), after.ego.yaw)
+        run = sum(before.lights.get(line.light_id) == "red" for line in lines)
+        for _ in range(run):
+            self._record.add_red_light()
+        self._red_lights += run
+        return run
+
+    def _rear(self, ego: EgoState) -> tuple[float, float]:
+        yaw = math.radians(ego.yaw)
+        return ego.x - self._half_length * math.cos(yaw), ego.y - self._half_length * math.sin(yaw)
+
+    def _jerk(self, before: EgoState, after: EgoState, seconds: float) -> float:
+        old = self._acceleration
+        new = ((after.velocity[0] - before.velocity[0]) / seconds, (after.velocity[1] - before.velocity[1]) / seconds)
+        self._acceleration = new
+        return math.hypot(new[0] - old[0], new[1] - old[1]) / seconds
+
+    def _set_end(self, tick: Tick, seconds: float, *, collisions: int, is_done: bool) -> None:
+        """The first reason counts."""
+        if self.end:
+            return
+        end, state = self._config.end, self.route_state
+        self._stuck_s = 0.0 if math.hypot(*tick.ego.velocity) > _MOVING_M_S else self._stuck_s + seconds
+        self._farthest = max(self._farthest, state.distance)
+        if end.collision and collisions:
+            self.end = "collision"
+        elif end.off_road and not tick.on_road:
+            self.end = "off_road"
+        elif is_done:
+            self.end = "route_done"
+        elif end.wrong_way_m and self._farthest - state.distance > end.wrong_way_m:
+            self.end = "wrong_way"
+        elif end.max_deviation_m and abs(state.lateral_offset) > end.max_deviation_m:
+            self.end = "deviation"
+            self._record.add_route_deviation()
+        elif end.stuck_s and self._stuck_s >= end.stuck_s:
+            self.end = "stuck"
+            self._record.add_blocked()
+        elif end.max_s and self._seconds >= end.max_s - 1e-6:
+            self.end = "time"

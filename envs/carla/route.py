@@ -1,0 +1,545 @@
+"""Routes: planned on the lanes of a map, and followed.
+
+Lengths are metres, angles degrees, in CARLA's frame: left-handed (x forward, y right), yaw clockwise seen from above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import groupby, pairwise, takewhile
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_gym.errors import SimulatorError
+
+if TYPE_CHECKING:
+    import carla
+
+FloatArray = NDArray[np.float64]
+
+_STATION_SPACING = 30.0
+"""About how far apart the places are, along a lane, at which a change of lanes begins and ends."""
+_LANE_CHANGES = ((1, 60.0), (3, 20.0))
+"""Lengths of lane changes, in stations, and how many metres of detour each is worth avoiding: long ones are better."""
+_SHORTEST_LANE_CHANGE = 15.0
+_SAMPLE_SPACING = 1.0
+"""Longest distance between the waypoints that are read from the map."""
+_STRAIGHT = 30.0
+"""Degrees: a way through a junction that turns by less goes straight on."""
+_NUM_DRAWS = 10
+"""Destinations that are drawn for a random route before one is made of random turns."""
+
+
+class Command(IntEnum):
+    """What a route does at a point; the numbers are those of ``RoadOption`` in CARLA's own agents."""
+
+    LEFT = 1
+    RIGHT = 2
+    STRAIGHT = 3
+    LANE_FOLLOW = 4
+    CHANGE_LANE_LEFT = 5
+    CHANGE_LANE_RIGHT = 6
+
+
+@dataclass(frozen=True)
+class Route:
+    """The centre line of the lanes to drive, as ``N >= 2`` evenly spaced points.
+
+    Attributes:
+        points: ``(N, 2)`` metres.
+        headings: ``(N,)`` degrees in [-180, 180), the direction of the line.
+        distances: ``(N,)`` metres along the line, 0 at the first point.
+        lane_widths: ``(N,)`` metres.
+        in_junction: ``(N,)`` bool.
+        commands: ``(N,)`` int64, values of :class:`Command`. A turn lasts as long as the junction, a change of lanes as
+            long as the way across.
+    """
+
+    points: FloatArray
+    headings: FloatArray
+    distances: FloatArray
+    lane_widths: FloatArray
+    in_junction: NDArray[np.bool_]
+    commands: NDArray[np.int64]
+
+    @property
+    def length(self) -> float:
+        """Metres from the first point to the last."""
+        return float(self.distances[-1])
+
+    def point_at(self, distance: float) -> FloatArray:
+        """The point ``(2,)`` at a distance along the route; before the start and beyond the end, the nearer end."""
+        return np.array([np.interp(distance, self.distances, self.points[:, axis]) for axis in (0, 1)])
+
+    def cut(self, length: float) -> Route:
+        """The first ``length`` metres, or the whole route where it is no longer than that.
+
+        Raises:
+            ValueError: ``length`` is not positive.
+        """
+        if length <= 0:
+            raise ValueError(f"a route cannot be cut to {length} m")
+        if length >= self.length:
+            return self
+        kept = int(np.searchsorted(self.distances, length, side="left"))
+        headings = np.unwrap(self.headings[: kept + 1], period=360)
+
+        def ending(values: FloatArray) -> FloatArray:
+            last = np.interp(length, self.distances[kept - 1 : kept + 1], values[kept - 1 : kept + 1])
+            return np.append(values[:kept], last)
+
+        return Route(
+            points=np.stack((ending(self.points[:, 0]), ending(self.points[:, 1])), axis=1),
+            headings=wrap_degrees(ending(headings)),
+            distances=ending(self.distances),
+            lane_widths=ending(self.lane_widths),
+            in_junction=self.in_junction[: kept + 1],
+            commands=self.commands[: kept + 1],
+        )
+
+
+# --- Planning ---------------------------------------------------------------------------------------------------------
+
+LaneKey = tuple[int, int, int]
+"""Ids of a road, of its lane section and of the lane: one lane between two places where lanes join, part or change."""
+Node = tuple[LaneKey, int]
+"""A lane and the number of one of its stations: 0 is where the lane starts, the highest one where it ends."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Lane:
+    """One lane section as a polyline of ``n`` samples.
+
+    Attributes:
+        key: Its ids.
+        points: ``(n, 2)`` metres.
+        fractions: ``(n,)`` from 0 to 1, in the direction of travel and in proportion to the road's own coordinate, so
+            that equal fractions of lanes that lie side by side are side by side.
+        lengths: ``(n,)`` metres along the polyline.
+        widths: ``(n,)`` metres.
+        may_change: ``(n, 2)`` bool: whether the markings permit a change to the left and to the right.
+        neighbours: The lanes to the left and to the right in the same direction.
+        turn: Degrees by which the heading changes from start to end, positive to the right.
+        junction: Id of the junction that the lane leads through, or -1.
+        num_stations: Pieces into which the stations divide the lane.
+        first_s: The road's coordinate where the lane starts.
+        extent_s: Length of the lane in that coordinate.
+    """
+
+    key: LaneKey
+    points: FloatArray
+    fractions: FloatArray
+    lengths: FloatArray
+    widths: FloatArray
+    may_change: NDArray[np.bool_]
+    neighbours: tuple[LaneKey | None, LaneKey | None]
+    turn: float
+    junction: int
+    num_stations: int
+    first_s: float
+    extent_s: float
+
+    def fraction_of(self, waypoint: carla.Waypoint) -> float:
+        """Where a waypoint on this lane lies."""
+        return min(1.0, abs(waypoint.s - self.first_s) / self.extent_s)
+
+    def length_between(self, begin: float, end: float) -> float:
+        """Metres between two fractions."""
+        return float(np.diff(np.interp((begin, end), self.fractions, self.lengths))[0])
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a way: along ``lane`` from one fraction to another, moving over to ``target`` if there is one."""
+
+    lane: _Lane
+    begin: float
+    end: float
+    target: _Lane | None = None
+    command: Command = Command.LANE_FOLLOW
+
+
+class RoutePlanner:
+    """Plans routes over the lanes of a map, which it reads once.
+
+    The graph's nodes are stations about 30 m apart on every lane. Its edges follow a lane from one station to the next,
+    go on to the lanes that succeed it, and change over to a neighbouring lane of the same direction where the markings
+    permit that all the way.
+
+    Args:
+        carla_map: The map.
+        spacing: Metres between the points of the routes.
+
+    Raises:
+        SimulatorError: The map has no driving lanes.
+    """
+
+    def __init__(self, carla_map: carla.Map, spacing: float) -> None:
+        self._map = carla_map
+        self._spacing = spacing
+        self._lanes, links = _read_lanes(carla_map, min(spacing, _SAMPLE_SPACING))
+        if not self._lanes:
+            raise SimulatorError(f"the map {carla_map.name!r} has no driving lanes, so no route can be planned on it.")
+        self.graph = nx.DiGraph()
+        for lane in self._lanes.values():
+            self._add_lane(lane)
+        for before, after in links:
+            self.graph.add_edge((before, self._lanes[before].num_stations), (after, 0), length=0.0, piece=None)
+        self._lasting = _endless_nodes(self.graph)
+
+    def plan(self, start: carla.Location, end: carla.Location) -> Route:
+        """The shortest way between the points of driving lanes that are nearest to two locations.
+
+        Raises:
+            SimulatorError: No way leads from one to the other.
+        """
+        from_lane, begin = self._locate(start)
+        to_lane, finish = self._locate(end)
+        way = f"from {_describe(start)} to {_describe(end)} on the map {self._map.name!r}"
+        if from_lane is to_lane and finish > begin:
+            return self._route([_Piece(from_lane, begin, finish)])
+        if from_lane is to_lane and finish == begin:
+            raise SimulatorError(f"the route {way} has no length; give a start and an end that are apart.")
+        source, first = self._next_station(from_lane, begin)
+        target, last = self._last_station(to_lane, finish)
+        try:
+            _, path = nx.bidirectional_dijkstra(self.graph, source, target, weight="length")
+        except nx.NetworkXNoPath:
+            raise SimulatorError(f"no way leads {way}; give an end that can be reached from the start.") from None
+        return self._route([*first, *self._pieces(path), *last])
+
+    def draw(self, start: carla.Location, rng: np.random.Generator, min_length: float, max_length: float) -> Route:
+        """A random route.
+
+        It is the shortest way to a random destination, cut at ``max_length``. Where no destination is as far away as
+        ``min_length``, the route is one of random turns instead, which may use a road more than once, and its length
+        is drawn from between the two.
+
+        Args:
+            start: The route begins at the nearest point of a driving lane.
+            rng: Equal generators give equal routes.
+            min_length: Metres.
+            max_length: Metres.
+
+        Raises:
+            SimulatorError: Every way from here ends before ``min_length``.
+        """
+        lane, begin = self._locate(start)
+        source, first = self._next_station(lane, begin)
+        before, lengths = nx.dijkstra_predecessor_and_distance(self.graph, source, weight="length")
+        to_source = sum(piece.lane.length_between(piece.begin, piece.end) for piece in first)
+        destinations = sorted(node for node, length in lengths.items() if to_source + length >= min_length)
+        for _ in range(_NUM_DRAWS if destinations else 0):
+            node = destinations[rng.integers(len(destinations))]
+            path = [node]
+            while path[-1] != source:
+                path.append(before[path[-1]][0])
+            route = self._route([*first, *self._pieces(path[::-1])])
+            if route.length >= min_length:
+                return route.cut(max_length)
+        target = rng.uniform(min_length, max_length)
+        # The points of a route are joined by chords, which are a little shorter than the lanes.
+        route = self._route([*first, *self._pieces(self._wander(source, 1.01 * target + self._spacing, rng))])
+        if route.length < min_length:
+            raise SimulatorError(
+                f"every way from {_describe(start)} on the map {self._map.name!r} ends before {min_length:g} m; "
+                "lower route.min_length or start elsewhere."
+            )
+        return route.cut(target)
+
+    def _add_lane(self, lane: _Lane) -> None:
+        stations = np.linspace(0, 1, lane.num_stations + 1)
+        for index, (begin, end) in enumerate(pairwise(stations)):
+            piece = _Piece(lane, begin, end)
+            length = lane.length_between(begin, end)
+            self.graph.add_edge((lane.key, index), (lane.key, index + 1), length=length, piece=piece)
+        for side, command in enumerate((Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT)):
+            key = lane.neighbours[side]
+            if key is None or key not in self._lanes or self._lanes[key].num_stations != lane.num_stations:
+                continue
+            for span, detour in _LANE_CHANGES:
+                for index in range(lane.num_stations + 1 - span):
+                    begin, end = stations[index], stations[index + span]
+                    inside = (lane.fractions >= begin) & (lane.fractions <= end)
+                    length = lane.length_between(begin, end)
+                    if length < _SHORTEST_LANE_CHANGE or not lane.may_change[inside, side].all():
+                        continue
+                    piece = _Piece(lane, begin, end, self._lanes[key], command)
+                    self.graph.add_edge((lane.key, index), (key, index + span), length=length + detour, piece=piece)
+
+    def _locate(self, location: carla.Location) -> tuple[_Lane, float]:
+        """The lane nearest to a location, and the fraction of it."""
+        waypoint = self._map.get_waypoint(location)
+        lane = self._lanes.get(_key(waypoint)) if waypoint is not None else None
+        if lane is None:
+            raise SimulatorError(f"no driving lane of the map {self._map.name!r} is near {_describe(location)}.")
+        return lane, lane.fraction_of(waypoint)
+
+    @staticmethod
+    def _next_station(lane: _Lane, fraction: float) -> tuple[Node, list[_Piece]]:
+        """The first station at or after a fraction of a lane, and the way to it."""
+        index = math.ceil(fraction * lane.num_stations)
+        station = index / lane.num_stations
+        return (lane.key, index), [_Piece(lane, fraction, station)] if station > fraction else []
+
+    @staticmethod
+    def _last_station(lane: _Lane, fraction: float) -> tuple[Node, list[_Piece]]:
+        """The last station at or before a fraction of a lane, and the way from it."""
+        index = math.floor(fraction * lane.num_stations)
+        station = index / lane.num_stations
+        return (lane.key, index), [_Piece(lane, station, fraction)] if station < fraction else []
+
+    def _pieces(self, path: Sequence[Node]) -> list[_Piece]:
+        pieces = (self.graph.edges[edge]["piece"] for edge in pairwise(path))
+        return [piece for piece in pieces if piece is not None]
+
+    def _wander(self, node: Node, length: float, rng: np.random.Generator) -> list[Node]:
+        """A path of random turns of at least ``length`` metres, or to the end of the road."""
+        path, left = [node], length
+        while left > 0:
+            onward = sorted(self.graph.successors(path[-1]))
+            lasting = [after for after in onward if after in self._lasting] or onward
+            # Lanes are changed only where the lane does not go on.
+            keeping = [after for after in lasting if not self._is_change(path[-1], after)] or lasting
+            if not keeping:
+                break
+            path.append(keeping[rng.integers(len(keeping))])
+            left -= self.graph.edges[path[-2], path[-1]]["length"]
+        return path
+
+    def _is_change(self, before: Node, after: Node) -> bool:
+        piece = self.graph.edges[before, after]["piece"]
+        return piece is not None and piece.target is not None
+
+    def _route(self, pieces: Sequence[_Piece]) -> Route:
+        """Join pieces to one line and divide it evenly."""
+        parts = [_trace(piece) for piece in pieces] or [(np.zeros((0, 2)), np.zeros(0))]
+        points = np.concatenate([part[0] for part in parts])
+        widths = np.concatenate([part[1] for part in parts])
+        piece_of = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
+        # Where one piece ends, the next one begins: keep one of each two points in the same place.
+        steps = np.hypot(*np.diff(points, axis=0, prepend=points[:1] - 1.0).T)
+        apart = steps > 1e-3
+        points, widths, piece_of = points[apart], widths[apart], piece_of[apart]
+        lengths = _lengths(points)
+        if len(lengths) < 2:
+            raise SimulatorError("the route has no length; give a start and an end that are apart.")
+        count = max(1, math.ceil(lengths[-1] / self._spacing - 1e-9))
+        at = np.linspace(0, lengths[-1], count + 1)
+        even = np.stack([np.interp(at, lengths, points[:, axis]) for axis in (0, 1)], axis=1)
+        # The piece of the line that a point lies on: the first point of a piece was dropped above, so look ahead.
+        inside = piece_of[np.minimum(np.searchsorted(lengths, at + 1e-6, side="left"), len(lengths) - 1)]
+        return Route(
+            points=even,
+            headings=_headings(even),
+            distances=_lengths(even),
+            lane_widths=np.interp(at, lengths, widths),
+            in_junction=np.array([piece.lane.junction >= 0 for piece in pieces])[inside],
+            commands=np.array(_commands(pieces), dtype=np.int64)[inside],
+        )
+
+
+def _read_lanes(carla_map: carla.Map, step: float) -> tuple[dict[LaneKey, _Lane], list[tuple[LaneKey, LaneKey]]]:
+    """All driving lanes, and which leads on to which; in the order of their ids."""
+    topology = sorted(carla_map.get_topology(), key=lambda pair: (_key(pair[0]), _key(pair[1])))
+    lanes: dict[LaneKey, _Lane] = {}
+    for start, end in topology:
+        if _key(start) not in lanes:
+            lane = _read_lane(start, end, step)
+            if lane is not None:
+                lanes[lane.key] = lane
+    links = [(_key(start), _key(end)) for start, end in topology]
+    # A lane that ends is paired with its own end.
+    return lanes, [link for link in links if link[0] != link[1] and link[0] in lanes and link[1] in lanes]
+
+
+def _read_lane(start: carla.Waypoint, end: carla.Waypoint, step: float) -> _Lane | None:
+    """Sample a lane from its start to ``end``, the start of what comes after it; ``None`` for one without length."""
+    key = _key(start)
+    # Beyond the lane's own section the waypoints go on to the end of the road.
+    own = [start, *takewhile(lambda waypoint: _key(waypoint) == key, start.next_until_lane_end(step))]
+    transforms = [waypoint.transform for waypoint in (*own, end)]
+    points = np.array([(transform.location.x, transform.location.y) for transform in transforms], dtype=np.float64)
+    lengths = _lengths(points)
+    if lengths[-1] < 1e-3:
+        return None
+    along = np.array([abs(waypoint.s - start.s) for waypoint in own])
+    along = np.maximum.accumulate(np.append(along, along[-1] + lengths[-1] - lengths[-2]))
+    changes = [int(waypoint.lane_change) for waypoint in own]  # bits: 1 to the right, 2 to the left
+    changes.append(changes[-1])
+    yaw = np.unwrap([transform.rotation.yaw for transform in transforms], period=360)
+    return _Lane(
+        key=key,
+        points=points,
+        fractions=along / along[-1],
+        lengths=lengths,
+        widths=np.array([waypoint.lane_width for waypoint in (*own, own[-1])], dtype=np.float64),
+        may_change=np.array([(change & 2, change & 1) for change in changes], dtype=bool),
+        neighbours=(_neighbour(key, start.get_left_lane()), _neighbour(key, start.get_right_lane())),
+        turn=float(yaw[-1] - yaw[0]),
+        junction=start.junction_id if start.is_junction else -1,
+        num_stations=max(1, round(along[-1] / _STATION_SPACING)),
+        first_s=start.s,
+        extent_s=float(along[-1]),
+    )
+
+
+def _neighbour(key: LaneKey, waypoint: carla.Waypoint | None) -> LaneKey | None:
+    """The key of a lane beside another one, unless it leads the other way: the sign of a lane's id says which way."""
+    if waypoint is None or waypoint.lane_id * key[2] <= 0:
+        return None
+    beside = _key(waypoint)
+    return beside if beside[:2] == key[:2] else None
+
+
+def _key(waypoint: carla.Waypoint) -> LaneKey:
+    return waypoint.road_id, waypoint.section_id, waypoint.lane_id
+
+
+def _endless_nodes(graph: nx.DiGraph[Node]) -> set[Node]:
+    """The nodes from which one can drive on for ever: those left after taking away dead ends again and again."""
+    ways = {node: graph.out_degree(node) for node in graph}
+    dead = [node for node, count in ways.items() if count == 0]
+    endless = set(graph)
+    while dead:
+        node = dead.pop()
+        endless.discard(node)
+        for before in graph.predecessors(node):
+            ways[before] -= 1
+            if ways[before] == 0:
+                dead.append(before)
+    return endless
+
+
+def _trace(piece: _Piece) -> tuple[FloatArray, FloatArray]:
+    """Points ``(n, 2)`` and lane widths ``(n,)`` along a piece."""
+    fractions = piece.lane.fractions
+    inner = fractions[(fractions > piece.begin) & (fractions < piece.end)]
+    at = np.concatenate(([piece.begin], inner, [piece.end]))
+    values = _interpolate(piece.lane, at)
+    if piece.target is not None:
+        part = ((at - piece.begin) / (piece.end - piece.begin))[:, None]
+        # The quintic whose first and second derivatives are zero at both ends: curvature begins and ends at zero.
+        over = part**3 * (10 - 15 * part + 6 * part**2)
+        values = (1 - over) * values + over * _interpolate(piece.target, at)
+    return values[:, :2], values[:, 2]
+
+
+def _interpolate(lane: _Lane, at: FloatArray) -> FloatArray:
+    """x, y and width ``(n, 3)`` of a lane at fractions ``(n,)``."""
+    columns = (lane.points[:, 0], lane.points[:, 1], lane.widths)
+    return np.stack([np.interp(at, lane.fractions, column) for column in columns], axis=1)
+
+
+def _commands(pieces: Iterable[_Piece]) -> list[Command]:
+    """The command of each piece; all pieces of a way through a junction have the same."""
+    commands: list[Command] = []
+    for junction, group in groupby(pieces, key=lambda piece: piece.lane.junction):
+        inside = list(group)
+        if junction < 0:
+            commands += [piece.command for piece in inside]
+            continue
+        turn = sum(lane.turn for lane, _ in groupby(piece.lane for piece in inside))
+        direction = Command.STRAIGHT if abs(turn) < _STRAIGHT else Command.RIGHT if turn > 0 else Command.LEFT
+        commands += [direction] * len(inside)
+    return commands
+
+
+def _describe(location: carla.Location) -> str:
+    return f"({location.x:.1f}, {location.y:.1f})"
+
+
+# --- Following --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RouteState:
+    """Where a vehicle is relative to its route.
+
+    Attributes:
+        index: The last of the route's points that lies behind the vehicle.
+        distance: Metres along the route to the nearest place on it, between points too.
+        lateral_offset: Metres, positive to the right of the route.
+        heading_error: The vehicle's yaw relative to the route's heading, degrees in [-180, 180), positive to the right.
+        remaining: Metres along the route to its end.
+    """
+
+    index: int
+    distance: float
+    lateral_offset: float
+    heading_error: float
+    remaining: float
+
+
+class RouteTracker:
+    """Follows a vehicle along its route.
+
+    Each update looks no further along the route than the vehicle can have come since the last one, so that a place
+    where the route crosses itself, or a road that it uses twice, never makes the position jump.
+
+    Args:
+        route: The vehicle starts somewhere near its beginning.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self._points = route.points
+        self._distances = route.distances
+        self._vectors = np.diff(route.points, axis=0)
+        self._squares = np.einsum("nk,nk->n", self._vectors, self._vectors)
+        self._headings = np.unwrap(route.headings, period=360)
+        self._x, self._y = map(float, route.points[0])
+        self._distance = 0.0
+
+    def update(self, x: float, y: float, yaw: float) -> RouteState:
+        """The state of a vehicle at a place (metres) with a yaw (degrees)."""
+        # On the inside of a bend the nearest place moves faster than the vehicle does.
+        reach = 2.0 + 2.0 * math.hypot(x - self._x, y - self._y)
+        self._x, self._y = x, y
+        first, last = np.searchsorted(self._distances, (self._distance - reach, self._distance + reach))
+        first = min(max(int(first) - 1, 0), len(self._vectors) - 1)
+        window = slice(first, max(int(last), first + 1))
+        vectors = self._vectors[window]
+        offsets = (x, y) - self._points[:-1][window]
+        part = np.clip(np.einsum("nk,nk->n", offsets, vectors) / self._squares[window], 0.0, 1.0)
+        offsets -= part[:, None] * vectors
+        nearest = int(np.argmin(np.einsum("nk,nk->n", offsets, offsets)))
+        index, inside = first + nearest, float(part[nearest])
+        across_x, across_y = map(float, offsets[nearest])
+
+        begin, end = float(self._distances[index]), float(self._distances[index + 1])
+        self._distance = begin + inside * (end - begin)
+        heading = float((1 - inside) * self._headings[index] + inside * self._headings[index + 1])
+        radians = math.radians(heading)
+        return RouteState(
+            index=index,
+            distance=self._distance,
+            lateral_offset=across_y * math.cos(radians) - across_x * math.sin(radians),
+            heading_error=(yaw - heading + 180.0) % 360.0 - 180.0,
+            remaining=self.route.length - self._distance,
+        )
+
+
+# --- Geometry ---------------------------------------------------------------------------------------------------------
+
+
+def wrap_degrees(angle: Any) -> Any:
+    """Angles in degrees, brought to [-180, 180)."""
+    return (angle + 180.0) % 360.0 - 180.0
+
+
+def _lengths(points: FloatArray) -> FloatArray:
+    """Distance of each point from the first one along a polyline ``(n, 2)``: ``(n,)``."""
+    return np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))))
+
+
+def _headings(points: FloatArray) -> FloatArray:
+    """Direction ``(n,)`` in degrees of a line through evenly spaced points ``(n, 2)``, to second order."""
+    slopes = np.gradient(points, axis=0, edge_order=2 if len(points) > 2 else 1)
+    return np.asarray(wrap_degrees(np.degrees(np.arctan2(slopes[:, 1], slopes[:, 0]))))

@@ -1,0 +1,582 @@
+"""Everything that touches CARLA, in the order that CARLA needs. Used in the client process only.
+
+What this module takes care of, each of it a known way of losing a server, a process or an afternoon:
+
+* One client alone may tick a synchronous server; a server in use is refused, and what a dead client left is removed.
+* The Traffic Manager ends the whole process when a vehicle that it drives is destroyed, or when the server dies. So
+  vehicles are taken back from it before they are destroyed, and all of this runs in a process of its own.
+* Sensors are stopped before they are destroyed, children before their parents, and the server's own settings are
+  put back at the end.
+* Every call to the server has a time limit.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wm_gym.envs.carla.client import connect, import_carla
+from wm_gym.envs.carla.config import RANDOM, CameraConfig
+from wm_gym.envs.carla.messages import (
+    MAIN_CAMERA,
+    Drive,
+    Driven,
+    EpisodeStarted,
+    LightState,
+    Ready,
+    SessionSettings,
+    StartEpisode,
+    Tick,
+)
+from wm_gym.envs.carla.route import Route, RoutePlanner
+from wm_gym.envs.carla.sensors import Camera, CollisionSensor, MissingImageError, camera_blueprint
+from wm_gym.envs.carla.state import EgoState, RoadUser
+from wm_gym.envs.carla.stop_lines import StopLine, stop_lines
+from wm_gym.envs.carla.traffic import Traffic
+from wm_gym.envs.carla.weather import WEATHER_NAMES
+from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
+from wm_gym.frames import Frame
+
+if TYPE_CHECKING:
+    import carla
+
+ROLE = "wm_gym"
+"""Start of the role name of everything that is spawned."""
+
+_EGO_ROLE = "hero"
+_SETTLE_TICKS = 10
+"""A spawned vehicle falls onto its wheels, and cameras need a tick or two for their first picture."""
+
+_MAX_SPAWN_TRIES = 20
+_MAX_IMAGE_RETRIES = 2
+_IN_USE_WATCH_S = 1.0
+_REACH_M = 80.0
+_ROAD_USERS_REFRESH_TICKS = 20
+_KMH = 1 / 3.6
+_DEFAULT_WHEELBASE_M = 2.9
+
+
+class CarlaSession:
+    """A connection to one server, and the episode that runs on it.
+
+    Args:
+        settings: What to simulate and where.
+
+    Raises:
+        SimulatorLostError: The server cannot be reached or does not answer.
+        SimulatorError: It has another version, or another client drives it.
+    """
+
+    def __init__(self, settings: SessionSettings) -> None:
+        self._carla = import_carla()
+        self._config = settings.config
+        self._connection = settings.connection
+        self._role = f"{ROLE}/{socket.gethostname()}/{os.getpid()}"
+        self._client: carla.Client = connect(settings.connection, wait=settings.wait)
+        self._episode: _Episode | None = None
+        self._manager: carla.TrafficManager | None = None
+        self._original: carla.WorldSettings | None = None
+        self._maps: dict[str, _Town] = {}
+        with _server_calls(self._address):
+            self._world: carla.World = self._client.get_world()
+            self._take_over()
+            self._original = self._world.get_settings()
+            self._make_synchronous()
+            self._server_version: str = self._client.get_server_version()
+        self.is_lost = False
+
+    @property
+    def ready(self) -> Ready:
+        """What to tell the environment."""
+        return Ready(self._server_version, self._client.get_client_version())
+
+    @property
+    def _address(self) -> str:
+        return f"{self._connection.host}:{self._connection.port}"
+
+    # -- episodes ------------------------------------------------------------------------------------------------
+
+    def start(self, request: StartEpisode) -> EpisodeStarted:
+        """Begin an episode; ends the one before."""
+        with self._lost_marks(), _server_calls(self._address):
+            self._end_episode()
+            rng = np.random.default_rng(request.seed)
+            town = self._load_town(request.town or _choose(self._config.town, rng))
+            weather = self._set_weather(request.weather, rng)
+            self._episode = episode = self._spawn_episode(request, town, rng)
+            images, tick, _ = self._tick_with_images(episode, _SETTLE_TICKS)
+            route = self._plan(request, town, episode, rng)
+            return EpisodeStarted(
+                town=town.name,
+                weather=weather,
+                route=route,
+                stop_lines=town.stop_lines,
+                max_steer_angle=episode.max_steer_angle,
+                wheelbase=episode.wheelbase,
+                half_length=float(episode.ego.bounding_box.extent.x),
+                num_vehicles=len(episode.traffic.vehicle_ids),
+                num_walkers=len(episode.traffic.walker_ids),
+                tick=tick,
+                images=images,
+            )
+
+    def drive(self, request: Drive) -> Driven:
+        """Hold one action; ends early at a collision."""
+        episode = self._episode
+        if episode is None:
+            raise SimulatorError("there is no episode; reset the environment first.")
+        with self._lost_marks(), _server_calls(self._address):
+            if request.action is None and not episode.is_autopilot:
+                self._hand_over(episode)
+            control = None if request.action is None else self._vehicle_control(request.action)
+            ticks: list[Tick] = []
+            for number in range(request.ticks):
+                if control is not None:
+                    episode.ego.apply_control(control)
+                tick = self._tick(episode)
+                ticks.append(tick)
+                if tick.collisions or number + 1 == request.ticks:
+                    break
+            images, last, missed = self._images(episode, tick)
+            if missed:
+                ticks.append(last)
+            else:
+                ticks[-1] = last
+            return Driven(tuple(ticks), images, missed)
+
+    def close(self) -> None:
+        """Destroy what was spawned and put the server's settings back; does nothing to a server that is lost."""
+        if self.is_lost:
+            return
+        with suppress(SimulatorError), _server_calls(self._address):
+            self._end_episode()
+            if self._manager is not None:
+                self._manager.set_synchronous_mode(False)
+            if self._original is not None:
+                self._world.apply_settings(self._original)
+
+    # -- the server ----------------------------------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Refuse a server that another client drives; remove what a dead one left."""
+        actors = self._world.get_actors()
+        leftovers = [actor for actor in actors if actor.attributes.get("role_name", "").startswith(ROLE + "/")]
+        owners = {actor.attributes["role_name"] for actor in leftovers}
+        living = [owner for owner in owners if _is_alive(owner)]
+        if living or self._is_driven():
+            who = f"process {living[0].rpartition('/')[2]} of wm_gym" if living else "another client"
+            raise SimulatorError(
+                f"the CARLA server at {self._address} is in use by {who}; stop that one, or give this one a server of "
+                "its own."
+            )
+        if leftovers:
+            parents = [actor.parent for actor in leftovers if actor.parent is not None]
+            self._destroy([actor.id for actor in [*leftovers, *parents]])
+        settings = self._world.get_settings()
+        if leftovers and settings.synchronous_mode:
+            settings.synchronous_mode = False
+            settings.fixed_delta_seconds = None
+            self._world.apply_settings(settings)
+
+    def _is_driven(self) -> bool:
+        """Whether a synchronous server's frames go on without us."""
+        if not self._world.get_settings().synchronous_mode:
+            return False
+        before = self._world.get_snapshot().frame
+        time.sleep(_IN_USE_WATCH_S)
+        return bool(self._world.get_snapshot().frame != before)
+
+    def _make_synchronous(self) -> None:
+        settings = self._world.get_settings()
+        settings.synchronous_mode = True
+        settings.fixed_delta_seconds = self._config.step_s
+        settings.no_rendering_mode = False
+        # The physics engine integrates in smaller steps; CARLA asks for delta <= substep * number of substeps.
+        settings.substepping = True
+        settings.max_substep_delta_time = 0.01
+        settings.max_substeps = max(10, int(np.ceil(self._config.step_s / 0.01)))
+        self._world.apply_settings(settings)
+
+    def _load_town(self, town: str | None) -> _Town:
+        current = self._world.get_map().name if not self._maps else self._current_town
+        if town is not None and _short(town) != _short(current):
+            available = sorted(_short(name) for name in self._client.get_available_maps())
+            if _short(town) not in available:
+                raise ConfigError(
+                    f"the CARLA server at {self._address} has no town {town!r}; it has {', '.join(available)}."
+                )
+            self._client.set_timeout(self._connection.load_timeout_s)
+            try:
+                self._world = self._client.load_world(town, False)
+            finally:
+                self._client.set_timeout(self._connection.timeout_s)
+            self._make_synchronous()
+            current = self._world.get_map().name
+        self._current_town = current
+        if current not in self._maps:
+            self._maps = {current: _Town(self._carla, self._world, self._config.route.spacing)}
+        return self._maps[current]
+
+    def _set_weather(self, name: str | None, rng: np.random.Generator) -> str | None:
+        chosen = name or _choose(self._config.weather, rng, WEATHER_NAMES)
+        if chosen is None:
+            return None
+        if chosen not in WEATHER_NAMES:
+            raise ConfigError(f"{chosen!r} is no weather; use one of {', '.join(WEATHER_NAMES)}.")
+        self._world.set_weather(getattr(self._carla.WeatherParameters, chosen))
+        return chosen
+
+    # -- actors --------------------------------------------------------------------------------------------------
+
+    def _spawn_episode(self, request: StartEpisode, town: _Town, rng: np.random.Generator) -> _Episode:
+        library = self._world.get_blueprint_library()
+        ego = self._spawn_ego(library, request, town, rng)
+        episode = _Episode(ego, Traffic(self._client, self._world, town.map, self._config.traffic, self._role))
+        self._episode = episode  # from here on, an end of any kind finds everything
+        cameras = {MAIN_CAMERA: self._config.camera, **self._config.cameras}
+        for name, config in cameras.items():
+            sensor = self._world.spawn_actor(
+                camera_blueprint(library, config, self._role), _mount(self._carla, config), attach_to=ego
+            )
+            episode.cameras[name] = Camera(sensor, config, name)
+        blueprint = library.find("sensor.other.collision")
+        blueprint.set_attribute("role_name", self._role)
+        episode.collisions = CollisionSensor(
+            self._world.spawn_actor(blueprint, self._carla.Transform(), attach_to=ego)
+        )
+        episode.manager_seed = int(rng.integers(2**31))
+        if self._config.traffic.vehicles > 0:
+            self._prepare_manager(episode.manager_seed)
+        episode.traffic.spawn_vehicles(rng, self._manager, ego.get_location())
+        episode.traffic.spawn_walkers(rng)
+        physics = ego.get_physics_control()
+        episode.max_steer_angle = max((wheel.max_steer_angle for wheel in physics.wheels), default=70.0)
+        episode.wheelbase = _wheelbase(physics)
+        return episode
+
+    def _spawn_ego(
+        self, library: carla.BlueprintLibrary, request: StartEpisode, town: _Town, rng: np.random.Generator
+    ) -> carla.Vehicle:
+        found = library.filter(self._config.vehicle)
+        if len(found) == 0:
+            raise ConfigError(f"the CARLA server has no vehicle {self._config.vehicle!r}; see its blueprint library.")
+        blueprint = found[0]
+        blueprint.set_attribute("role_name", _EGO_ROLE)
+        points = town.spawn_points
+        if not points:
+            raise SimulatorError(f"the town {town.name} has no spawn points; use another one.")
+        if request.spawn_point is not None:
+            order = [request.spawn_point]
+        else:
+            order = [int(index) for index in rng.permutation(len(points))[:_MAX_SPAWN_TRIES]]
+        for index in order:
+            if not 0 <= index < len(points):
+                raise ConfigError(f"spawn_point={index} is not in 0 to {len(points) - 1}, which {town.name} has.")
+            ego = self._world.try_spawn_actor(blueprint, points[index])
+            if ego is not None:
+                return ego
+        raise SimulatorError(
+            f"the CARLA server refused to spawn {self._config.vehicle} at {len(order)} places of {town.name}; other "
+            "vehicles may stand there: use a fresh server or less traffic."
+        )
+
+    def _hand_over(self, episode: _Episode) -> None:
+        """Let the Traffic Manager drive the ego vehicle; once it has, actions of ours simply override it."""
+        if self._config.traffic.vehicles == 0:
+            self._prepare_manager(episode.manager_seed)
+        assert self._manager is not None
+        episode.ego.set_autopilot(True, self._manager.get_port())
+        episode.is_autopilot = True
+
+    def _prepare_manager(self, seed: int) -> None:
+        if self._manager is None:
+            port = self._connection.traffic_manager_port or _free_port()
+            self._manager = self._client.get_trafficmanager(port)
+            self._manager.set_synchronous_mode(True)
+        traffic = self._config.traffic
+        self._manager.set_random_device_seed(seed)
+        self._manager.global_percentage_speed_difference(traffic.speed_difference)
+        self._manager.set_global_distance_to_leading_vehicle(traffic.following_distance)
+        self._manager.set_hybrid_physics_mode(traffic.hybrid_physics_radius > 0)
+        if traffic.hybrid_physics_radius > 0:
+            self._manager.set_hybrid_physics_radius(traffic.hybrid_physics_radius)
+
+    def _end_episode(self) -> None:
+        episode, self._episode = self._episode, None
+        if episode is None:
+            return
+        for sensor in episode.sensors:
+            with suppress(RuntimeError):
+                sensor.stop()
+        episode.traffic.stop_controllers()
+        port = self._manager.get_port() if self._manager is not None else None
+        release = episode.traffic.commands_to_release(port)
+        if port is not None and episode.is_autopilot:
+            release.append(self._carla.command.SetAutopilot(episode.ego.id, False, port))
+        if release:
+            self._client.apply_batch_sync(release, False)
+        self._destroy([sensor.id for sensor in episode.sensors] + episode.traffic.actor_ids + [episode.ego.id])
+
+    def _destroy(self, ids: list[int]) -> None:
+        commands = [self._carla.command.DestroyActor(number) for number in dict.fromkeys(ids)]
+        self._client.apply_batch_sync(commands, self._world.get_settings().synchronous_mode)
+
+    # -- ticks ---------------------------------------------------------------------------------------------------
+
+    def _tick(self, episode: _Episode) -> Tick:
+        episode.traffic.before_tick(self._world.get_snapshot())
+        frame = self._world.tick(self._connection.timeout_s)
+        snapshot = self._world.get_snapshot()
+        if snapshot.frame != frame:
+            raise SimulatorError(
+                f"the CARLA server at {self._address} simulated frame {snapshot.frame} instead of {frame}; another "
+                "client ticks it: give this one a server of its own."
+            )
+        return self._read(episode, snapshot)
+
+    def _images(self, episode: _Episode, tick: Tick) -> tuple[dict[str, Frame], Tick, int]:
+        """The pictures of a tick; a tick whose pictures do not come is followed by another one."""
+        missed = 0
+        while True:
+            try:
+                images = {
+                    name: camera.picture(tick.frame, self._connection.image_timeout_s)
+                    for name, camera in episode.cameras.items()
+                }
+            except MissingImageError:
+                missed += 1
+                if missed > _MAX_IMAGE_RETRIES:
+                    raise
+                tick = self._tick(episode)
+                continue
+            late = episode.collisions.take() if episode.collisions is not None else ()
+            return images, _with_collisions(tick, late), missed
+
+    def _tick_with_images(self, episode: _Episode, ticks: int) -> tuple[dict[str, Frame], Tick, int]:
+        for _ in range(ticks):
+            tick = self._tick(episode)
+        return self._images(episode, tick)
+
+    def _read(self, episode: _Episode, snapshot: carla.WorldSnapshot) -> Tick:
+        state = snapshot.find(episode.ego.id)
+        if state is None:
+            raise SimulatorLostError(f"the ego vehicle is gone from the CARLA server at {self._address}.")
+        transform, velocity = state.get_transform(), state.get_velocity()
+        location = transform.location
+        yaw = float(np.radians(transform.rotation.yaw))
+        ego = EgoState(
+            x=location.x,
+            y=location.y,
+            z=location.z,
+            yaw=transform.rotation.yaw,
+            speed=float(velocity.x * np.cos(yaw) + velocity.y * np.sin(yaw)),
+            velocity=(velocity.x, velocity.y),
+            yaw_rate=state.get_angular_velocity().z,
+        )
+        town = self._maps[self._current_town]
+        return Tick(
+            frame=snapshot.frame,
+            ego=ego,
+            applied=_driving_action(episode.ego.get_control()),
+            speed_limit=episode.ego.get_speed_limit() * _KMH,
+            on_road=town.is_on_road(location),
+            collisions=episode.collisions.take() if episode.collisions is not None else (),
+            lights=town.light_states(),
+            road_users=episode.road_users(self._world, snapshot, location),
+        )
+
+    def _vehicle_control(self, action: tuple[float, float, float, float]) -> carla.VehicleControl:
+        steering, throttle, brake, gear = action
+        control = self._carla.VehicleControl(throttle=throttle, steer=steering, brake=brake, reverse=gear < 0)
+        if gear == 0:
+            control.manual_gear_shift, control.gear = True, 0
+        return control
+
+    def _plan(self, request: StartEpisode, town: _Town, episode: _Episode, rng: np.random.Generator) -> Route:
+        start = episode.ego.get_location()
+        if request.destination is not None:
+            points = town.spawn_points
+            if not 0 <= request.destination < len(points):
+                raise ConfigError(f"destination={request.destination} is not in 0 to {len(points) - 1}.")
+            return town.planner.plan(start, points[request.destination].location)
+        route = self._config.route
+        return town.planner.draw(start, rng, route.min_length, route.max_length)
+
+    @contextmanager
+    def _lost_marks(self) -> Iterator[None]:
+        try:
+            yield
+        except SimulatorLostError:
+            self.is_lost = True
+            raise
+
+
+class _Town:
+    """What is read from a map once."""
+
+    def __init__(self, carla_module: Any, world: carla.World, spacing: float) -> None:
+        self.map = world.get_map()
+        self.name = _short(self.map.name)
+        self.spawn_points = self.map.get_spawn_points()
+        self.planner = RoutePlanner(self.map, spacing)
+        lights = list(world.get_actors().filter("traffic.traffic_light*"))
+        self.stop_lines: tuple[StopLine, ...] = stop_lines(lights)
+        with_line = {line.light_id for line in self.stop_lines}
+        self._lights = [light for light in lights if light.id in with_line]
+        lane = carla_module.LaneType
+        self._drivable = lane.Driving | lane.Bidirectional | lane.Parking
+        states = carla_module.TrafficLightState
+        self._names: dict[Any, LightState] = {
+            states.Red: "red",
+            states.Yellow: "yellow",
+            states.Green: "green",
+            states.Off: "off",
+        }
+
+    def is_on_road(self, location: carla.Location) -> bool:
+        return self.map.get_waypoint(location, project_to_road=False, lane_type=self._drivable) is not None
+
+    def light_states(self) -> dict[int, LightState]:
+        return {light.id: self._names.get(light.get_state(), "unknown") for light in self._lights}
+
+
+class _Episode:
+    """The actors of one episode."""
+
+    def __init__(self, ego: carla.Vehicle, traffic: Traffic) -> None:
+        self.ego = ego
+        self.traffic = traffic
+        self.cameras: dict[str, Camera] = {}
+        self.collisions: CollisionSensor | None = None
+        self.is_autopilot = False
+        self.manager_seed = 0
+        self.max_steer_angle = 70.0
+        self.wheelbase = _DEFAULT_WHEELBASE_M
+        self._others: list[tuple[int, str, float, float]] = []
+        self._age = _ROAD_USERS_REFRESH_TICKS
+
+    @property
+    def sensors(self) -> list[Any]:
+        collisions = [self.collisions.sensor] if self.collisions is not None else []
+        return [*(camera.sensor for camera in self.cameras.values()), *collisions]
+
+    def road_users(
+        self, world: carla.World, snapshot: carla.WorldSnapshot, around: carla.Location
+    ) -> tuple[RoadUser, ...]:
+        """Vehicles and pedestrians within reach; who exists is looked up now and then, where they are every tick."""
+        if self._age >= _ROAD_USERS_REFRESH_TICKS:
+            self._others, self._age = self._look_up(world), 0
+        self._age += 1
+        found = []
+        for number, kind, half_length, half_width in self._others:
+            state = snapshot.find(number)
+            if state is None:
+                continue
+            transform, velocity = state.get_transform(), state.get_velocity()
+            where = transform.location
+            if abs(where.x - around.x) > _REACH_M or abs(where.y - around.y) > _REACH_M:
+                continue
+            yaw = float(np.radians(transform.rotation.yaw))
+            speed = float(velocity.x * np.cos(yaw) + velocity.y * np.sin(yaw))
+            found.append(
+                RoadUser(number, kind, where.x, where.y, transform.rotation.yaw, speed, half_length, half_width)
+            )
+        return tuple(found)
+
+    def _look_up(self, world: carla.World) -> list[tuple[int, str, float, float]]:
+        known = {number: entry for entry in self._others for number in entry[:1]}
+        others = []
+        for actor in world.get_actors():
+            kind = {"vehicle": "vehicle", "walker": "walker"}.get(actor.type_id.partition(".")[0])
+            if kind is None or actor.id == self.ego.id:
+                continue
+            entry = known.get(actor.id)
+            if entry is None:
+                with suppress(RuntimeError):  # it was destroyed just now
+                    extent = actor.bounding_box.extent
+                    entry = (actor.id, kind, float(extent.x), float(extent.y))
+            if entry is not None:
+                others.append(entry)
+        return others
+
+
+@contextmanager
+def _server_calls(address: str) -> Iterator[None]:
+    """Turn what CARLA raises when a server dies or hangs into one error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "time-out" in str(error):
+            raise SimulatorLostError(
+                f"the CARLA server at {address} gave no answer in time; it died, hangs or is overloaded."
+            ) from error
+        raise SimulatorError(f"the CARLA server at {address} says: {str(error).rstrip('.')}.") from error
+
+
+def _with_collisions(tick: Tick, late: tuple[Any, ...]) -> Tick:
+    if not late:
+        return tick
+    values = {name: getattr(tick, name) for name in Tick.__dataclass_fields__}
+    return Tick(**{**values, "collisions": (*tick.collisions, *late)})
+
+
+def _choose(names: str | list[str] | None, rng: np.random.Generator, every: tuple[str, ...] = ()) -> str | None:
+    if names == RANDOM and every:
+        names = list(every)
+    if isinstance(names, list):
+        return names[int(rng.integers(len(names)))] if names else None
+    return names
+
+
+def _short(town: str) -> str:
+    return town.rpartition("/")[2]
+
+
+def _mount(carla_module: Any, config: CameraConfig) -> carla.Transform:
+    return carla_module.Transform(
+        carla_module.Location(config.x, config.y, config.z),
+        carla_module.Rotation(config.pitch, config.yaw, config.roll),
+    )
+
+
+def _driving_action(control: carla.VehicleControl) -> tuple[float, float, float, float]:
+    gear = -1.0 if control.reverse else (0.0 if control.manual_gear_shift and control.gear == 0 else 1.0)
+    return float(control.steer), float(control.throttle), float(control.brake), gear
+
+
+def _wheelbase(physics: carla.VehiclePhysicsControl) -> float:
+    """Distance of the axles in metres; CARLA gives the wheels' positions in centimetres."""
+    if len(physics.wheels) < 3:
+        return _DEFAULT_WHEELBASE_M
+    front, rear = physics.wheels[0].position, physics.wheels[2].position
+    length = float(np.hypot(front.x - rear.x, front.y - rear.y)) / 100.0
+    return length if length > 0.5 else _DEFAULT_WHEELBASE_M
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_alive(owner: str) -> bool:
+    """Whether the process behind a role name may still run; one on another machine may."""
+    _, host, pid = owner.split("/", 2)
+    if host != socket.gethostname() or not pid.isdigit():
+        return True
+    if int(pid) == os.getpid():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,146 @@
+"""Stop lines of traffic lights: where they are, and whether a vehicle has crossed one.
+
+Metres and degrees in CARLA's frame: left-handed (x forward, y right), yaw clockwise seen from above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wm_gym.envs.carla.route import Route, wrap_degrees
+
+if TYPE_CHECKING:
+    import carla
+
+Point = tuple[float, float]
+
+_SAME_DIRECTION = 90.0
+"""Degrees between a vehicle's heading and a stop line's, below which the light is for the vehicle."""
+
+
+@dataclass(frozen=True)
+class StopLine:
+    """A line across one lane.
+
+    Attributes:
+        light_id: Id of the traffic light's actor.
+        start: Its end on the left of the traffic, metres.
+        end: Its end on the right.
+        heading: Direction of the traffic that stops there, degrees.
+        road_id: Of the lane.
+        lane_id: Of the lane.
+    """
+
+    light_id: int
+    start: Point
+    end: Point
+    heading: float
+    road_id: int
+    lane_id: int
+
+    def beyond(self, point: Point) -> float:
+        """Metres by which a point lies beyond the infinite line in the direction of the traffic, negative before it."""
+        across_x, across_y = self.end[0] - self.start[0], self.end[1] - self.start[1]
+        ahead = (point[0] - self.start[0]) * across_y - (point[1] - self.start[1]) * across_x
+        return ahead / math.hypot(across_x, across_y)
+
+    def part_before_crossing(self, before: Point, after: Point) -> float | None:
+        """Where a step crosses the line in the direction of the traffic.
+
+        Returns:
+            The part of the step, in (0, 1], that lies before the line, or ``None`` where it does not cross. A step that
+            ends on the line crosses it, one that begins there does not: steps in a row cross it once.
+        """
+        behind, ahead = self.beyond(before), self.beyond(after)
+        if not behind < 0 <= ahead:
+            return None
+        part = behind / (behind - ahead)
+        x, y = before[0] + part * (after[0] - before[0]), before[1] + part * (after[1] - before[1])
+        across_x, across_y = self.end[0] - self.start[0], self.end[1] - self.start[1]
+        along = (x - self.start[0]) * across_x + (y - self.start[1]) * across_y
+        return part if 0 <= along <= across_x**2 + across_y**2 else None
+
+
+def stop_lines(lights: Iterable[carla.TrafficLight]) -> tuple[StopLine, ...]:
+    """The stop lines of traffic lights, one for each lane that a light is for.
+
+    The simulator says where a lane's traffic has to stop; the line there is as wide as the lane.
+    """
+    lines = []
+    for light in lights:
+        for waypoint in light.get_stop_waypoints():
+            location, yaw = waypoint.transform.location, waypoint.transform.rotation.yaw
+            half = waypoint.lane_width / 2
+            right_x, right_y = -half * math.sin(math.radians(yaw)), half * math.cos(math.radians(yaw))
+            lines.append(
+                StopLine(
+                    light_id=light.id,
+                    start=(location.x - right_x, location.y - right_y),
+                    end=(location.x + right_x, location.y + right_y),
+                    heading=float(wrap_degrees(yaw)),
+                    road_id=waypoint.road_id,
+                    lane_id=waypoint.lane_id,
+                )
+            )
+    return tuple(lines)
+
+
+def crossed(lines: Iterable[StopLine], before: Point, after: Point, heading: float) -> list[StopLine]:
+    """The stop lines that a vehicle has crossed in a step, in the direction of their traffic.
+
+    Args:
+        lines: Stop lines.
+        before: A point of the vehicle at the beginning of the step, metres. The leaderboard takes its rear end, so that
+            a vehicle that stops on the line has not run the light.
+        after: The same point at the end of the step.
+        heading: The vehicle's yaw, degrees. One that faces the other way crosses no line, even by reversing.
+    """
+    return [
+        line
+        for line in lines
+        if line.part_before_crossing(before, after) is not None
+        and abs(wrap_degrees(heading - line.heading)) < _SAME_DIRECTION
+    ]
+
+
+def ahead(lines: Iterable[StopLine], route: Route, distance: float, reach_m: float) -> tuple[StopLine, float] | None:
+    """The next stop line on a route.
+
+    Args:
+        lines: Stop lines.
+        route: The route; a line counts where the route crosses it in the direction of its traffic.
+        distance: Where to begin, metres along the route.
+        reach_m: How far to look, metres along the route.
+
+    Returns:
+        The line and the metres along the route from ``distance`` to it, or ``None`` where there is none within reach.
+    """
+    stop = min(distance + reach_m, route.length)
+    inner = route.distances[(route.distances > distance) & (route.distances < stop)]
+    at = np.concatenate(([max(distance, 0.0)], inner, [stop]))
+    if stop <= at[0]:
+        return None
+    way = np.stack([np.interp(at, route.distances, route.points[:, axis]) for axis in (0, 1)], axis=1)
+    (low_x, low_y), (high_x, high_y) = way.min(axis=0).tolist(), way.max(axis=0).tolist()
+    points: Sequence[Point] = [(x, y) for x, y in way.tolist()]
+    nearest: tuple[StopLine, float] | None = None
+    for line in lines:
+        (start_x, start_y), (end_x, end_y) = line.start, line.end
+        if max(start_x, end_x) < low_x or min(start_x, end_x) > high_x:
+            continue
+        if max(start_y, end_y) < low_y or min(start_y, end_y) > high_y:
+            continue
+        for index in range(len(points) - 1):
+            part = line.part_before_crossing(points[index], points[index + 1])
+            if part is None:
+                continue
+            gap = float(at[index] + part * (at[index + 1] - at[index])) - distance
+            if nearest is None or gap < nearest[1]:
+                nearest = line, gap
+            break
+    return nearest

@@ -1,0 +1,31 @@
+"""``python -m tests.carla_server --port 2000``: serve until the process is ended."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+
+from .faults import Faults
+from .server import StandInServer
+
+
+def main() -> None:
+    """Read the options and serve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (default: 2000)")
+    parser.add_argument("--town", default="Town01")
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="see faults.py")
+    arguments = parser.parse_args()
+    faults = Faults()
+    for setting in arguments.fault:
+        name, _, text = setting.partition("=")
+        faults.set({name: type(getattr(faults, name))(text)})
+    server = StandInServer(arguments.host, arguments.port, arguments.town, faults)
+    server.start()
+    print(f"stand-in CARLA server on {arguments.host}:{server.port}", flush=True)
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Poses in CARLA's frame: metres and degrees, left-handed (x forward, y right, z up), yaw clockwise seen from above."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .town import Pose
+
+
+def rotation(pose: Pose) -> NDArray[np.float64]:
+    """The matrix ``(3, 3)`` that turns vectors of the pose's frame into the world's, as CARLA defines it."""
+    cp, sp = math.cos(math.radians(pose.pitch)), math.sin(math.radians(pose.pitch))
+    cy, sy = math.cos(math.radians(pose.yaw)), math.sin(math.radians(pose.yaw))
+    cr, sr = math.cos(math.radians(pose.roll)), math.sin(math.radians(pose.roll))
+    return np.array(
+        (
+            (cp * cy, cy * sp * sr - sy * cr, -cy * sp * cr - sy * sr),
+            (cp * sy, sy * sp * sr + cy * cr, -sy * sp * cr + cy * sr),
+            (sp, -cp * sr, cp * cr),
+        )
+    )
+
+
+def attach(parent: Pose, relative: Pose) -> Pose:
+    """World pose of something mounted rigidly on ``parent``."""
+    x, y, z = rotation(parent) @ (relative.x, relative.y, relative.z)
+    turned = rotation(parent) @ rotation(relative)
+    return Pose(
+        x=parent.x + float(x),
+        y=parent.y + float(y),
+        z=parent.z + float(z),
+        pitch=math.degrees(math.asin(min(1.0, max(-1.0, turned[2, 0])))),
+        yaw=math.degrees(math.atan2(turned[1, 0], turned[0, 0])),
+        roll=math.degrees(math.atan2(-turned[2, 1], turned[2, 2])),
+    )
+
+
+def corners(pose: Pose, extent: Sequence[float]) -> NDArray[np.float64]:
+    """The four corners ``(4, 2)`` of a box seen from above."""
+    yaw = math.radians(pose.yaw)
+    forward = np.array((math.cos(yaw), math.sin(yaw))) * extent[0]
+    right = np.array((-math.sin(yaw), math.cos(yaw))) * extent[1]
+    centre = np.array((pose.x, pose.y))
+    return np.stack((centre + forward + right, centre + forward - right, centre - forward - right, centre - forward + right))
+
+
+def overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    """Whether two rectangles ``(4, 2)`` overlap (separating axes)."""
+    for box in (first, second):
+        for edge in (box[1] - box[0], box[2] - box[1]):
+            a, b = first @ edge, second @ edge
+            if a.max() < b.min() or b.max() < a.min():
+                return False
+    return True
+
+
+def contains(pose: Pose, extent: Sequence[float], x: float, y: float) -> bool:
+    """Whether a point lies in a box seen from above."""
+    yaw = math.radians(pose.yaw)
+    dx, dy = x - pose.x, y - pose.y
+    along, across = dx * math.cos(yaw) + dy * math.sin(yaw), -dx * math.sin(yaw) + dy * math.cos(yaw)
+    return abs(along) <= extent[0] and abs(across) <= extent[1]

@@ -1,0 +1,280 @@
+"""The stand-in server: CARLA's calls, answered from the simulated world."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from . import wire
+from .actors import MAX_STEER_DEG, pack_pose, unpack_pose
+from .blueprints import BLUEPRINTS
+from .faults import Faults
+from .town import TOWN_NAMES
+from .world import WORLD_STREAM, Settings, SpawnError, World
+
+_COMMANDS = (
+    "SpawnActor",
+    "DestroyActor",
+    "ApplyVehicleControl",
+    "ApplyVehicleAckermannControl",
+    "ApplyWalkerControl",
+    "ApplyVehiclePhysicsControl",
+    "ApplyTransform",
+    "ApplyWalkerState",
+    "ApplyTargetVelocity",
+    "ApplyTargetAngularVelocity",
+    "ApplyImpulse",
+    "ApplyForce",
+    "ApplyAngularImpulse",
+    "ApplyTorque",
+    "SetSimulatePhysics",
+    "SetEnableGravity",
+    "SetAutopilot",
+    "ShowDebugTelemetry",
+    "SetVehicleLightState",
+    "ApplyLocation",
+    "ConsoleCommand",
+    "SetTrafficLightState",
+)
+"""Names of batch commands in the order of the client's variant."""
+
+
+class StandInServer:
+    """A server that a real CARLA client can connect to.
+
+    Args:
+        host: Address to listen on.
+        port: RPC port; the stream port is the next one. 0 chooses both.
+        town: First town.
+        faults: What shall go wrong.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, town: str = "Town01", faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+        self._streams = wire.StreamServer(host, port + 1 if port else 0)
+        self.world = World(town, self._streams, self.faults)
+        self._rpc = wire.RpcServer(host, port, self._answer)
+        self.port = self._rpc.port
+        self._stopped = threading.Event()
+        self._traffic_managers: dict[int, list[Any]] = {}
+        self._calls = self._make_calls()
+        self.unknown_calls: list[str] = []
+
+    def start(self) -> None:
+        """Serve in the background."""
+        self._streams.start()
+        self._rpc.start()
+        threading.Thread(target=self.world.run, args=(self._stopped.is_set,), daemon=True).start()
+
+    def close(self) -> None:
+        """Hang up on everyone."""
+        self._stopped.set()
+        self._rpc.close()
+        self._streams.close()
+
+    def _answer(self, method: str, arguments: list[Any]) -> Any:
+        call = self._calls.get(method)
+        if call is None:
+            self.unknown_calls.append(method)
+            print(f"stand-in: unknown call {method}", file=sys.stderr, flush=True)
+            return wire.failure(f"the stand-in server does not know {method}")
+        try:
+            return call(*arguments)
+        except SpawnError as error:
+            return wire.failure(str(error))
+        except KeyError as error:
+            return wire.failure(f"unable to find actor {error}")
+        except Exception as error:  # a defect of the stand-in: say it, and keep the client from waiting
+            traceback.print_exc()
+            return wire.failure(f"the stand-in server failed in {method}: {error!r}")
+
+    def _make_calls(self) -> dict[str, Callable[..., Any]]:
+        world = self.world
+
+        def value(function: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *arguments: wire.success(function(*arguments))
+
+        def command(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                with world.lock:
+                    function(*arguments)
+                return wire.done()
+
+            return call
+
+        def nothing(*_: Any) -> Any:
+            return wire.done()
+
+        calls: dict[str, Callable[..., Any]] = {
+            "version": value(lambda: self.faults.version),
+            "get_episode_info": value(lambda: [world.episode, wire.stream_token(WORLD_STREAM, self._streams.port)]),
+            "get_sensor_token": value(lambda stream: wire.stream_token(stream, self._streams.port)),
+            "get_map_info": value(self._map_info),
+            "get_map_data": value(lambda: world.town.opendrive),
+            "get_available_maps": value(lambda: [f"/Game/Carla/Maps/{name}" for name in TOWN_NAMES]),
+            "get_navigation_mesh": value(lambda: b""),
+            "get_required_files": value(lambda *_: []),
+            "load_new_episode": self._load,
+            "get_actor_definitions": value(
+                lambda: [blueprint.pack(uid) for uid, blueprint in enumerate(BLUEPRINTS.values(), start=1)]
+            ),
+            "get_spectator": value(lambda: world.pack(world.spectator)),
+            "get_episode_settings": value(lambda: world.settings.pack()),
+            "set_episode_settings": value(self._set_settings),
+            "get_weather_parameters": value(lambda: world.weather),
+            "set_weather_parameters": command(lambda weather: setattr(world, "weather", weather)),
+            "get_actors_by_id": value(self._actors),
+            "get_actor_bounding_box": value(lambda actor: world.actor(actor).pack_box()),
+            "get_physics_control": value(lambda actor: _physics_control()),
+            "get_vehicle_light_state": value(lambda actor: 0),
+            "get_vehicle_light_states": value(lambda: []),
+            "get_light_boxes": value(lambda actor: []),
+            "get_group_traffic_lights": value(lambda actor: [light.id for light in world.traffic_lights]),
+            "query_lights_state": value(lambda *_: []),
+            "get_all_level_BBs": value(lambda *_: []),
+            "get_environment_objects": value(lambda *_: []),
+            "spawn_actor": self._spawn,
+            "spawn_actor_with_parent": self._spawn,
+            "destroy_actor": value(world.destroy),
+            "set_actor_location": command(self._set_location),
+            "set_actor_transform": command(lambda actor, pose: world.set_pose(actor, unpack_pose(pose))),
+            "set_actor_target_velocity": command(self._set_velocity),
+            "set_actor_target_angular_velocity": nothing,
+            "set_actor_simulate_physics": command(self._set_physics),
+            "set_actor_collisions": nothing,
+            "set_actor_enable_gravity": nothing,
+            "set_actor_autopilot": nothing,
+            "apply_control_to_vehicle": command(world.control_vehicle),
+            "apply_control_to_walker": command(world.control_walker),
+            "apply_physics_control": nothing,
+            "set_vehicle_light_state": nothing,
+            "set_traffic_light_state": command(self._set_light),
+            "freeze_traffic_light": command(lambda light, frozen: setattr(world.actor(light), "is_frozen", frozen)),
+            "freeze_all_traffic_lights": command(self._freeze_lights),
+            "reset_all_traffic_lights": nothing,
+            "apply_batch": self._batch,
+            "tick_cue": value(world.tick),
+            "is_traffic_manager_running": value(lambda port: port in self._traffic_managers),
+            "get_traffic_manager_running": value(lambda port: self._traffic_managers.get(port, ["", 0])),
+            "add_traffic_manager_running": value(self._add_traffic_manager),
+            "destroy_traffic_manager": value(lambda port: self._traffic_managers.pop(port, None) is not None),
+            # Not CARLA's: for tests.
+            "stand_in_summary": value(world.summary),
+            "stand_in_faults": command(self.faults.set),
+            "stand_in_unknown_calls": value(lambda: self.unknown_calls),
+        }
+        return calls
+
+    def _map_info(self) -> list[Any]:
+        town = self.world.town
+        return [f"Carla/Maps/{town.name}", [pack_pose(pose) for pose in town.spawn_points]]
+
+    def _load(self, name: str, *_: Any) -> Any:
+        if name.rpartition("/")[2] not in TOWN_NAMES:
+            return [[True, [f"map not found: {name}"]]]
+        with self.world.lock:
+            if _[:1] != (False,):
+                self.world.settings = Settings()
+            self.world.load(name)
+        return wire.done()
+
+    def _set_settings(self, values: list[Any]) -> int:
+        with self.world.lock:
+            self.world.settings = Settings.unpack(values)
+            return self.world.frame
+
+    def _actors(self, ids: list[int]) -> list[Any]:
+        with self.world.lock:
+            return [self.world.pack(self.world.actors[number]) for number in ids if number in self.world.actors]
+
+    def _spawn(self, description: list[Any], pose: list[Any], parent: int = 0, *_: Any) -> Any:
+        _, blueprint, attributes = description
+        return wire.success(self.world.pack(self.world.spawn(blueprint, attributes, unpack_pose(pose), parent)))
+
+    def _set_location(self, actor: int, location: list[float]) -> None:
+        pose = self.world.actor(actor).pose
+        self.world.set_pose(actor, unpack_pose([location, [pose.pitch, pose.yaw, pose.roll]]))
+
+    def _set_velocity(self, actor: int, velocity: list[float]) -> None:
+        self.world.actor(actor).velocity = (velocity[0], velocity[1], velocity[2])
+
+    def _set_physics(self, actor: int, enabled: bool) -> None:
+        self.world.actor(actor).simulates_physics = enabled
+
+    def _set_light(self, light: int, state: int) -> None:
+        self.world.actor(light).light_state = state
+
+    def _freeze_lights(self, frozen: bool) -> None:
+        for light in self.world.traffic_lights:
+            light.is_frozen = frozen
+
+    def _add_traffic_manager(self, address: list[Any]) -> bool:
+        host, port = address
+        if port in self._traffic_managers:
+            return False
+        self._traffic_managers[port] = [host, port]
+        return True
+
+    def _batch(self, commands: list[Any], do_tick: bool) -> list[Any]:
+        responses = [self._run_command(*command[0]) for command in commands]
+        if do_tick:
+            self.world.tick()
+        return responses
+
+    def _run_command(self, number: int, arguments: list[Any], parent: int = 0) -> list[Any]:
+        """One command of a batch; the answer is CARLA's ``CommandResponse``: the actor's number or an error."""
+        name = _COMMANDS[number]
+        world = self.world
+        try:
+            with world.lock:
+                if name == "SpawnActor":
+                    return self._run_spawn(arguments, parent)
+                if name == "ConsoleCommand":
+                    return [[1, 0]]
+                actor, *rest = arguments
+                actor = actor or parent
+                if name == "DestroyActor":
+                    if not world.destroy(actor):
+                        return [[0, ["unable to destroy actor: not found"]]]
+                elif name == "ApplyVehicleControl":
+                    world.control_vehicle(actor, *rest)
+                elif name == "ApplyWalkerControl":
+                    world.control_walker(actor, *rest)
+                elif name in ("ApplyTransform", "ApplyWalkerState"):
+                    world.set_pose(actor, unpack_pose(rest[0]))
+                elif name == "ApplyTargetVelocity":
+                    self._set_velocity(actor, *rest)
+                elif name == "SetSimulatePhysics":
+                    self._set_physics(actor, *rest)
+                else:
+                    world.actor(actor)
+                return [[1, actor]]
+        except SpawnError as error:
+            return [[0, [str(error)]]]
+        except KeyError as error:
+            return [[0, [f"unable to find actor {error}"]]]
+
+    def _run_spawn(self, arguments: list[Any], parent: int) -> list[Any]:
+        description, pose, own_parent, *_, do_after = arguments
+        mounted_on = own_parent[1] if own_parent[0] else parent
+        actor = self.world.spawn(description[1], description[2], unpack_pose(pose), mounted_on)
+        for after in do_after:
+            self._run_command(*after[0], actor.id)
+        return [[1, actor.id]]
+
+
+def _physics_control() -> list[Any]:
+    """CARLA's ``VehiclePhysicsControl`` of a plain car."""
+    curve = [[0.0, 500.0], [5000.0, 500.0]]
+    gears = [[ratio, 0.5, 0.65] for ratio in (4.6, 2.9, 1.9, 1.4, 1.0)]
+    wheels = [
+        [3.5, 0.25, MAX_STEER_DEG if front else 0.0, 35.0, 1500.0, 3000.0 * (not front), 3.0, 17.0, 1000.0, [0.0, 0.0, 0.0]]
+        for front in (True, True, False, False)
+    ]
+    return [
+        curve, 5800.0, 1.0, 0.15, 2.0, 0.35, True, 0.5, 10.0, 4.0, gears, 2090.0, 0.3, [0.45, 0.0, -0.3],
+        [[0.0, 1.0], [120.0, 0.7]], wheels, False,
+    ]  # fmt: skip

@@ -1,0 +1,364 @@
+"""The simulated world: actors, ticks, sensors and traffic lights. It knows nothing of sockets but where to send."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import msgpack
+import numpy as np
+
+from .actors import Actor, VehicleControl, pack_pose, pose_values
+from .blueprints import BLUEPRINTS, Blueprint
+from .camera import Box, render_rgb, render_semantic
+from .faults import Faults
+from .geometry import attach, contains, corners, overlap
+from .town import Pose, Town, make_town
+from .wire import token_bytes
+
+WORLD_STREAM = 1
+_COLLISION_SENSOR, _RGB_CAMERA, _SEMANTIC_CAMERA, _WORLD_OBSERVER = 0, 13, 14, 17
+_MAP_CHANGED = 1
+_CAR_TAG, _WALKER_TAG, _OTHER_TAG = 14, 12, 22
+_RED, _YELLOW, _GREEN = 0, 1, 2
+_GREEN_S, _YELLOW_S, _ALL_RED_S = 8.0, 2.0, 1.0
+_DEFAULT_STEP_S = 0.05
+_SPAWN_HEIGHT_M = 2.0
+
+
+class Streams(Protocol):
+    """Where sensor data go."""
+
+    port: int
+
+    def send(self, stream_id: int, message: bytes) -> None: ...
+
+    def is_listened_to(self, stream_id: int) -> bool: ...
+
+    def forget(self, stream_id: int) -> None: ...
+
+
+class SpawnError(ValueError):
+    """An actor cannot be spawned."""
+
+
+@dataclass
+class Settings:
+    """CARLA's ``EpisodeSettings``: the two that matter here, and the rest as it came."""
+
+    synchronous: bool = False
+    fixed_delta: float = 0.0
+    rest: list[Any] = dataclasses.field(
+        default_factory=lambda: [True, 0.01, 10, 0.0, False, 3000.0, 2000.0, True]
+    )
+    no_rendering: bool = False
+
+    def pack(self) -> list[Any]:
+        """For the wire."""
+        delta = [True, self.fixed_delta] if self.fixed_delta > 0 else [False]
+        return [self.synchronous, self.no_rendering, delta, *self.rest]
+
+    @classmethod
+    def unpack(cls, values: list[Any]) -> Settings:
+        """From the wire."""
+        synchronous, no_rendering, delta, *rest = values
+        return cls(synchronous, delta[1] if delta[0] else 0.0, rest, no_rendering)
+
+
+class World:
+    """Everything that the server simulates; every method may be called from any thread.
+
+    Args:
+        town: Name of the first town.
+        streams: Where sensor data go.
+        faults: What shall go wrong.
+    """
+
+    def __init__(self, town: str, streams: Streams, faults: Faults) -> None:
+        self.lock = threading.RLock()
+        self.streams = streams
+        self.faults = faults
+        self.settings = Settings()
+        self.weather: list[Any] = [10.0, 0.0, 0.0, 5.0, -1.0, 45.0, 2.0, 0.75, 0.1, 0.0, 1.0, 0.03, 0.0331, 0.0]
+        self.frame = 0
+        self.seconds = 0.0
+        self.episode = 0
+        self._next_id = 1
+        self.actors: dict[int, Actor] = {}
+        self._late_images: list[tuple[int, int, bytes]] = []
+        self.town: Town
+        self.load(town)
+
+    # -- towns ---------------------------------------------------------------------------------------------------
+
+    def load(self, town: str) -> None:
+        """Begin a new episode in a town; all actors are gone."""
+        with self.lock:
+            for actor in list(self.actors.values()):
+                self._remove(actor)
+            self.town = make_town(town.rpartition("/")[2])
+            self.episode += 1
+            self.spectator = self._add(Blueprint("spectator", (0.0, 0.0, 0.0)), [], Pose(0.0, 0.0, 30.0))
+            for light in self.town.lights:
+                actor = self._add(Blueprint("traffic.traffic_light", (0.3, 0.3, 2.5)), [], light.pose)
+                actor.sign_id = light.opendrive_id
+                actor.simulates_physics = False
+            self._set_lights()
+            self._send_state(map_changed=True)
+
+    @property
+    def traffic_lights(self) -> list[Actor]:
+        """Lights in the order of the town's."""
+        return [actor for actor in self.actors.values() if actor.blueprint.id == "traffic.traffic_light"]
+
+    # -- actors --------------------------------------------------------------------------------------------------
+
+    def spawn(self, blueprint: str, attributes: list[list[Any]], pose: Pose, parent: int = 0) -> Actor:
+        """Make an actor.
+
+        Raises:
+            SpawnError: There is no such blueprint or parent, the place is taken, or a fault refuses.
+        """
+        with self.lock:
+            kind = BLUEPRINTS.get(blueprint)
+            if kind is None:
+                raise SpawnError(f"there is no blueprint {blueprint!r}")
+            if self.faults.refuses(blueprint):
+                raise SpawnError("Spawn failed because of collision at spawn position")
+            if parent and parent not in self.actors:
+                raise SpawnError("unable to spawn actor: parent actor not found")
+            if kind.id.startswith(("vehicle.", "walker.", "static.")):
+                footprint = corners(pose, kind.extent)
+                for other in self._solid():
+                    near = abs(other.pose.z - pose.z) < _SPAWN_HEIGHT_M
+                    if near and overlap(footprint, corners(other.pose, other.blueprint.extent)):
+                        raise SpawnError("Spawn failed because of collision at spawn position")
+            actor = self._add(kind, attributes, pose, parent)
+            if kind.id.startswith("sensor.") and kind.id != "sensor.other.lane_invasion":
+                actor.stream_id = WORLD_STREAM + actor.id
+            actor.speed_limit = self.town.speed_limit
+            return actor
+
+    def destroy(self, actor_id: int) -> bool:
+        """Remove an actor and, as CARLA does, what is mounted on it."""
+        with self.lock:
+            actor = self.actors.get(actor_id)
+            if actor is None:
+                return False
+            for child in [other for other in self.actors.values() if other.parent_id == actor_id]:
+                self._remove(child)
+            self._remove(actor)
+            return True
+
+    def pack(self, actor: Actor) -> list[Any]:
+        """The wire's description of an actor."""
+        token = token_bytes(actor.stream_id, self.streams.port) if actor.stream_id else b""
+        return actor.pack(token)
+
+    def world_pose(self, actor: Actor) -> Pose:
+        """Where an actor is."""
+        parent = self.actors.get(actor.parent_id)
+        return actor.pose if parent is None else attach(self.world_pose(parent), actor.pose)
+
+    def _add(self, blueprint: Blueprint, attributes: list[list[Any]], pose: Pose, parent: int = 0) -> Actor:
+        actor = Actor(self._next_id, blueprint, attributes, pose, parent)
+        self._next_id += 1
+        self.actors[actor.id] = actor
+        return actor
+
+    def _remove(self, actor: Actor) -> None:
+        if actor.stream_id:
+            self.streams.forget(actor.stream_id)
+        self.actors.pop(actor.id, None)
+
+    def _solid(self) -> list[Actor]:
+        return [actor for actor in self.actors.values() if actor.kind in ("vehicle", "walker", "static")]
+
+    # -- ticks ---------------------------------------------------------------------------------------------------
+
+    @property
+    def step_s(self) -> float:
+        """Simulated seconds in a frame."""
+        return self.settings.fixed_delta or _DEFAULT_STEP_S
+
+    def tick(self) -> int:
+        """Simulate one frame and send what the sensors see; returns its number."""
+        self.faults.before_frame(self.frame + 1)
+        with self.lock:
+            self.frame += 1
+            self.seconds += self.step_s
+            self._set_lights()
+            collisions = self._move()
+            self._send_state()
+            for actor, other in collisions:
+                self._send_collision(actor, other)
+            self._send_images()
+            return self.frame
+
+    def run(self, is_stopped: Callable[[], bool]) -> None:
+        """Tick in real time while the client does not."""
+        while not is_stopped():
+            started = time.monotonic()
+            if not self.settings.synchronous:
+                self.tick()
+            time.sleep(max(0.001, self.step_s - (time.monotonic() - started)))
+
+    def _move(self) -> list[tuple[Actor, Actor]]:
+        """Move everything; what would run into something stays and loses its speed."""
+        hits: list[tuple[Actor, Actor]] = []
+        solid = self._solid()
+        for actor in solid:
+            if actor.kind == "static":
+                continue
+            new = actor.move(self.step_s)
+            other = self._obstacle(actor, new, solid)
+            if other is None:
+                actor.pose = new
+            else:
+                actor.stop()
+                hits.append((actor, other))
+            if actor.kind == "vehicle":
+                actor.light = self._light_at(actor)
+        return hits
+
+    def _obstacle(self, actor: Actor, pose: Pose, solid: list[Actor]) -> Actor | None:
+        reach = max(actor.blueprint.extent[:2])
+        footprint = None
+        for other in solid:
+            far = reach + max(other.blueprint.extent[:2]) + 1.0
+            if other is actor or abs(other.pose.x - pose.x) > far or abs(other.pose.y - pose.y) > far:
+                continue
+            footprint = corners(pose, actor.blueprint.extent) if footprint is None else footprint
+            box = corners(other.pose, other.blueprint.extent)
+            # Whoever drives away from an overlap may.
+            if overlap(footprint, box) and not overlap(corners(actor.pose, actor.blueprint.extent), box):
+                return other
+        return None
+
+    def _light_at(self, vehicle: Actor) -> tuple[int, int] | None:
+        for light, actor in zip(self.town.lights, self.traffic_lights, strict=True):
+            turned = (vehicle.pose.yaw - light.trigger.yaw + 180.0) % 360.0 - 180.0
+            if abs(turned) < 60.0 and contains(light.trigger, light.trigger_extent, vehicle.pose.x, vehicle.pose.y):
+                return actor.id, actor.light_state
+        return None
+
+    def _set_lights(self) -> None:
+        """Groups take turns: green, yellow, all red."""
+        groups = max((light.group for light in self.town.lights), default=-1) + 1
+        if groups == 0:
+            return
+        turn_s = _GREEN_S + _YELLOW_S + _ALL_RED_S
+        turn, elapsed = divmod(self.seconds % (turn_s * groups), turn_s)
+        current = _GREEN if elapsed < _GREEN_S else (_YELLOW if elapsed < _GREEN_S + _YELLOW_S else _RED)
+        for light, actor in zip(self.town.lights, self.traffic_lights, strict=True):
+            if not actor.is_frozen:
+                actor.light_state = current if light.group == int(turn) else _RED
+                actor.light_elapsed = elapsed
+
+    # -- sensors -------------------------------------------------------------------------------------------------
+
+    def _header(self, sensor_type: int, pose: Pose) -> bytes:
+        return struct.pack("<QQd6f", sensor_type, self.frame, self.seconds, *pose_values(pose))
+
+    def _send_state(self, *, map_changed: bool = False) -> None:
+        state = struct.pack("<Qdf3iI", self.episode, time.time(), self.step_s, 0, 0, 0, _MAP_CHANGED if map_changed else 0)
+        actors = b"".join(actor.pack_state(self.world_pose(actor)) for actor in self.actors.values())
+        self.streams.send(WORLD_STREAM, self._header(_WORLD_OBSERVER, Pose(0.0, 0.0)) + state + actors)
+
+    def _send_collision(self, actor: Actor, other: Actor) -> None:
+        for hit, against in ((actor, other), (other, actor)):
+            for sensor in self.actors.values():
+                if sensor.blueprint.id == "sensor.other.collision" and sensor.parent_id == hit.id:
+                    impulse = [actor.blueprint.extent[0] * 1000.0, 0.0, 0.0]
+                    event = msgpack.packb([self.pack(hit), self.pack(against), impulse])
+                    self.streams.send(sensor.stream_id, self._header(_COLLISION_SENSOR, self.world_pose(sensor)) + event)
+
+    def _send_images(self) -> None:
+        due = [image for image in self._late_images if image[0] <= self.frame]
+        self._late_images = [image for image in self._late_images if image[0] > self.frame]
+        for _, stream_id, message in due:
+            self.streams.send(stream_id, message)
+        if self.settings.no_rendering:
+            return
+        for sensor in list(self.actors.values()):
+            if sensor.blueprint.id.startswith("sensor.camera.") and self.streams.is_listened_to(sensor.stream_id):
+                self._send_image(sensor)
+
+    def _send_image(self, sensor: Actor) -> None:
+        if self.faults.drops_image(self.frame):
+            return
+        message = self._image(sensor)
+        if self.faults.delay_images_frames > 0:
+            self._late_images.append((self.frame + self.faults.delay_images_frames, sensor.stream_id, message))
+        elif self.faults.delay_images_s > 0:
+            timer = threading.Timer(self.faults.delay_images_s, self.streams.send, (sensor.stream_id, message))
+            timer.daemon = True
+            timer.start()
+        else:
+            self.streams.send(sensor.stream_id, message)
+
+    def _image(self, sensor: Actor) -> bytes:
+        width, height = int(sensor.attribute("image_size_x", "800")), int(sensor.attribute("image_size_y", "600"))
+        fov = float(sensor.attribute("fov", "90"))
+        pose = self.world_pose(sensor)
+        boxes = [
+            Box(actor.pose, actor.blueprint.extent, actor.color, _tag(actor))
+            for actor in self._solid()
+            if actor.id != sensor.parent_id
+        ]
+        if sensor.blueprint.id == "sensor.camera.rgb":
+            sun, fog = float(self.weather[5]), float(self.weather[6])
+            brightness = float(np.clip(0.35 + sun / 90.0, 0.25, 1.0))
+            picture = render_rgb(self.town, pose, fov, width, height, boxes, brightness=brightness, fog=fog / 100.0)
+            kind = _RGB_CAMERA
+        else:
+            picture = render_semantic(self.town, pose, fov, width, height, boxes)
+            kind = _SEMANTIC_CAMERA
+        return self._header(kind, pose) + struct.pack("<IIf", width, height, fov) + picture.tobytes()
+
+    # -- commands ------------------------------------------------------------------------------------------------
+
+    def actor(self, actor_id: int) -> Actor:
+        """An actor by number.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return self.actors[actor_id]
+
+    def set_pose(self, actor_id: int, pose: Pose) -> None:
+        """Put an actor somewhere."""
+        actor = self.actor(actor_id)
+        actor.pose = replace(pose)
+
+    def control_vehicle(self, actor_id: int, values: list[Any]) -> None:
+        """Press the pedals."""
+        self.actor(actor_id).control = VehicleControl.unpack(values)
+
+    def control_walker(self, actor_id: int, values: list[Any]) -> None:
+        """Send a walker on its way: direction, speed, jump."""
+        actor = self.actor(actor_id)
+        actor.walk_direction, actor.walk_speed = tuple(values[0]), float(values[1])
+
+    def summary(self) -> dict[str, Any]:
+        """What a test may want to know."""
+        with self.lock:
+            return {
+                "frame": self.frame,
+                "town": self.town.name,
+                "synchronous": self.settings.synchronous,
+                "fixed_delta": self.settings.fixed_delta,
+                "no_rendering": self.settings.no_rendering,
+                "actors": [[actor.id, actor.blueprint.id, actor.attribute("role_name", "")] for actor in self.actors.values()],
+                "poses": {actor.id: pack_pose(self.world_pose(actor)) for actor in self.actors.values()},
+                "weather": self.weather,
+            }
+
+
+def _tag(actor: Actor) -> int:
+    return {"vehicle": _CAR_TAG, "walker": _WALKER_TAG}.get(actor.kind, _OTHER_TAG)
