@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +28,11 @@ from wm_gym.data_collection.metadata import (
 )
 from wm_gym.data_collection.plan import CollectionPlan, parse_behaviours
 from wm_gym.data_collection.worker import MakeBehaviour, Report, WorkerSettings, run_worker
-from wm_gym.errors import DatasetError, SimulatorError, WMGymError
+from wm_gym.data_collection.worker_pool import MAX_RETRIES, Losses, Worker, WorkerPool
+from wm_gym.errors import DatasetError, SimulatorError, SimulatorLostError, WMGymError
 from wm_gym.files import remove_temporary_files
 from wm_gym.simulator import SimulatorSpec
 
-MAX_RETRIES = 2
-"""How often an episode is tried again after its worker died without a word (killed, out of memory, segfault)."""
-
-STOP_TIMEOUT_S = 5.0
 LOCK_FILE = ".collect.lock"
 
 
@@ -54,6 +49,7 @@ class CollectionSummary:
         new_steps: Their steps.
         seconds: Wall-clock time of this call, from the first worker's start.
         steps_per_s: New steps for each second, without the time until the first worker was ready.
+        lost: How often an episode was lost with its simulator and had to be recorded again.
     """
 
     path: Path
@@ -64,6 +60,7 @@ class CollectionSummary:
     new_steps: int
     seconds: float
     steps_per_s: float
+    lost: int = 0
 
 
 def collect(
@@ -76,7 +73,8 @@ def collect(
     behaviour: str = "random",
     workers: int = 1,
     seed: int = 0,
-    simulator_kwargs: dict[str, Any] | None = None,
+    simulator_kwargs: Mapping[str, Any] | None = None,
+    worker_kwargs: Sequence[Mapping[str, Any]] | None = None,
     codec: str = DEFAULT_CODEC,
     max_episode_steps: int | None = None,
     progress: bool = True,
@@ -87,6 +85,9 @@ def collect(
     of workers, in one go or resumed. Episodes that are there already are kept; a larger ``episodes`` or ``frames``
     adds to them.
 
+    An episode whose simulator is lost (a server that dies or hangs) is thrown away whole and recorded again. A worker
+    whose simulator is gone for good is given up, with a warning at the end, as long as another one remains.
+
     Args:
         out: The dataset's folder.
         simulator: Short name or Gymnasium id, for :func:`wm_gym.envs.simulators.make_simulator`.
@@ -95,9 +96,11 @@ def collect(
         frames: Number of steps (one action, one new frame each) that the dataset shall have at least: the episodes
             0, 1, 2, ... until their steps reach it. Episodes are never cut for it.
         behaviour: A behaviour name, or a mix with weights as in ``"noisy:0.7,random:0.2,autopilot:0.1"``.
-        workers: Number of processes; each uses one thread.
+        workers: Number of processes; each uses one thread. With ``worker_kwargs`` their number may be left out.
         seed: Seed of the collection, below 1,000,000.
         simulator_kwargs: Further arguments for ``make_simulator`` (frame size, action repeat, ...).
+        worker_kwargs: For each worker, where its simulator runs, such as ``[{"port": 2000}, {"port": 2004}]``: one
+            server each. Only arguments of the simulator's connection, which are not recorded.
         codec: ``"png"``, ``"webp"``, ``"raw"``, ``"jpeg"`` or ``"jpeg:QUALITY"``.
         max_episode_steps: Truncate episodes after so many steps; ``None`` leaves it to the simulator.
         progress: Show a progress bar on standard error.
@@ -106,11 +109,11 @@ def collect(
         DatasetError: a setting is out of range or differs from the dataset's, the folder is in use or holds
             something else, or it cannot be written.
         SimulatorError: the simulator cannot be made, fails, or kills its process again and again.
+        SimulatorLostError: no worker's simulator can be reached any more.
         KeyboardInterrupt: after Ctrl-C; the workers are stopped, and every finished episode is on the disk.
     """
     target = _Target.of(episodes, frames)
-    if workers < 1:
-        raise DatasetError(f"workers={workers} was given, but 1 or more is wanted.")
+    connections = worker_connections(workers, worker_kwargs)
     if max_episode_steps is not None and max_episode_steps < 1:
         raise DatasetError(f"max_episode_steps={max_episode_steps} was given, but 1 or more is wanted.")
     folder = Path(out)
@@ -130,10 +133,11 @@ def collect(
         codec=frame_codec,
         max_episode_steps=max_episode_steps,
     )
+    losses = Losses(len(connections))
     started = time.perf_counter()
-    with _Workers(settings) as pool:
+    with WorkerPool(run_worker, [replace(settings, connection=connection) for connection in connections]) as pool:
         pool.start_one()
-        spec = pool.wait_for_simulator()
+        spec = _wait_for_simulator(pool)
         metadata = DatasetMetadata(
             simulator=spec,
             codec=frame_codec,
@@ -150,8 +154,15 @@ def collect(
             remove_temporary_files(folder / EPISODES_FOLDER)
             done = _finished_episodes(folder, plan)
             ready = time.perf_counter()
-            new = _record_missing(pool, plan, target, done, workers=workers, progress=progress)
+            try:
+                new = _record_missing(pool, plan, target, done, losses, folder=settings.folder, progress=progress)
+            except SimulatorLostError:
+                if existing is None and not done:
+                    _remove_empty_dataset(folder)
+                raise
     ended = time.perf_counter()
+    for sentence in losses.given_up:
+        warnings.warn(sentence, stacklevel=2)
     wanted = [done[index] for index in range(target.num_wanted(done))]
     new_steps = sum(header.length for header in new)
     return CollectionSummary(
@@ -163,7 +174,32 @@ def collect(
         new_steps=new_steps,
         seconds=ended - started,
         steps_per_s=new_steps / (ended - ready),
+        lost=losses.total,
     )
+
+
+def worker_connections(workers: int, given: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """Where the simulator of each worker runs.
+
+    Args:
+        workers: Number of workers; 1 leaves it to ``given``.
+        given: Arguments of the simulator's connection, for each worker, or ``None`` where there are none.
+
+    Raises:
+        DatasetError: The number is below 1 or not that of ``given``.
+    """
+    if workers < 1:
+        raise DatasetError(f"workers={workers} was given, but 1 or more is wanted.")
+    if given is None:
+        return [{} for _ in range(workers)]
+    if not given:
+        raise DatasetError("the list of simulators for the workers is empty; name at least one, or give none at all.")
+    if workers not in (1, len(given)):
+        raise DatasetError(
+            f"workers={workers} was given with {len(given)} simulators for them, but each worker needs its own; leave "
+            "the number of workers out."
+        )
+    return [dict(connection) for connection in given]
 
 
 @dataclass(frozen=True)
@@ -201,83 +237,23 @@ class _Target:
         return all(index in done for index in range(self.num_wanted(done)))
 
 
-@dataclass
-class _Worker:
-    process: SpawnProcess
-    connection: Connection
-    is_ready: bool = False
-    index: int | None = None
-
-
-@dataclass
-class _Workers:
-    """The worker processes; leaving the ``with`` block stops them all."""
-
-    settings: WorkerSettings
-    running: list[_Worker] = field(default_factory=list)
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start_one(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=run_worker, args=(self.settings, theirs), daemon=True)
-        process.start()
-        theirs.close()  # so that the end of the process closes the pipe
-        self.running.append(_Worker(process, ours))
-
-    def wait_for_simulator(self) -> SimulatorSpec:
-        worker, report = next(self.reports(timeout_s=None))
-        if report is None or report.simulator is None:
-            raise _failure(worker, report, "")
-        worker.is_ready = True
-        return report.simulator
-
-    def reports(self, timeout_s: float | None) -> Iterator[tuple[_Worker, Report | None]]:
-        """The workers that have something to say, with ``None`` from one that died."""
-        by_connection: dict[Any, _Worker] = {worker.connection: worker for worker in self.running}
-        for connection in wait(list(by_connection), timeout_s):
-            worker = by_connection[connection]
-            try:
-                yield worker, worker.connection.recv()
-            except (EOFError, ConnectionResetError):
-                worker.process.join(STOP_TIMEOUT_S)
-                yield worker, None
-
-    def remove(self, worker: _Worker) -> None:
-        self.running.remove(worker)
-        _stop([worker])
-
-    def stop(self) -> None:
-        workers, self.running = self.running, []
-        _stop(workers)
-
-
-def _stop(workers: list[_Worker]) -> None:
-    """Close the connections, which ends a worker before its next step; end by force what does not follow."""
-    for worker in workers:
-        worker.connection.close()
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-    for end in (SpawnProcess.terminate, SpawnProcess.kill):
-        for worker in workers:
-            if worker.process.is_alive():
-                end(worker.process)
-                worker.process.join(1.0)
+def _wait_for_simulator(pool: WorkerPool) -> SimulatorSpec:
+    worker, report = next(pool.reports(timeout_s=None))
+    if report is None or report.simulator is None:
+        raise _failure(worker, report, "")
+    worker.is_ready = True
+    spec: SimulatorSpec = report.simulator
+    return spec
 
 
 def _record_missing(
-    pool: _Workers,
+    pool: WorkerPool,
     plan: CollectionPlan,
     target: _Target,
     done: dict[int, EpisodeHeader],
+    losses: Losses,
     *,
-    workers: int,
+    folder: Path,
     progress: bool,
 ) -> list[EpisodeHeader]:
     """Record what the target lacks; adds to ``done`` and returns the new headers."""
@@ -286,25 +262,30 @@ def _record_missing(
     try:
         with _Progress(target, done, enabled=progress) as bar:
             while not target.is_reached(done):
-                _hand_out(pool, plan, target, done, workers)
+                _hand_out(pool, plan, target, done, losses)
                 for worker, report in list(pool.reports(timeout_s=1.0)):
-                    if report is None and worker.is_ready and worker.index is not None:
-                        deaths[worker.index] = deaths.get(worker.index, 0) + 1
+                    if report is None and worker.is_ready and worker.task is not None:
+                        deaths[worker.task] = deaths.get(worker.task, 0) + 1
                         pool.remove(worker)
-                        if deaths[worker.index] <= MAX_RETRIES:
+                        if deaths[worker.task] <= MAX_RETRIES:
                             continue
                     if report is None or report.kind == "failed":
-                        raise _failure(worker, report, _describe(plan, worker.index))
+                        raise _failure(worker, report, _describe(plan, worker.task))
+                    index, worker.task = worker.task, None
                     if report.kind == "ready":
                         worker.is_ready = True
+                    elif report.kind == "lost" and index is not None:
+                        if losses.add(worker.place, index, report.message, _describe(plan, index)):
+                            pool.remove(worker, close_place=True)
+                        bar.update(done, losses.total)
                     elif report.header is not None:
-                        worker.index = None
+                        losses.finished(worker.place)
                         done[report.header.index] = report.header
                         new.append(report.header)
-                        bar.update(done)
+                        bar.update(done, losses.total)
     finally:
         pool.stop()
-        remove_temporary_files(pool.settings.folder)
+        remove_temporary_files(folder)
     # With several workers an episode beyond the target may be finished; the same call keeps the same episodes.
     wanted = target.num_wanted(done)
     for header in [header for header in new if header.index >= wanted]:
@@ -315,20 +296,20 @@ def _record_missing(
 
 
 def _hand_out(
-    pool: _Workers, plan: CollectionPlan, target: _Target, done: dict[int, EpisodeHeader], workers: int
+    pool: WorkerPool, plan: CollectionPlan, target: _Target, done: dict[int, EpisodeHeader], losses: Losses
 ) -> None:
     """Give every idle worker the next missing episode, and start workers while there is more to do."""
-    taken = {worker.index for worker in pool.running}
+    taken = {worker.task for worker in pool.running}
     # A target in frames does not say how many episodes it takes, so idle workers run ahead of it.
-    last = target.num_wanted(done) if target.episodes is not None else target.num_wanted(done) + workers - 1
+    ahead = 0 if target.episodes is not None else pool.num_places - 1
+    last = target.num_wanted(done) + ahead
     missing = iter([index for index in range(last) if index not in done and index not in taken])
     starting = sum(not worker.is_ready for worker in pool.running)
-    for worker in pool.running:
-        if worker.is_ready and worker.index is None and (index := next(missing, None)) is not None:
-            worker.index = index
-            with suppress(BrokenPipeError):  # it died just now, which the next report says
-                worker.connection.send(plan[index])
-    for _ in range(min(workers - len(pool.running), len(list(missing)) - starting)):
+    # What one worker has lost goes to another one, if that has nothing else to do.
+    for worker in sorted(pool.running, key=lambda worker: losses.in_a_row(worker.place)):
+        if worker.is_ready and worker.task is None and (index := next(missing, None)) is not None:
+            worker.give(index, plan[index])
+    for _ in range(min(len(pool.free_places), len(list(missing)) - starting)):
         pool.start_one()
 
 
@@ -353,14 +334,16 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, done: dict[int, EpisodeHeader]) -> None:
+    def update(self, done: dict[int, EpisodeHeader], lost: int) -> None:
+        """Show what is there, and how many episodes were lost with their simulator."""
         steps = sum(header.length for header in done.values())
         elapsed = time.perf_counter() - self._started
         self._bar.set_postfix(
             episodes=len(done),
             steps=steps,
-            mean_return=f"{sum(header.return_ for header in done.values()) / len(done):.1f}",
+            mean_return=f"{sum(header.return_ for header in done.values()) / max(1, len(done)):.1f}",
             steps_per_s=f"{(steps - self._steps_before) / elapsed:.0f}",
+            **({"lost": lost} if lost else {}),
             refresh=False,
         )
         self._bar.update(self._count(done) - self._bar.n)
@@ -399,12 +382,22 @@ def _finished_episodes(folder: Path, plan: CollectionPlan) -> dict[int, EpisodeH
     return done
 
 
+def _remove_empty_dataset(folder: Path) -> None:
+    """Remove a dataset without episodes that was begun just now; the folder may hold nothing else."""
+    with suppress(OSError):
+        (folder / METADATA_FILE).unlink(missing_ok=True)
+        (folder / LOCK_FILE).unlink(missing_ok=True)
+        (folder / EPISODES_FOLDER).rmdir()
+        folder.rmdir()
+
+
 def _describe(plan: CollectionPlan, index: int | None) -> str:
-    return "" if index is None else f"episode {index} (behaviour {plan[index].behaviour}, seed {plan[index].seed}): "
+    return "" if index is None else f"episode {index} (behaviour {plan[index].behaviour}, seed {plan[index].seed})"
 
 
-def _failure(worker: _Worker, report: Report | None, episode: str) -> WMGymError:
+def _failure(worker: Worker, report: Report | None, episode: str) -> WMGymError:
     """The error for a worker that failed or died."""
+    episode = f"{episode}: " if episode else ""
     if report is None and worker.is_ready:
         return SimulatorError(
             f"{episode}its worker process died {MAX_RETRIES + 1} times (exit code {worker.process.exitcode}); look for "

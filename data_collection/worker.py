@@ -21,11 +21,14 @@ from wm_gym.actions import ActionFormat
 from wm_gym.data_collection.codec import FrameCodec
 from wm_gym.data_collection.episode_file import EpisodeHeader, EpisodeRecorder
 from wm_gym.data_collection.plan import EpisodePlan
-from wm_gym.errors import WMGymError
+from wm_gym.errors import SimulatorLostError, WMGymError
 from wm_gym.simulator import SimulatorSpec
 
 if TYPE_CHECKING:
     from wm_gym.data_collection.behaviours import Behaviour
+    from wm_gym.frames import Frame
+
+_LOST = "simulator_lost"
 
 MakeBehaviour = Callable[[str, SimulatorSpec], "Behaviour"]
 """Makes a behaviour from its name; a module-level function, because it is sent to other processes."""
@@ -43,6 +46,7 @@ class WorkerSettings:
         folder: Where the episode files go.
         codec: How to store frames.
         max_episode_steps: Steps after which to truncate, or ``None``.
+        connection: Where this worker's simulator runs.
     """
 
     simulator: str
@@ -52,6 +56,7 @@ class WorkerSettings:
     folder: Path
     codec: FrameCodec
     max_episode_steps: int | None = None
+    connection: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,14 @@ class Report:
     """A message from a worker.
 
     Attributes:
-        kind: ``"ready"``, ``"done"`` or ``"failed"``.
+        kind: ``"ready"``, ``"done"``, ``"lost"`` (the simulator was lost; the worker is ready again) or ``"failed"``.
         simulator: With ``"ready"``: the record of the simulator.
         header: With ``"done"``: the episode written.
         error: With ``"failed"``: class name of the error.
-        message: With ``"failed"``: its message.
+        message: With ``"failed"`` or ``"lost"``: its message.
     """
 
-    kind: Literal["ready", "done", "failed"]
+    kind: Literal["ready", "done", "lost", "failed"]
     simulator: SimulatorSpec | None = None
     header: EpisodeHeader | None = None
     error: str = ""
@@ -99,7 +104,7 @@ def run_worker(settings: WorkerSettings, connection: Connection) -> None:
     try:
         from wm_gym.envs.simulators import describe_simulator, make_simulator
 
-        env = make_simulator(settings.simulator, **settings.simulator_kwargs)
+        env = make_simulator(settings.simulator, connection=settings.connection, **settings.simulator_kwargs)
         drivers = _Drivers(settings, describe_simulator(env))
         for name in settings.behaviours:  # an unknown name or a damaged agent shows before anything is recorded
             drivers[name]
@@ -107,15 +112,19 @@ def run_worker(settings: WorkerSettings, connection: Connection) -> None:
         connection.send(Report("ready", simulator=drivers.simulator))
         while True:
             plan = connection.recv()
-            recorder = record_episode(
-                env,
-                drivers[plan.behaviour],
-                plan,
-                action=drivers.simulator.action,
-                codec=settings.codec,
-                max_steps=settings.max_episode_steps,
-                check_open=lambda: _check_open(connection),
-            )
+            try:
+                recorder = record_episode(
+                    env,
+                    drivers[plan.behaviour],
+                    plan,
+                    action=drivers.simulator.action,
+                    codec=settings.codec,
+                    max_steps=settings.max_episode_steps,
+                    check_open=lambda: _check_open(connection),
+                )
+            except SimulatorLostError as error:
+                connection.send(Report("lost", message=str(error)))
+                continue
             connection.send(Report("done", header=recorder.write(settings.folder)))
     except (_Stopped, EOFError, BrokenPipeError, ConnectionResetError):
         pass
@@ -140,6 +149,9 @@ def record_episode(
 ) -> EpisodeRecorder:
     """Drive one episode from reset to its end.
 
+    The action recorded is ``info["applied_action"]`` where the simulator says what it really did, as it does for a
+    driver of its own; else the one that the behaviour gave.
+
     Args:
         env: The simulator; its actions are in the stored format.
         behaviour: Drives.
@@ -148,24 +160,52 @@ def record_episode(
         codec: How to store frames.
         max_steps: Steps after which to truncate, or ``None``.
         check_open: Called before every step; may raise to give the episode up.
+
+    Raises:
+        SimulatorLostError: The simulator was lost; the episode is worth nothing.
     """
-    frame, _ = env.reset(seed=plan.seed)
-    behaviour.reset(env, plan.behaviour_seed)
+    frame = begin_episode(env, behaviour, plan.seed, plan.behaviour_seed)
     recorder = EpisodeRecorder(codec, frame, seed=plan.seed, behaviour=plan.behaviour, index=plan.index)
     ended = False
     while not ended:
         check_open()
         chosen = action.to_stored(behaviour.act(frame))
         frame, reward, terminated, truncated, info = env.step(chosen)
+        check_not_lost(info)
+        if action.kind == "driving" and "applied_action" in info:
+            chosen = action.to_stored(info["applied_action"])
         truncated = truncated or len(recorder) + 1 == max_steps
         recorder.add(chosen, frame, float(reward), terminated=terminated, truncated=truncated, infos=scalar_infos(info))
         ended = terminated or truncated
     return recorder
 
 
+def begin_episode(env: gym.Env[Any, Any], behaviour: Behaviour, seed: int, behaviour_seed: int) -> Frame:
+    """Reset a simulator and the behaviour that drives it; returns the first frame ``(H, W, 3)`` uint8."""
+    frame, _ = env.reset(seed=seed)
+    if getattr(env.unwrapped, "traffic_manager_drives", False):
+        # Another behaviour in the same simulator had handed the wheel to it.
+        env.unwrapped.traffic_manager_drives = False  # type: ignore[attr-defined]
+    behaviour.reset(env, behaviour_seed)
+    first: Frame = frame
+    return first
+
+
+def check_not_lost(info: Mapping[str, Any]) -> None:
+    """Check that a step's ``info`` does not say that the simulator was lost.
+
+    Raises:
+        SimulatorLostError: It does.
+    """
+    if info.get(_LOST, False):
+        raise SimulatorLostError(str(info.get("lost_reason") or "the simulator was lost in the middle of an episode."))
+
+
 def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
-    """The entries of a step's ``info`` that are single real numbers or truth values."""
-    return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_)}
+    """The entries of a step's ``info`` that are single real numbers or truth values and say something of the drive."""
+    return {
+        name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != _LOST
+    }
 
 
 def _check_open(connection: Connection) -> None:

@@ -3,6 +3,9 @@
 Every environment from :func:`make_simulator` gives frames, uint8 ``(H, W, 3)``, and takes a one-dimensional ``Box`` of
 float32 actions. Driving simulators (``metadata["driving"]``) take action format, frame size and action repeat as
 arguments of their own; any other environment is wrapped so that it behaves alike.
+
+A simulator that runs on a server names the arguments that say where it runs, not what it simulates, in
+``metadata["unrecorded"]``: its connection. They reach the environment, but no record.
 """
 
 from __future__ import annotations
@@ -82,6 +85,7 @@ def make_simulator(
     frame_size: tuple[int, int] | int | None = None,
     action_repeat: int | None = None,
     render_mode: str | None = None,
+    connection: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> gym.Env[Frame, Any]:
     """Make a simulator.
@@ -94,14 +98,16 @@ def make_simulator(
         frame_size: Height and width of the frames, one number or two; ``None`` for the simulator's own.
         action_repeat: Simulator frames for each action; ``None`` for the simulator's own (1 where it has none).
         render_mode: As for ``gym.make``.
-        **kwargs: Further arguments of the simulator; JSON values, so that datasets and models can record them.
+        connection: Further arguments of the simulator that must be of its connection.
+        **kwargs: Further arguments of the simulator; JSON values, so that datasets and models can record them. Those
+            of the connection are not recorded.
 
     Returns:
         An environment with observations uint8 ``(H, W, 3)`` and a one-dimensional float32 ``Box`` of actions.
 
     Raises:
-        SimulatorError: The name is unknown, a dependency is missing, an argument is not one of the simulator's, or
-            its observations or actions do not fit.
+        SimulatorError: The name is unknown, a dependency is missing, an argument is not one of the simulator's (or of
+            its connection), or its observations or actions do not fit.
         ConfigError: An argument has a value out of its range.
 
     Example:
@@ -109,12 +115,13 @@ def make_simulator(
         >>> frame, info = env.reset(seed=1)
     """
     env_id = SIMULATORS.get(name, name)
-    recorded = dict(kwargs)
+    metadata = _class_metadata(env_id)
+    recorded, unrecorded = _split(env_id, metadata, kwargs, connection or {})
     if action_repeat is not None:
         recorded["action_repeat"] = action_repeat
     _check_json(name, recorded)
-    if _is_driving_id(env_id):
-        own = dict(recorded)
+    if metadata.get("driving", False):
+        own = {**recorded, **unrecorded}
         if action is not None:
             own["action"] = action
         if frame_size is not None:
@@ -129,7 +136,7 @@ def make_simulator(
     repeat = 1 if action_repeat is None else action_repeat
     if repeat < 1:
         raise SimulatorError(f"action_repeat={action_repeat!r} must be at least 1.")
-    env = _make(env_id, {**kwargs, "render_mode": render_mode})
+    env = _make(env_id, {**kwargs, **unrecorded, "render_mode": render_mode})
     try:
         simulator = _describe_native(env, env_id, recorded, frame_size, repeat)
     except SimulatorError:
@@ -139,7 +146,11 @@ def make_simulator(
 
 
 def make_simulator_from_spec(
-    simulator: SimulatorSpec, *, action: str | None = None, render_mode: str | None = None
+    simulator: SimulatorSpec,
+    *,
+    action: str | None = None,
+    render_mode: str | None = None,
+    connection: Mapping[str, Any] | None = None,
 ) -> gym.Env[Frame, Any]:
     """Make the simulator of a dataset, model or agent again.
 
@@ -147,12 +158,18 @@ def make_simulator_from_spec(
         simulator: Its record.
         action: What an action means, as for :func:`make_simulator`.
         render_mode: As for ``gym.make``.
+        connection: Where the simulator runs, as for :func:`make_simulator`; a record does not say.
 
     Raises:
         SimulatorError: As :func:`make_simulator`, or the simulator's actions are no longer those of the record.
     """
     env = make_simulator(
-        simulator.id, action=action, frame_size=simulator.frame_size, render_mode=render_mode, **simulator.kwargs
+        simulator.id,
+        action=action,
+        frame_size=simulator.frame_size,
+        render_mode=render_mode,
+        connection=connection,
+        **simulator.kwargs,
     )
     made = describe_simulator(env).action
     if made != simulator.action:
@@ -184,10 +201,46 @@ def describe_simulator(env: gym.Env[Any, Any]) -> SimulatorSpec:
     spec = env.unwrapped.spec
     if spec is None or not is_driving(env):
         raise SimulatorError(f"{env} is neither from make_simulator nor a registered driving simulator; make it there.")
-    named = ("action", "frame_size", "render_mode")
-    kwargs = {key: value for key, value in spec.kwargs.items() if key not in named}
+    left_out = ("action", "frame_size", "render_mode", *env.unwrapped.metadata.get("unrecorded", ()))
+    kwargs = {key: value for key, value in spec.kwargs.items() if key not in left_out}
     _check_json(spec.id, kwargs)
     return _describe_driving(env, spec.id, kwargs)
+
+
+def split_connection(name: str, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the arguments of a simulator into those that a record keeps, and those of its connection.
+
+    Args:
+        name: Short name or Gymnasium id.
+        kwargs: Arguments as for :func:`make_simulator`.
+
+    Raises:
+        SimulatorError: The name is unknown, or a dependency is missing.
+    """
+    env_id = SIMULATORS.get(name, name)
+    return _split(env_id, _class_metadata(env_id), kwargs, {})
+
+
+def has_connection(name: str) -> bool:
+    """Whether a simulator runs on a server, so that an environment needs one for itself; raises as above."""
+    return bool(_class_metadata(SIMULATORS.get(name, name)).get("unrecorded"))
+
+
+def _split(
+    env_id: str, metadata: Mapping[str, Any], kwargs: Mapping[str, Any], connection: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    names = metadata.get("unrecorded", ())
+    foreign = [name for name in connection if name not in names]
+    if foreign and not names:
+        raise SimulatorError(f"{env_id} runs without a server, so {foreign[0]!r} cannot be set for it; leave it out.")
+    if foreign:
+        raise SimulatorError(
+            f"{foreign[0]!r} is no setting of the connection to {env_id}{did_you_mean(foreign[0], names)}; give it "
+            "with the simulator's other arguments, which datasets and models record."
+        )
+    recorded = {name: value for name, value in kwargs.items() if name not in names}
+    unrecorded = {name: value for name, value in kwargs.items() if name in names}
+    return recorded, {**unrecorded, **connection}
 
 
 def _describe_driving(env: gym.Env[Any, Any], env_id: str, kwargs: Mapping[str, Any]) -> SimulatorSpec:
@@ -252,19 +305,20 @@ def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
     return int(space.shape[0]), int(space.shape[1])
 
 
-def _is_driving_id(env_id: str) -> bool:
-    """Whether the class behind a Gymnasium id declares driving actions; imports its module."""
+def _class_metadata(env_id: str) -> Mapping[str, Any]:
+    """What the class behind a Gymnasium id says about itself; imports its module."""
     module, _, plain_id = env_id.rpartition(":")
     try:
         if module:
             importlib.import_module(module)
         spec = gym.spec(plain_id)
         if spec.entry_point is None:
-            return False
+            return {}
         creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, gym.error.DependencyNotInstalled, ImportError) as error:
         raise _unavailable(env_id, error) from error
-    return bool(getattr(creator, "metadata", {}).get("driving", False))
+    metadata: Mapping[str, Any] = getattr(creator, "metadata", {})
+    return metadata
 
 
 def _make(env_id: str, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

@@ -9,6 +9,7 @@ from wm_gym.errors import SimulatorError
 
 AUTOPILOTS: dict[str, str] = {
     "CarRacingDriving-v0": "wm_gym.agents.autopilots.car_racing:CarRacingAutopilot",
+    "CarlaDriving-v0": "wm_gym.agents.autopilots.carla:CarlaAutopilot",
 }
 """Gymnasium id of a simulator, and its autopilot as ``"module:Class"``, made as ``Class(varied_pace=...)``."""
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 from wm_gym import errors
 from wm_gym.envs.carla.messages import (
     Close,
+    Closed,
     Drive,
     Driven,
     EpisodeStarted,
@@ -27,7 +28,7 @@ from wm_gym.envs.carla.messages import (
 )
 from wm_gym.errors import SimulatorError, SimulatorLostError, WMGymError
 
-ReplyT = TypeVar("ReplyT", Ready, EpisodeStarted, Driven)
+ReplyT = TypeVar("ReplyT", Ready, EpisodeStarted, Driven, Closed)
 
 _GRACE_S = 5.0
 """On top of CARLA's own time limits, before the client process itself counts as hanging."""
@@ -35,6 +36,8 @@ _GRACE_S = 5.0
 _START_S = 60.0
 _CALLS_IN_A_START = 12
 """Calls to the server in the course of starting an episode that may each take their time limit, but one."""
+
+_CALLS_IN_A_CLOSE = 3
 
 
 class ClientProcess:
@@ -93,15 +96,21 @@ class ClientProcess:
         limit = connection.timeout_s * 2 + connection.image_timeout_s * 3 + _GRACE_S
         return self._ask(request, Driven, limit)
 
-    def close(self) -> None:
-        """Let it clean up, and end it; by force if it takes too long."""
+    def close(self) -> bool:
+        """Let it clean up, and end it; by force if it takes too long.
+
+        Returns:
+            Whether it ended as it should; if not, actors may be left on the server.
+        """
+        is_clean = False
         if self._process.poll() is None:
             with contextlib.suppress(WMGymError, OSError):
-                self._send(Close())
-                self._wait_for(self._number, self._settings.connection.timeout_s * 2 + _GRACE_S)
+                limit = self._settings.connection.timeout_s * _CALLS_IN_A_CLOSE + _GRACE_S
+                is_clean = self._ask(Close(), Closed, limit).is_clean
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE_S)
         self.kill()
+        return is_clean
 
     def kill(self) -> None:
         """End it at once."""

@@ -58,8 +58,7 @@ def _answer(session: CarlaSession, request: Request) -> Reply:
             return session.start(request)
         if isinstance(request, Drive):
             return session.drive(request)
-        session.close()
-        return None
+        return session.close()
     except Exception as error:
         return _failed(error)
 

@@ -35,6 +35,7 @@ class Drive:
 
     def __init__(self, started: EpisodeStarted, config: CarlaConfig) -> None:
         self.tick = started.tick
+        self._first_frame = started.tick.frame
         self.end: End = ""
         self._config = config
         self._lines = started.stop_lines
@@ -45,7 +46,7 @@ class Drive:
         self._collision_filter = CollisionFilter()
         self._seconds = 0.0
         self._stuck_s = 0.0
-        self._farthest = self.route_state.distance
+        self._travelled_m = self._farthest_m = 0.0
         self._acceleration = (0.0, 0.0)
         self._collisions = 0
         self._red_lights = 0
@@ -96,7 +97,7 @@ class Drive:
             "red_lights": float(self._red_lights),
             **{f"reward_{name}": value for name, value in self._terms.items()},
             **self._record.metrics(),
-            "frame": float(self.tick.frame),
+            "frame": float(self.tick.frame - self._first_frame),
         }
 
     def _add_tick(self, tick: Tick) -> dict[str, float]:
@@ -160,14 +161,15 @@ class Drive:
             return
         end, state = self._config.end, self.route_state
         self._stuck_s = 0.0 if math.hypot(*tick.ego.velocity) > _MOVING_M_S else self._stuck_s + seconds
-        self._farthest = max(self._farthest, state.distance)
+        self._travelled_m += tick.ego.speed * math.cos(math.radians(state.heading_error)) * seconds
+        self._farthest_m = max(self._farthest_m, self._travelled_m)
         if end.collision and collisions:
             self.end = "collision"
         elif end.off_road and not tick.on_road:
             self.end = "off_road"
         elif is_done:
             self.end = "route_done"
-        elif end.wrong_way_m and self._farthest - state.distance > end.wrong_way_m:
+        elif end.wrong_way_m and self._farthest_m - self._travelled_m > end.wrong_way_m:
             self.end = "wrong_way"
         elif end.max_deviation_m and abs(state.lateral_offset) > end.max_deviation_m:
             self.end = "deviation"

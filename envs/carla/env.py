@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -18,11 +19,11 @@ from wm_gym.envs.carla.client import check_carla
 from wm_gym.envs.carla.client_handle import ClientProcess
 from wm_gym.envs.carla.config import CarlaConfig, ConnectionConfig
 from wm_gym.envs.carla.drive import Drive as DriveState
-from wm_gym.envs.carla.messages import MAIN_CAMERA, Drive, EpisodeStarted, SessionSettings, StartEpisode
+from wm_gym.envs.carla.messages import MAIN_CAMERA, Drive, EpisodeStarted, Ready, SessionSettings, StartEpisode
 from wm_gym.envs.carla.route import Route, RouteState
 from wm_gym.envs.carla.server import CarlaServer, launch_command
 from wm_gym.envs.carla.state import EgoState, RoadUser
-from wm_gym.errors import ConfigError, SimulatorLostError
+from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
 from wm_gym.frames import Frame
 
 ADDRESS_VARIABLE = "WM_GYM_CARLA"
@@ -74,7 +75,7 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
     when the server was lost (`info["simulator_lost"]`): such an end says nothing about the driving.
 
     ## Information
-    `info` has the same keys at `reset` and after every step; all but the last four are numbers.
+    `info` has the same keys at `reset` and after every step; numbers, but for the last four and `lost_reason`.
 
     | key | meaning |
     | --- | --- |
@@ -86,8 +87,9 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
     | `reward_progress`, `reward_collision`, ... | the terms of the reward |
     | `route_completion`, `driving_score`, `collisions_vehicle_per_km`, ... | see `wm_gym.envs.carla.metrics` |
     | `missed_images` | ticks that were repeated so far, because a picture did not come |
-    | `frame` | the simulator's frame number |
+    | `frame` | simulator frames since `reset` |
     | `simulator_lost` | whether the server was lost in this step |
+    | `lost_reason` | why it was lost, or `""` |
     | `applied_action` | `(4,)` float32: what the pedals and the wheel did during the step |
     | `end` | why the episode ended: `"collision"`, `"off_road"`, `"route_done"`, `"wrong_way"`, `"stuck"`, `"deviation"`, `"time"`, `"simulator_lost"`, or `""` |
     | `town`, `weather` | names |
@@ -150,6 +152,7 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         """Whether CARLA's Traffic Manager drives instead of the actions given to ``step``; may change at any step."""
         self._client: ClientProcess | None = None
         self._was_lost = False
+        self._leftovers: Ready | None = None
         self._started: EpisodeStarted | None = None
         self._drive: DriveState | None = None
         self._frame: Frame = np.zeros(self.observation_space.shape, np.uint8)
@@ -197,6 +200,11 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
     def wheelbase(self) -> float:
         """Distance of the axles, in metres."""
         return self._episode.wheelbase
+
+    @property
+    def applied_action(self) -> FloatArray:
+        """What the pedals and the wheel did during the last tick: ``(4,)`` float32, in the driving format."""
+        return np.asarray(self._running.tick.applied, dtype=np.float32)
 
     def road_users(self) -> tuple[RoadUser, ...]:
         """Vehicles and pedestrians around the car."""
@@ -259,7 +267,7 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
             if not self.connection.restart:
                 raise self._explain(error) from error
             gym.logger.warn(f"{error} The episode is cut, and the next one starts afresh.")
-            return self._frame, 0.0, False, True, self._info(lost=True)
+            return self._frame, 0.0, False, True, self._info(lost_reason=str(error))
         reward = drive.add(driven.ticks)
         self._missed_images += driven.missed_images
         self._keep_images(driven.images)
@@ -276,10 +284,13 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
     def close(self) -> None:
         """Destroy the actors, put the server's settings back, and stop a server that the environment started."""
         client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        if client is not None and not client.close():
+            self._leftovers = client.ready
         if self._server is not None:
             self._server.stop()
+        elif self._leftovers is not None:
+            self._clean_up_after_crash(self._leftovers)
+        self._leftovers = None
 
     # -- the server --------------------------------------------------------------------------------------------------
 
@@ -296,6 +307,9 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
                 break
             except SimulatorLostError as error:
                 explained = self._explain(error)
+                if self._client is None and self._server is None:
+                    # Nobody answers, after the full wait if it was a server that was lost: it is gone, or never was.
+                    raise explained from error
                 self._drop_client()
                 if tries == 0:
                     raise explained from error
@@ -308,20 +322,36 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         if self._client is None:
             if self._server is not None:
                 self._server.start()
-            wait = self._server is not None or self._was_lost
-            group = self._server.group if self._server is not None else None
-            self._client = ClientProcess(SessionSettings(self.config, self.connection, wait, group))
-            self._was_lost = False
+            self._client = self._new_client(wait=self._server is not None or self._was_lost, found=self._leftovers)
+            self._was_lost, self._leftovers = False, None
         return self._client
+
+    def _new_client(self, *, wait: bool, found: Ready | None) -> ClientProcess:
+        return ClientProcess(
+            SessionSettings(
+                self.config,
+                self.connection,
+                was_asynchronous=found is not None and found.was_asynchronous,
+                wait=wait,
+                server_group=self._server.group if self._server is not None else None,
+            )
+        )
 
     def _drop_client(self, *, close: bool = False) -> None:
         """End the client process and a server of ours; without ``close`` at once, for they do not work any more."""
         client, self._client = self._client, None
-        if client is not None:
-            client.close() if close else client.kill()
+        if client is not None and not (close and client.close()):
+            client.kill()
+            self._leftovers = client.ready
         if self._server is not None:
             self._server.stop()
+            self._leftovers = None
         self._was_lost = not close
+
+    def _clean_up_after_crash(self, found: Ready) -> None:
+        """Remove what a client that did not end as it should has left on a server that is not ours."""
+        with contextlib.suppress(SimulatorError):  # the server may be gone as well
+            self._new_client(wait=False, found=found).close()
 
     def _explain(self, error: SimulatorLostError) -> SimulatorLostError:
         return SimulatorLostError(str(error) + (self._server.last_words() if self._server is not None else ""))
@@ -332,14 +362,15 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         self._frame = images[MAIN_CAMERA]
         self._cameras = {name: image for name, image in images.items() if name != MAIN_CAMERA}
 
-    def _info(self, *, lost: bool = False) -> dict[str, Any]:
+    def _info(self, *, lost_reason: str = "") -> dict[str, Any]:
         drive = self._running
         return {
             **drive.info(),
             "missed_images": float(self._missed_images),
-            "simulator_lost": lost,
-            "applied_action": np.asarray(drive.tick.applied, dtype=np.float32),
-            "end": "simulator_lost" if lost else drive.end,
+            "simulator_lost": bool(lost_reason),
+            "lost_reason": lost_reason,
+            "applied_action": self.applied_action,
+            "end": "simulator_lost" if lost_reason else drive.end,
             "town": self._episode.town,
             "weather": self._episode.weather or "",
             "cameras": dict(self._cameras),

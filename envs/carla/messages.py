@@ -25,6 +25,8 @@ class SessionSettings:
     Attributes:
         config: What to simulate.
         connection: Where the server is.
+        was_asynchronous: The server's own settings are known to be asynchronous, whatever it says now: a client that
+            crashed has left it synchronous.
         wait: Wait for a server that is starting, instead of giving up at once.
         server_group: Process group of a server that the environment started: to be ended with the environment.
     """
@@ -32,6 +34,7 @@ class SessionSettings:
     config: CarlaConfig
     connection: ConnectionConfig
     wait: bool = False
+    was_asynchronous: bool = False
     server_group: int | None = None
 
 
@@ -166,6 +169,18 @@ class Ready:
 
     server_version: str
     client_version: str
+    was_asynchronous: bool
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Answer to :class:`Close`.
+
+    Attributes:
+        is_clean: Whether everything was destroyed and put back.
+    """
+
+    is_clean: bool
 
 
 @dataclass(frozen=True)
@@ -183,5 +198,4 @@ class Failed:
     is_lost: bool
 
 
-Reply = Ready | EpisodeStarted | Driven | Failed | None
-"""``None`` answers :class:`Close`."""
+Reply = Ready | EpisodeStarted | Driven | Closed | Failed

@@ -30,9 +30,11 @@ _LANE_CHANGES = ((1, 60.0), (3, 20.0))
 _SHORTEST_LANE_CHANGE = 15.0
 _SAMPLE_SPACING = 1.0
 """Longest distance between the waypoints that are read from the map."""
+_SEARCH_SPACING = 5.0
+"""Distance between the waypoints among which lanes are looked for that the map's topology leaves out."""
 _STRAIGHT = 30.0
 """Degrees: a way through a junction that turns by less goes straight on."""
-_NUM_DRAWS = 10
+_NUM_DRAWS = 3
 """Destinations that are drawn for a random route before one is made of random turns."""
 
 
@@ -202,24 +204,27 @@ class RoutePlanner:
         from_lane, begin = self._locate(start)
         to_lane, finish = self._locate(end)
         way = f"from {_describe(start)} to {_describe(end)} on the map {self._map.name!r}"
-        if from_lane is to_lane and finish > begin:
-            return self._route([_Piece(from_lane, begin, finish)])
-        if from_lane is to_lane and finish == begin:
+        if from_lane is to_lane and finish >= begin:
+            pieces = [_Piece(from_lane, begin, finish)]
+        else:
+            source, first = self._next_station(from_lane, begin)
+            target, last = self._last_station(to_lane, finish)
+            try:
+                _, path = nx.bidirectional_dijkstra(self.graph, source, target, weight="length")
+            except nx.NetworkXNoPath:
+                raise SimulatorError(f"no way leads {way}; give an end that can be reached from the start.") from None
+            pieces = [*first, *self._pieces(path), *last]
+        route = self._route(pieces)
+        if route is None:
             raise SimulatorError(f"the route {way} has no length; give a start and an end that are apart.")
-        source, first = self._next_station(from_lane, begin)
-        target, last = self._last_station(to_lane, finish)
-        try:
-            _, path = nx.bidirectional_dijkstra(self.graph, source, target, weight="length")
-        except nx.NetworkXNoPath:
-            raise SimulatorError(f"no way leads {way}; give an end that can be reached from the start.") from None
-        return self._route([*first, *self._pieces(path), *last])
+        return route
 
     def draw(self, start: carla.Location, rng: np.random.Generator, min_length: float, max_length: float) -> Route:
         """A random route.
 
-        It is the shortest way to a random destination, cut at ``max_length``. Where no destination is as far away as
-        ``min_length``, the route is one of random turns instead, which may use a road more than once, and its length
-        is drawn from between the two.
+        It is the shortest way to a random destination, cut at ``max_length``. Where none of a few destinations is as
+        far away as ``min_length``, the route is one of random turns instead, which may use a road more than once, and
+        its length is drawn from between the two.
 
         Args:
             start: The route begins at the nearest point of a driving lane.
@@ -233,20 +238,18 @@ class RoutePlanner:
         lane, begin = self._locate(start)
         source, first = self._next_station(lane, begin)
         before, lengths = nx.dijkstra_predecessor_and_distance(self.graph, source, weight="length")
-        to_source = sum(piece.lane.length_between(piece.begin, piece.end) for piece in first)
-        destinations = sorted(node for node, length in lengths.items() if to_source + length >= min_length)
-        for _ in range(_NUM_DRAWS if destinations else 0):
-            node = destinations[rng.integers(len(destinations))]
-            path = [node]
+        destinations = sorted(lengths)
+        for _ in range(_NUM_DRAWS):
+            path = [destinations[rng.integers(len(destinations))]]
             while path[-1] != source:
                 path.append(before[path[-1]][0])
             route = self._route([*first, *self._pieces(path[::-1])])
-            if route.length >= min_length:
+            if route is not None and route.length >= min_length:
                 return route.cut(max_length)
         target = rng.uniform(min_length, max_length)
         # The points of a route are joined by chords, which are a little shorter than the lanes.
         route = self._route([*first, *self._pieces(self._wander(source, 1.01 * target + self._spacing, rng))])
-        if route.length < min_length:
+        if route is None or route.length < min_length:
             raise SimulatorError(
                 f"every way from {_describe(start)} on the map {self._map.name!r} ends before {min_length:g} m; "
                 "lower route.min_length or start elsewhere."
@@ -259,6 +262,8 @@ class RoutePlanner:
             piece = _Piece(lane, begin, end)
             length = lane.length_between(begin, end)
             self.graph.add_edge((lane.key, index), (lane.key, index + 1), length=length, piece=piece)
+        if lane.junction >= 0:
+            return  # Markings permit much in junctions, but changing lanes there is no good driving.
         for side, command in enumerate((Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT)):
             key = lane.neighbours[side]
             if key is None or key not in self._lanes or self._lanes[key].num_stations != lane.num_stations:
@@ -317,9 +322,11 @@ class RoutePlanner:
         piece = self.graph.edges[before, after]["piece"]
         return piece is not None and piece.target is not None
 
-    def _route(self, pieces: Sequence[_Piece]) -> Route:
-        """Join pieces to one line and divide it evenly."""
-        parts = [_trace(piece) for piece in pieces] or [(np.zeros((0, 2)), np.zeros(0))]
+    def _route(self, pieces: Sequence[_Piece]) -> Route | None:
+        """Join pieces to one line and divide it evenly; ``None`` where it has no length."""
+        if not pieces:
+            return None
+        parts = [_trace(piece) for piece in pieces]
         points = np.concatenate([part[0] for part in parts])
         widths = np.concatenate([part[1] for part in parts])
         piece_of = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
@@ -329,7 +336,7 @@ class RoutePlanner:
         points, widths, piece_of = points[apart], widths[apart], piece_of[apart]
         lengths = _lengths(points)
         if len(lengths) < 2:
-            raise SimulatorError("the route has no length; give a start and an end that are apart.")
+            return None
         count = max(1, math.ceil(lengths[-1] / self._spacing - 1e-9))
         at = np.linspace(0, lengths[-1], count + 1)
         even = np.stack([np.interp(at, lengths, points[:, axis]) for axis in (0, 1)], axis=1)
@@ -348,45 +355,58 @@ class RoutePlanner:
 def _read_lanes(carla_map: carla.Map, step: float) -> tuple[dict[LaneKey, _Lane], list[tuple[LaneKey, LaneKey]]]:
     """All driving lanes, and which leads on to which; in the order of their ids."""
     topology = sorted(carla_map.get_topology(), key=lambda pair: (_key(pair[0]), _key(pair[1])))
-    lanes: dict[LaneKey, _Lane] = {}
-    for start, end in topology:
-        if _key(start) not in lanes:
-            lane = _read_lane(start, end, step)
-            if lane is not None:
-                lanes[lane.key] = lane
-    links = [(_key(start), _key(end)) for start, end in topology]
     # A lane that ends is paired with its own end.
-    return lanes, [link for link in links if link[0] != link[1] and link[0] in lanes and link[1] in lanes]
+    links = [(_key(start), _key(end)) for start, end in topology if _key(start) != _key(end)]
+    ends: dict[LaneKey, tuple[carla.Waypoint, carla.Waypoint | None]] = {_key(pair[0]): pair for pair in topology}
+    # The topology leaves out some of the lanes from which no other one is reached.
+    for waypoint in (*(end for _, end in topology), *carla_map.generate_waypoints(_SEARCH_SPACING)):
+        if _key(waypoint) not in ends:
+            ends[_key(waypoint)] = (_lane_start(waypoint), None)
+    return {key: _read_lane(*ends[key], step) for key in sorted(ends)}, links
 
 
-def _read_lane(start: carla.Waypoint, end: carla.Waypoint, step: float) -> _Lane | None:
-    """Sample a lane from its start to ``end``, the start of what comes after it; ``None`` for one without length."""
+def _lane_start(waypoint: carla.Waypoint) -> carla.Waypoint:
+    """The first waypoint of a lane section, to within a few centimetres.
+
+    ``Waypoint.previous_until_lane_start`` would do, but crashes the program on lanes that nothing leads to.
+    """
+    step = _SEARCH_SPACING
+    while step > 0.02:
+        before = [earlier for earlier in waypoint.previous(step) if _key(earlier) == _key(waypoint)]
+        if before:
+            waypoint = before[0]
+        else:
+            step /= 2
+    return waypoint
+
+
+def _read_lane(start: carla.Waypoint, end: carla.Waypoint | None, step: float) -> _Lane:
+    """Sample a lane from its start to ``end``, the start of a lane that comes after it, if one does."""
     key = _key(start)
     # Beyond the lane's own section the waypoints go on to the end of the road.
     own = [start, *takewhile(lambda waypoint: _key(waypoint) == key, start.next_until_lane_end(step))]
-    transforms = [waypoint.transform for waypoint in (*own, end)]
+    transforms = [waypoint.transform for waypoint in (*own, end or own[-1])]
     points = np.array([(transform.location.x, transform.location.y) for transform in transforms], dtype=np.float64)
     lengths = _lengths(points)
-    if lengths[-1] < 1e-3:
-        return None
     along = np.array([abs(waypoint.s - start.s) for waypoint in own])
     along = np.maximum.accumulate(np.append(along, along[-1] + lengths[-1] - lengths[-2]))
+    extent_s = max(float(along[-1]), 1e-6)
     changes = [int(waypoint.lane_change) for waypoint in own]  # bits: 1 to the right, 2 to the left
     changes.append(changes[-1])
     yaw = np.unwrap([transform.rotation.yaw for transform in transforms], period=360)
     return _Lane(
         key=key,
         points=points,
-        fractions=along / along[-1],
+        fractions=np.append(along[:-1] / extent_s, 1.0),
         lengths=lengths,
         widths=np.array([waypoint.lane_width for waypoint in (*own, own[-1])], dtype=np.float64),
         may_change=np.array([(change & 2, change & 1) for change in changes], dtype=bool),
         neighbours=(_neighbour(key, start.get_left_lane()), _neighbour(key, start.get_right_lane())),
         turn=float(yaw[-1] - yaw[0]),
         junction=start.junction_id if start.is_junction else -1,
-        num_stations=max(1, round(along[-1] / _STATION_SPACING)),
+        num_stations=max(1, round(extent_s / _STATION_SPACING)),
         first_s=start.s,
-        extent_s=float(along[-1]),
+        extent_s=extent_s,
     )
 
 

@@ -25,6 +25,7 @@ from wm_gym.envs.carla.client import connect, import_carla
 from wm_gym.envs.carla.config import RANDOM, CameraConfig
 from wm_gym.envs.carla.messages import (
     MAIN_CAMERA,
+    Closed,
     Drive,
     Driven,
     EpisodeStarted,
@@ -87,6 +88,8 @@ class CarlaSession:
             self._world: carla.World = self._client.get_world()
             self._take_over()
             self._original = self._world.get_settings()
+            if settings.was_asynchronous:
+                _make_asynchronous(self._original)
             self._make_synchronous()
             self._server_version: str = self._client.get_server_version()
         self.is_lost = False
@@ -94,7 +97,10 @@ class CarlaSession:
     @property
     def ready(self) -> Ready:
         """What to tell the environment."""
-        return Ready(self._server_version, self._client.get_client_version())
+        assert self._original is not None
+        return Ready(
+            self._server_version, self._client.get_client_version(), not self._original.synchronous_mode
+        )
 
     @property
     def _address(self) -> str:
@@ -150,26 +156,40 @@ class CarlaSession:
                 ticks[-1] = last
             return Driven(tuple(ticks), images, missed)
 
-    def close(self) -> None:
+    def close(self) -> Closed:
         """Destroy what was spawned and put the server's settings back; does nothing to a server that is lost."""
-        if self.is_lost:
-            return
-        with suppress(SimulatorError), _server_calls(self._address):
-            self._end_episode()
-            if self._manager is not None:
-                self._manager.set_synchronous_mode(False)
-            if self._original is not None:
-                self._world.apply_settings(self._original)
+        is_clean = not self.is_lost
+        for step in (self._end_episode, self._release_manager, self._restore_settings):
+            if self.is_lost:
+                break
+            try:
+                with self._lost_marks(), _server_calls(self._address):
+                    step()
+            except SimulatorError:  # the other steps matter all the same
+                is_clean = False
+        return Closed(is_clean)
 
     # -- the server ----------------------------------------------------------------------------------------------
 
+    def _release_manager(self) -> None:
+        if self._manager is not None:
+            self._manager.set_synchronous_mode(False)
+
+    def _restore_settings(self) -> None:
+        if self._original is not None:
+            self._world.apply_settings(self._original)
+
     def _take_over(self) -> None:
         """Refuse a server that another client drives; remove what a dead one left."""
+        is_synchronous = self._world.get_settings().synchronous_mode
+        is_driven = is_synchronous and self._is_driven()
+        if is_synchronous and not is_driven:
+            self._world.tick(self._connection.timeout_s)  # a client learns of the actors with its first frame
         actors = self._world.get_actors()
         leftovers = [actor for actor in actors if actor.attributes.get("role_name", "").startswith(ROLE + "/")]
         owners = {actor.attributes["role_name"] for actor in leftovers}
         living = [owner for owner in owners if _is_alive(owner)]
-        if living or self._is_driven():
+        if living or is_driven:
             who = f"process {living[0].rpartition('/')[2]} of wm_gym" if living else "another client"
             raise SimulatorError(
                 f"the CARLA server at {self._address} is in use by {who}; stop that one, or give this one a server of "
@@ -180,14 +200,11 @@ class CarlaSession:
             self._destroy([actor.id for actor in [*leftovers, *parents]])
         settings = self._world.get_settings()
         if leftovers and settings.synchronous_mode:
-            settings.synchronous_mode = False
-            settings.fixed_delta_seconds = None
+            _make_asynchronous(settings)
             self._world.apply_settings(settings)
 
     def _is_driven(self) -> bool:
         """Whether a synchronous server's frames go on without us."""
-        if not self._world.get_settings().synchronous_mode:
-            return False
         before = self._world.get_snapshot().frame
         time.sleep(_IN_USE_WATCH_S)
         return bool(self._world.get_snapshot().frame != before)
@@ -321,6 +338,10 @@ class CarlaSession:
             release.append(self._carla.command.SetAutopilot(episode.ego.id, False, port))
         if release:
             self._client.apply_batch_sync(release, False)
+        if episode.is_autopilot:
+            # The Traffic Manager keeps an eye on the vehicle called hero, and asks for its size even when it is gone,
+            # which ends the process; unless it has seen it once as a vehicle that is not its own.
+            self._world.tick(self._connection.timeout_s)
         self._destroy([sensor.id for sensor in episode.sensors] + episode.traffic.actor_ids + [episode.ego.id])
 
     def _destroy(self, ids: list[int]) -> None:
@@ -517,6 +538,11 @@ def _server_calls(address: str) -> Iterator[None]:
                 f"the CARLA server at {address} gave no answer in time; it died, hangs or is overloaded."
             ) from error
         raise SimulatorError(f"the CARLA server at {address} says: {str(error).rstrip('.')}.") from error
+
+
+def _make_asynchronous(settings: carla.WorldSettings) -> None:
+    settings.synchronous_mode = False
+    settings.fixed_delta_seconds = None
 
 
 def _with_collisions(tick: Tick, late: tuple[Any, ...]) -> Tick:

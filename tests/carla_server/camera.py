@@ -19,19 +19,17 @@ from numpy.typing import NDArray
 from .geometry import corners, rotation
 from .town import DASH_GAP, DASH_LENGTH, Marking, Pose, Town, TrafficLight
 
-ROAD, SIDEWALK, BUILDING, POLE, TRAFFIC_LIGHT, TERRAIN, SKY, PEDESTRIAN, CAR, ROAD_LINE = (
-    1,
-    2,
-    3,
-    6,
-    7,
-    10,
-    11,
-    12,
-    14,
-    24,
-)
-"""CARLA's semantic tags of what is drawn."""
+# CARLA's semantic tags of what is drawn.
+ROAD = 1
+SIDEWALK = 2
+BUILDING = 3
+POLE = 6
+TRAFFIC_LIGHT = 7
+TERRAIN = 10
+SKY = 11
+PEDESTRIAN = 12
+CAR = 14
+ROAD_LINE = 24
 
 Color = tuple[int, int, int]
 Points = NDArray[np.float64]

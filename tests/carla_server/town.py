@@ -49,7 +49,7 @@ _DOUBLE_LINE = 0.15
 """Metres from the middle of a double line to the middle of each of its two lines."""
 _SPAWN_MARGIN = 14.0
 """Metres between a junction and the nearest spawn point."""
-_SPAWN_STAGGER = 12.0
+_SPAWN_STAGGER = 9.0
 """Metres along the street between spawn points of neighbouring lanes."""
 _SPAWN_HEIGHT = 0.3
 _ARC_ERROR = 0.01

@@ -15,7 +15,7 @@ import numpy as np
 
 from .actors import Actor, VehicleControl, pack_pose, pose_values
 from .blueprints import BLUEPRINTS, Blueprint
-from .camera import Box, render_rgb, render_semantic
+from .camera import Box, render_rgb, render_semantic, traffic_light_head
 from .faults import Faults
 from .geometry import attach, contains, corners, overlap
 from .town import Pose, Town, make_town
@@ -26,6 +26,7 @@ _COLLISION_SENSOR, _RGB_CAMERA, _SEMANTIC_CAMERA, _WORLD_OBSERVER = 0, 13, 14, 1
 _MAP_CHANGED = 1
 _CAR_TAG, _WALKER_TAG, _OTHER_TAG = 14, 12, 22
 _RED, _YELLOW, _GREEN = 0, 1, 2
+_LIGHT_COLORS = ((230, 40, 30), (240, 200, 40), (50, 220, 90))
 _GREEN_S, _YELLOW_S, _ALL_RED_S = 8.0, 2.0, 1.0
 _DEFAULT_STEP_S = 0.05
 _SPAWN_HEIGHT_M = 2.0
@@ -311,6 +312,8 @@ class World:
             for actor in self._solid()
             if actor.id != sensor.parent_id
         ]
+        for light, actor in zip(self.town.lights, self.traffic_lights, strict=True):
+            boxes.append(traffic_light_head(light, _LIGHT_COLORS[actor.light_state]))
         if sensor.blueprint.id == "sensor.camera.rgb":
             sun, fog = float(self.weather[5]), float(self.weather[6])
             brightness = float(np.clip(0.35 + sun / 90.0, 0.25, 1.0))

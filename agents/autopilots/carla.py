@@ -1,0 +1,396 @@
+"""The autopilot of ``CarlaDriving-v0``: a planned speed, pure pursuit, and distance to what is ahead.
+
+It reads the route and the road users around from the environment and never looks at the frames.
+
+* Steering is pure pursuit of the route (Coulter 1992, "Implementation of the Pure Pursuit Path Tracking Algorithm",
+  CMU-RI-TR-92-01), further ahead the faster it drives, with the route's own curvature fed forward.
+* The speed is bounded by the limit, by the lateral acceleration in the bends and by the braking distance before them.
+* Vehicles and pedestrians on the way are followed by the Intelligent Driver Model (Treiber, Hennecke and Helbing 2000,
+  "Congested traffic states in empirical observations and microscopic simulations", Physical Review E 62).
+* It brakes evenly to a stop before the line of a light that is not green, unless the light turns yellow too late.
+* The pedals follow the wanted acceleration by feed-forward and a PI control of the speed that would result from it, so
+  that vehicles of different weight and power drive alike.
+
+It does not give way at junctions without lights: it brakes for what is on its way, not for what is about to cross it,
+pedestrians excepted. Metres, degrees and seconds in CARLA's left-handed frame (yaw clockwise seen from above).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_gym.actions import FloatArray
+from wm_gym.envs.carla.route import Route, RouteState
+from wm_gym.envs.carla.state import EgoState, RoadUser
+from wm_gym.errors import SimulatorError
+from wm_gym.frames import Frame
+
+_LATERAL_ACCELERATION = 2.5
+"""m/s^2 in bends."""
+_RECOVERY_ACCELERATION = 4.0
+"""m/s^2 on the arc back to the route; more than in bends, so that it does not slow down in every one."""
+_BRAKING = 2.0
+"""m/s^2 planned before bends, and IDM's comfortable deceleration."""
+_ACCELERATION = 2.5
+"""m/s^2: the strongest one wanted."""
+_HARDEST_BRAKING = 8.0
+_GIVE_UP_BRAKING = 3.5
+"""m/s^2 that stopping at a light that turns yellow may need; where it needs more, the vehicle drives on."""
+_LIMIT_USED = 0.97
+"""Fraction of the speed limit that is driven."""
+_CURVATURE_WINDOW = 5.0
+"""Metres over which the curvature of the route is averaged: maps have small kinks where roads meet."""
+_LOOKAHEAD = (3.5, 0.45)
+"""Pure pursuit looks this far ahead: a length, and seconds of the current speed."""
+_PREVIEW_S = 0.4
+"""The planned speed is taken from this far ahead, as the vehicle takes time to follow it."""
+_SPEED_GAIN = 1.5
+"""m/s^2 wanted for each m/s that the speed is off."""
+
+_TIME_HEADWAY_S = 1.5
+_VEHICLE_GAP = 3.0
+"""Metres left to a vehicle or pedestrian at a standstill."""
+_LINE_GAP = 1.0
+"""Metres left to a stop line."""
+_ARRIVED = 0.5
+"""A vehicle that stands no more than so many metres before where it should stop stays there."""
+_PAST_LINE = 2.0
+"""With its front so many metres beyond the line of a red light, the vehicle is in the junction and drives on."""
+_NEXT_LIGHT = 5.0
+"""A stop line that is so many metres further away than a moment before is another one."""
+_FRONT_OVERHANG = 1.0
+"""Metres from the front axle to the front end, for cars."""
+_CORRIDOR = 1.3
+"""Half the width in metres of the strip along the route that must be clear."""
+_SIGHT = (25.0, 4.0)
+"""How far along the route it looks for others: a length, and seconds of the current speed."""
+_PEDESTRIAN_S = (0.7, 1.4, 2.1)
+"""Pedestrians are expected where they will be after so many seconds, too."""
+
+_FEED_FORWARD = 0.16
+"""Pedal for each m/s^2 wanted."""
+_PROPORTIONAL = 0.25
+"""Pedal for each m/s below the speed that the accelerations wanted should have given."""
+_INTEGRAL = 0.25
+"""Change of the pedal in a second for each m/s of it."""
+_BRAKE_SHARE = 0.7
+"""Brakes are stronger than engines: the brake pedal for a negative command."""
+_REST_PEDAL = 0.03
+"""Commands below it press no pedal, so that throttle and brake do not take turns."""
+_STANDSTILL = 0.3
+"""m/s below which a vehicle that wants to stop holds the brake."""
+
+_HOLD_BRAKE = 0.4
+
+_PACE = (0.6, 1.15)
+"""Slowest and fastest varied pace, as fractions of the planned speed."""
+
+
+@runtime_checkable
+class CarlaSimulator(Protocol):
+    """What the autopilot reads from the unwrapped environment.
+
+    Attributes:
+        route: The way to drive.
+        route_state: Where the vehicle is on it.
+        ego_state: The vehicle's pose and motion.
+        speed_limit: m/s.
+        control_s: Seconds between two actions.
+        max_steer_angle: Degrees of the front wheels at steering 1.
+        wheelbase: Metres.
+    """
+
+    @property
+    def route(self) -> Route: ...  # noqa: D102 - described above
+    @property
+    def route_state(self) -> RouteState: ...  # noqa: D102
+    @property
+    def ego_state(self) -> EgoState: ...  # noqa: D102
+    @property
+    def speed_limit(self) -> float: ...  # noqa: D102
+    @property
+    def control_s(self) -> float: ...  # noqa: D102
+    @property
+    def max_steer_angle(self) -> float: ...  # noqa: D102
+    @property
+    def wheelbase(self) -> float: ...  # noqa: D102
+
+    def road_users(self) -> Sequence[RoadUser]:
+        """The vehicles and pedestrians around, without the ego vehicle."""
+        ...
+
+    def light_ahead(self) -> tuple[float, str] | None:
+        """Metres along the route from the vehicle's front to the next stop line, and the state of its light.
+
+        The lights that are stopped at are ``"red"`` and ``"yellow"`` ones. ``None`` where no stop line is near; where
+        one is under the vehicle, the metres are negative.
+        """
+        ...
+
+
+class CarlaAutopilot:
+    """Drives the routes of ``CarlaDriving-v0`` from the simulator's state; it never looks at the frames.
+
+    Args:
+        varied_pace: Draw a pace for each episode, from well below the planned speed to somewhat above it. Without it
+            there is no randomness.
+    """
+
+    name = "autopilot"
+
+    def __init__(self, *, varied_pace: bool = False) -> None:
+        self._varied_pace = varied_pace
+        self._simulator: CarlaSimulator | None = None
+        self._route: Route | None = None
+        self._speeds = self._curvatures = self._headings = np.zeros(0)
+        self._pace = 1.0
+        self._pedals = _Pedals()
+        self._drives_through = False
+        self._to_line = math.inf
+
+    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
+        """Plan the speed along the route of a new episode; call after ``env.reset``.
+
+        Args:
+            env: ``CarlaDriving-v0``, wrapped or not.
+            seed: The pace follows from it, where it is varied.
+
+        Raises:
+            SimulatorError: ``env`` is another simulator.
+        """
+        simulator = env.unwrapped
+        if not isinstance(simulator, CarlaSimulator):
+            raise SimulatorError(f"this autopilot drives CarlaDriving-v0 only, not {simulator}.")
+        self._simulator = simulator
+        self._pace = float(np.random.default_rng((seed, 2)).uniform(*_PACE)) if self._varied_pace else 1.0
+        self._route = simulator.route
+        self._speeds = bend_speeds(self._route)
+        self._curvatures = route_curvatures(self._route)
+        self._headings = np.radians(np.unwrap(self._route.headings, period=360))
+        self._pedals = _Pedals()
+        self._drives_through = False
+        self._to_line = math.inf
+
+    def act(self, observation: Frame) -> FloatArray:
+        """The driving action ``(4,)`` float32 for the simulator's current state."""
+        simulator, route = self._simulator, self._route
+        if simulator is None or route is None:
+            raise SimulatorError("the autopilot has no simulator yet; call reset(env, seed) first.")
+        ego = simulator.ego_state
+        curvature = self._steering_curvature(simulator, route)
+        wheel_angle = math.degrees(math.atan(simulator.wheelbase * curvature))
+        steering = min(1.0, max(-1.0, wheel_angle / simulator.max_steer_angle))
+
+        ahead = simulator.route_state.distance + max(0.0, ego.speed) * _PREVIEW_S
+        planned = min(_LIMIT_USED * simulator.speed_limit, float(np.interp(ahead, route.distances, self._speeds)))
+        planned *= self._pace
+        planned = min(planned, math.sqrt(_RECOVERY_ACCELERATION / max(abs(curvature), 1e-3)))
+        wanted = min(_ACCELERATION, max(-_HARDEST_BRAKING, _SPEED_GAIN * (planned - ego.speed)))
+        wanted = min(wanted, self._following(simulator, route, planned), self._stopping(simulator))
+        wanted = max(wanted, -_HARDEST_BRAKING)
+        throttle, brake = self._pedals.press(ego.speed, wanted, simulator.control_s)
+        return np.array((steering, throttle, brake, 1.0), dtype=np.float32)
+
+    def _steering_curvature(self, simulator: CarlaSimulator, route: Route) -> float:
+        """Curvature in 1/m to drive, positive to the right.
+
+        Pure pursuit alone cuts corners, as it looks past where a bend begins. So the curvature is the route's own where
+        the vehicle is, and pursuit adds by how much the vehicle's arc to the target differs from the one from the
+        route.
+        """
+        ego = simulator.ego_state
+        # The action is held until the next one: what matters is where the vehicle will be half-way.
+        delay = simulator.control_s / 2
+        # The centre of a vehicle that turns does not move where the vehicle points.
+        moving = ego.speed > _STANDSTILL
+        course = math.atan2(ego.velocity[1], ego.velocity[0]) if moving else math.radians(ego.yaw)
+        course += math.radians(ego.yaw_rate) * delay
+        x, y = ego.x + ego.velocity[0] * delay, ego.y + ego.velocity[1] * delay
+        here = simulator.route_state.distance + max(0.0, ego.speed) * delay
+        lookahead = _LOOKAHEAD[0] + _LOOKAHEAD[1] * abs(ego.speed)
+        target_x, target_y = self._point_ahead(route, here + lookahead)
+        on_route_x, on_route_y = self._point_ahead(route, here)
+        route_heading = float(np.interp(here, route.distances, self._headings))
+        arc = _arc_curvature(target_x - x, target_y - y, course, lookahead)
+        ideal = _arc_curvature(target_x - on_route_x, target_y - on_route_y, route_heading, lookahead)
+        return float(np.interp(here, route.distances, self._curvatures)) + arc - ideal
+
+    @staticmethod
+    def _point_ahead(route: Route, distance: float) -> tuple[float, float]:
+        """A point of the route, which goes straight on beyond its end."""
+        x, y = route.point_at(distance).tolist()
+        beyond, heading = max(0.0, distance - route.length), math.radians(float(route.headings[-1]))
+        return x + beyond * math.cos(heading), y + beyond * math.sin(heading)
+
+    def _following(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
+        """The acceleration in m/s^2 that the first road user on the way permits."""
+        ego, distance = simulator.ego_state, simulator.route_state.distance
+        sight = _SIGHT[0] + _SIGHT[1] * max(0.0, ego.speed)
+        nearest = first_on_route(route, distance, sight, ego, simulator.road_users())
+        if nearest is None:
+            return _ACCELERATION
+        gap, speed = nearest[0] - simulator.wheelbase / 2 - _FRONT_OVERHANG, nearest[1]
+        # The planned speed is kept elsewhere: here, driving faster than it must not brake more for others far away.
+        followed = following_acceleration(ego.speed, max(planned, ego.speed), gap, speed)
+        # The model would creep up to a standing vehicle for ever.
+        has_arrived = speed < _STANDSTILL and gap < _VEHICLE_GAP + _ARRIVED
+        return min(followed, -1.0) if has_arrived else followed
+
+    def _stopping(self, simulator: CarlaSimulator) -> float:
+        """The acceleration in m/s^2 that the next traffic light permits: even braking to a stop before its line."""
+        light, speed = simulator.light_ahead(), max(0.0, simulator.ego_state.speed)
+        to_line, state = light if light is not None else (math.inf, "green")
+        is_free = state not in ("red", "yellow")
+        if is_free or to_line > self._to_line + _NEXT_LIGHT:
+            self._drives_through = False
+        self._to_line = to_line
+        if is_free:
+            return _ACCELERATION
+        room = to_line - _LINE_GAP
+        braking = speed**2 / (2 * max(room, 0.1))
+        # Once decided, driving through holds: braking when the light turns red would end in the junction.
+        self._drives_through |= state == "yellow" and braking > _GIVE_UP_BRAKING
+        if self._drives_through or to_line < -_PAST_LINE:
+            return _ACCELERATION
+        if room < _ARRIVED:
+            return -max(braking, 1.0)
+        if braking > 0.75 * _BRAKING:
+            return -braking
+        return 0.0 if braking > 0.5 * _BRAKING else _ACCELERATION
+
+
+class _Pedals:
+    """Throttle and brake for a wanted acceleration."""
+
+    def __init__(self) -> None:
+        self._reference: float | None = None
+        self._integral = 0.0
+
+    def press(self, speed: float, wanted: float, seconds: float) -> tuple[float, float]:
+        """Throttle and brake, both in [0, 1], at a speed (m/s) for an acceleration (m/s^2) held for some seconds."""
+        if speed < _STANDSTILL and wanted <= 0:
+            self._reference, self._integral = None, 0.0
+            return 0.0, _HOLD_BRAKE
+        # How fast the vehicle would be if it had done what was wanted; never far from how fast it is.
+        reference = speed if self._reference is None else min(speed + 1.0, max(speed - 1.0, self._reference))
+        error = reference - speed
+        self._integral = min(0.4, max(-0.4, self._integral + _INTEGRAL * error * seconds))
+        self._reference = reference + wanted * seconds
+        command = _FEED_FORWARD * wanted + _PROPORTIONAL * error + self._integral
+        if abs(command) < _REST_PEDAL:
+            return 0.0, 0.0
+        return (min(1.0, command), 0.0) if command > 0 else (0.0, min(1.0, -_BRAKE_SHARE * command))
+
+
+def _arc_curvature(x: float, y: float, course: float, shortest: float) -> float:
+    """Curvature of the arc that begins in direction ``course`` (radians) and leads to a point ``(x, y)`` away.
+
+    A point nearer than ``shortest`` counts as so far away.
+    """
+    bearing = (math.atan2(y, x) - course + math.pi) % (2 * math.pi) - math.pi
+    # To a point behind, the arc would bend less the more the vehicle must turn.
+    bearing = min(math.pi / 2, max(-math.pi / 2, bearing))
+    return 2 * math.sin(bearing) / max(math.hypot(x, y), shortest)
+
+
+def route_curvatures(route: Route) -> NDArray[np.float64]:
+    """Curvature ``(N,)`` of a route in 1/m, positive to the right, averaged over a few metres."""
+    headings = np.radians(np.unwrap(route.headings, period=360))
+    half = _CURVATURE_WINDOW / 2
+    low, high = (np.clip(route.distances + shift, 0.0, route.length) for shift in (-half, half))
+    turned = np.interp(high, route.distances, headings) - np.interp(low, route.distances, headings)
+    return np.asarray(turned / np.maximum(high - low, 1e-6))
+
+
+def bend_speeds(route: Route) -> NDArray[np.float64]:
+    """The highest speed at each point of a route that is comfortable in the bends and can be braked down to in time.
+
+    Returns:
+        ``(N,)`` m/s; very high where no bend is near.
+    """
+    squares = _LATERAL_ACCELERATION / np.maximum(np.abs(route_curvatures(route)), 1e-9)
+    # Braking evenly, the square of the speed falls in proportion to the distance: a running minimum from behind.
+    brought_forward = squares + 2 * _BRAKING * route.distances
+    allowed = np.minimum.accumulate(brought_forward[::-1])[::-1] - 2 * _BRAKING * route.distances
+    return np.sqrt(allowed)
+
+
+def following_acceleration(speed: float, desired_speed: float, gap: float, leader_speed: float) -> float:
+    """The acceleration of the Intelligent Driver Model in m/s^2.
+
+    Args:
+        speed: m/s.
+        desired_speed: On a free road, m/s.
+        gap: Metres to the rear end of what is ahead.
+        leader_speed: Its speed along the route, m/s.
+    """
+    if gap <= 0.1:
+        return -_HARDEST_BRAKING
+    approach = speed * (speed - leader_speed) / (2 * math.sqrt(_ACCELERATION * _BRAKING))
+    wanted_gap = _VEHICLE_GAP + max(0.0, speed * _TIME_HEADWAY_S + approach)
+    free = (max(0.0, speed) / max(desired_speed, 0.1)) ** 4
+    return _ACCELERATION * (1 - free - (wanted_gap / gap) ** 2)
+
+
+def first_on_route(
+    route: Route, distance: float, sight: float, ego: EgoState, users: Sequence[RoadUser]
+) -> tuple[float, float] | None:
+    """The first road user on the strip along the route.
+
+    Args:
+        route: The route.
+        distance: Of the ego vehicle, metres along the route.
+        sight: How far to look, metres along the route.
+        ego: The ego vehicle.
+        users: The others.
+
+    Returns:
+        Metres along the route from ``distance`` to the nearest side of the road user, and its speed along the route in
+        m/s, not negative; ``None`` where the strip is clear.
+    """
+    near = [user for user in users if math.hypot(user.x - ego.x, user.y - ego.y) < sight + user.half_length]
+    if not near:
+        return None
+    at = np.arange(distance, min(distance + sight, route.length) + 1e-9, 1.0)
+    if len(at) == 0:
+        return None
+    way = np.stack([np.interp(at, route.distances, route.points[:, axis]) for axis in (0, 1)], axis=1)
+    headings = np.radians(np.interp(at, route.distances, np.unwrap(route.headings, period=360)))
+    forward = np.stack((np.cos(headings), np.sin(headings)), axis=1)
+
+    nearest: tuple[float, float] | None = None
+    for user in near:
+        offsets = _outline(user)[:, None] - way  # (points, len(at), 2)
+        closest = np.argmin(np.einsum("pnk,pnk->pn", offsets, offsets), axis=1)
+        offset, direction = offsets[np.arange(len(offsets)), closest], forward[closest]
+        along = at[closest] + np.einsum("pk,pk->p", offset, direction) - distance
+        across = np.abs(direction[:, 0] * offset[:, 1] - direction[:, 1] * offset[:, 0])
+        inside = (across < _CORRIDOR) & (along > 0) & (along < sight)
+        if not inside.any():
+            continue
+        gap = float(along[inside].min())
+        if nearest is None or gap < nearest[0]:
+            index = int(np.argmax(np.where(inside, -along, -np.inf)))
+            turned = math.radians(user.yaw) - float(headings[closest[index]])
+            nearest = gap, max(0.0, user.speed * math.cos(turned))
+    return nearest
+
+
+def _outline(user: RoadUser) -> NDArray[np.float64]:
+    """Points ``(n, 2)`` on a road user's box, at most about a metre apart, and on the way that a pedestrian takes."""
+    yaw = math.radians(user.yaw)
+    forward, right = np.array((math.cos(yaw), math.sin(yaw))), np.array((-math.sin(yaw), math.cos(yaw)))
+    along = np.linspace(-user.half_length, user.half_length, 2 + int(2 * user.half_length))
+    across = np.linspace(-user.half_width, user.half_width, 2 + int(2 * user.half_width))
+    sides = [along[:, None] * forward + side * user.half_width * right for side in (-1, 1)]
+    ends = [across[:, None] * right + end * user.half_length * forward for end in (-1, 1)]
+    points = np.concatenate((*sides, *ends)) + np.array((user.x, user.y))
+    if user.kind != "pedestrian":
+        return points
+    return np.concatenate([points, *(points + user.speed * seconds * forward for seconds in _PEDESTRIAN_S)])

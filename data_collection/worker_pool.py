@@ -1,0 +1,192 @@
+"""Worker processes that do one task after another, and what happens when they or their simulators die."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from wm_gym.errors import SimulatorLostError
+
+MAX_RETRIES = 2
+"""How often a task is tried again in a row after its worker or its simulator died."""
+
+STOP_TIMEOUT_S = 5.0
+
+
+@dataclass(eq=False)
+class Worker:
+    """A worker process.
+
+    Attributes:
+        place: Which of the pool's places it has; decides its settings.
+        process: The process.
+        connection: Our end of the pipe to it.
+        is_ready: Whether it has said that it can work.
+        task: Number of the task that it does, or ``None`` while it has none.
+    """
+
+    place: int
+    process: SpawnProcess
+    connection: Connection
+    is_ready: bool = False
+    task: int | None = None
+
+    def give(self, task: int, message: Any) -> None:
+        """Hand it a task; that it died just now is what its next report says."""
+        self.task = task
+        with suppress(BrokenPipeError):
+            self.connection.send(message)
+
+
+class WorkerPool:
+    """Processes with a pipe each; leaving the ``with`` block stops them all.
+
+    Args:
+        target: What a process runs: takes its settings and its end of the pipe; a module-level function, because it is
+            sent to other processes. It ends when the pipe is closed.
+        settings: Of each place; there are never more workers than places.
+    """
+
+    def __init__(self, target: Callable[[Any, Connection], None], settings: Sequence[Any]) -> None:
+        self._target = target
+        self._settings = list(settings)
+        self._closed: set[int] = set()
+        self.running: list[Worker] = []
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def free_places(self) -> list[int]:
+        """Places without a worker."""
+        taken = {worker.place for worker in self.running} | self._closed
+        return [place for place in range(len(self._settings)) if place not in taken]
+
+    @property
+    def num_places(self) -> int:
+        """Places that are not closed."""
+        return len(self._settings) - len(self._closed)
+
+    def start_one(self) -> Worker:
+        """Start a worker in the first free place."""
+        place = self.free_places[0]
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=self._target, args=(self._settings[place], theirs), daemon=True)
+        process.start()
+        theirs.close()  # so that the end of the process closes the pipe
+        worker = Worker(place, process, ours)
+        self.running.append(worker)
+        return worker
+
+    def reports(self, timeout_s: float | None) -> Iterator[tuple[Worker, Any]]:
+        """The workers that have something to say and what it is, with ``None`` from one that died."""
+        by_connection: dict[Any, Worker] = {worker.connection: worker for worker in self.running}
+        for connection in wait(list(by_connection), timeout_s):
+            worker = by_connection[connection]
+            try:
+                yield worker, worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                worker.process.join(STOP_TIMEOUT_S)
+                yield worker, None
+
+    def remove(self, worker: Worker, *, close_place: bool = False) -> None:
+        """Stop a worker; another one may take its place unless that is closed."""
+        if close_place:
+            self._closed.add(worker.place)
+        self.running.remove(worker)
+        _stop([worker])
+
+    def stop(self) -> None:
+        """Stop every worker."""
+        workers, self.running = self.running, []
+        _stop(workers)
+
+
+def _stop(workers: list[Worker]) -> None:
+    """Close the connections, which ends a worker before its next step; end by force what does not follow."""
+    for worker in workers:
+        worker.connection.close()
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+    for end in (SpawnProcess.terminate, SpawnProcess.kill):
+        for worker in workers:
+            if worker.process.is_alive():
+                end(worker.process)
+                worker.process.join(1.0)
+
+
+class Losses:
+    """Counts the tasks that were lost because a simulator died, and tells when to give up.
+
+    A task that is lost is done again. A worker whose simulator is lost :data:`MAX_RETRIES` + 1 times without a finished
+    task in between is given up, as its server is gone for good. A task that costs that many simulators that were sound
+    before is given up as well, and with it everything.
+
+    Args:
+        num_workers: Places of the pool.
+
+    Attributes:
+        total: Tasks lost so far, counting each time.
+        given_up: A sentence for each worker that was given up.
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self.total = 0
+        self.given_up: list[str] = []
+        self._num_workers = num_workers
+        self._in_a_row = [0] * num_workers
+        self._first_lost_by: dict[int, list[int]] = {}
+        self._gone: set[int] = set()
+
+    def in_a_row(self, place: int) -> int:
+        """Losses of a worker since its last finished task."""
+        return self._in_a_row[place]
+
+    def finished(self, place: int) -> None:
+        """A worker has finished a task."""
+        self._in_a_row[place] = 0
+
+    def add(self, place: int, task: int, reason: str, name: str) -> bool:
+        """A worker has lost its simulator.
+
+        Args:
+            place: Of the worker.
+            task: Number of its task.
+            reason: Why, in one sentence.
+            name: What the task is called in messages.
+
+        Returns:
+            Whether the worker is to be given up, now that others remain.
+
+        Raises:
+            SimulatorLostError: No worker remains, or the task is not to be tried again.
+        """
+        self.total += 1
+        self._in_a_row[place] += 1
+        if self._in_a_row[place] == 1:
+            self._first_lost_by.setdefault(task, []).append(place)
+        is_gone = self._in_a_row[place] > MAX_RETRIES
+        if is_gone:
+            self._gone.add(place)
+            self.given_up.append(
+                f"worker {place + 1} of {self._num_workers} was given up, because its simulator was lost "
+                f"{MAX_RETRIES + 1} times in a row: {reason}"
+            )
+        sound = [lost_by for lost_by in self._first_lost_by.get(task, []) if lost_by not in self._gone]
+        if len(self._gone) == self._num_workers or len(sound) > MAX_RETRIES:
+            raise SimulatorLostError(
+                f"{name}: the simulator was lost {MAX_RETRIES + 1} times in a row: {reason.rstrip('.')}; what is "
+                "finished is kept, so run the same command to go on when the simulator runs again."
+            )
+        return is_gone

@@ -1,0 +1,397 @@
+"""Closed loop: the autopilot drives a kinematic bicycle on routes of a real map."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from wm_gym.agents.autopilots import make_autopilot
+from wm_gym.agents.autopilots.carla import CarlaAutopilot, CarlaSimulator, bend_speeds, following_acceleration
+from wm_gym.envs.carla.route import Command, Route, RoutePlanner, RouteState, RouteTracker
+from wm_gym.envs.carla.state import EgoState, RoadUser
+from wm_gym.errors import SimulatorError
+
+carla = pytest.importorskip("carla")
+from tests.carla_server.town import make_town  # noqa: E402 - its geometry is for CARLA's client
+
+LIMIT = 50 / 3.6
+HALF_LENGTH = 2.45
+NO_FRAME = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def planner():
+    return RoutePlanner(carla.Map("Town01", make_town("Town01").opendrive), spacing=1.0)
+
+
+@pytest.fixture(scope="module")
+def starts():
+    return [carla.Location(x=pose.x, y=pose.y) for pose in make_town("Town01").spawn_points]
+
+
+@pytest.fixture(scope="module")
+def straight() -> Route:
+    """400 m straight on, to the north-east."""
+    distances = np.arange(401.0)
+    return Route(
+        points=distances[:, None] * (math.cos(math.radians(-30)), math.sin(math.radians(-30))),
+        headings=np.full(401, -30.0),
+        distances=distances,
+        lane_widths=np.full(401, 3.5),
+        in_junction=np.zeros(401, dtype=bool),
+        commands=np.full(401, Command.LANE_FOLLOW),
+    )
+
+
+@dataclass
+class Bicycle:
+    """What the autopilot sees of an environment, with a vehicle that slips sideways about its centre when it turns.
+
+    Attributes:
+        engine: m/s^2 at full throttle from a standstill.
+        brakes: m/s^2 at full brake.
+    """
+
+    route: Route
+    control_s: float = 0.05
+    engine: float = 4.5
+    brakes: float = 8.5
+    max_steer_angle: float = 60.0
+    wheelbase: float = 2.9
+    speed_limit: float = LIMIT
+    speed: float = 0.0
+    lateral: float = 0.0
+    turned: float = 0.0
+    users: list = field(default_factory=list)
+    light: object = None
+
+    def __post_init__(self):
+        heading = math.radians(self.route.headings[0])
+        self.x = self.route.points[0, 0] - self.lateral * math.sin(heading)
+        self.y = self.route.points[0, 1] + self.lateral * math.cos(heading)
+        self.yaw = math.radians(self.route.headings[0] + self.turned)
+        self.slip = self.yaw_rate = self.seconds = 0.0
+        self.tracker = RouteTracker(self.route)
+        self._look()
+
+    def _look(self):
+        self.route_state: RouteState = self.tracker.update(self.x, self.y, math.degrees(self.yaw))
+        course = self.yaw + self.slip
+        self.ego_state = EgoState(
+            x=self.x,
+            y=self.y,
+            z=0.0,
+            yaw=(math.degrees(self.yaw) + 180) % 360 - 180,
+            speed=self.speed,
+            velocity=(self.speed * math.cos(course), self.speed * math.sin(course)),
+            yaw_rate=math.degrees(self.yaw_rate),
+        )
+
+    @property
+    def unwrapped(self):
+        return self
+
+    @property
+    def front(self) -> float:
+        return self.route_state.distance + HALF_LENGTH
+
+    def road_users(self):
+        return [user(self.seconds) if callable(user) else user for user in self.users]
+
+    def light_ahead(self):
+        return self.light(self) if self.light else None
+
+    def step(self, action, seconds: float = 0.01):
+        steering, throttle, brake, gear = map(float, action)
+        assert gear == 1
+        assert abs(steering) <= 1
+        assert 0 <= throttle <= 1
+        assert 0 <= brake <= 1
+        assert throttle == 0 or brake == 0
+        for _ in range(round(self.control_s / seconds)):
+            drag = 0.2 + 0.004 * self.speed**2 + self.brakes * brake
+            pushed = self.speed + self.engine * throttle * (1 - self.speed / 45) * seconds
+            self.speed = max(0.0, pushed - drag * seconds)
+            angle = math.radians(steering * self.max_steer_angle)
+            self.slip = math.atan(0.5 * math.tan(angle))
+            self.yaw_rate = self.speed / self.wheelbase * math.cos(self.slip) * math.tan(angle)
+            self.yaw += self.yaw_rate * seconds
+            self.x += self.speed * math.cos(self.yaw + self.slip) * seconds
+            self.y += self.speed * math.sin(self.yaw + self.slip) * seconds
+        self.seconds += self.control_s
+        self._look()
+
+
+def drive(vehicle: Bicycle, seconds: float, autopilot: CarlaAutopilot | None = None) -> dict[str, np.ndarray]:
+    autopilot = autopilot or CarlaAutopilot()
+    autopilot.reset(vehicle, seed=0)
+    rows = []
+    while vehicle.seconds < seconds and vehicle.route_state.remaining > 2:
+        action = autopilot.act(NO_FRAME)
+        assert action.shape == (4,)
+        assert action.dtype == np.float32
+        vehicle.step(action)
+        state, pulled = vehicle.route_state, vehicle.speed * vehicle.yaw_rate
+        rows.append((vehicle.seconds, vehicle.speed, state.lateral_offset, state.heading_error, pulled, *action[:3]))
+    names = ("seconds", "speed", "lateral", "heading", "pulled", "steering", "throttle", "brake")
+    return dict(zip(names, np.array(rows).T, strict=True))
+
+
+def user_at(route: Route, distance: float, *, kind="vehicle", speed=0.0, lateral=0.0) -> RoadUser:
+    """A road user at a distance along a route, ``lateral`` metres to the right of it."""
+    heading = float(np.interp(distance, route.distances, np.unwrap(route.headings, period=360)))
+    side = math.radians(heading + 90)
+    x, y = route.point_at(distance)
+    half = (HALF_LENGTH, 1.0) if kind == "vehicle" else (0.25, 0.25)
+    return RoadUser(7, kind, x + lateral * math.cos(side), y + lateral * math.sin(side), heading, speed, *half)
+
+
+# --- Keeping to the lane and the speed --------------------------------------------------------------------------------
+
+VEHICLES = [
+    {},
+    {"control_s": 0.1},
+    {"control_s": 0.2},
+    {"engine": 2.8, "brakes": 6.0, "max_steer_angle": 70.0, "wheelbase": 3.6},
+    {"engine": 8.0, "brakes": 12.0, "max_steer_angle": 40.0, "wheelbase": 2.3},
+]
+
+
+@pytest.mark.parametrize("vehicle", VEHICLES, ids=str)
+def test_it_drives_routes_to_their_end_in_the_lane_and_within_the_limit(planner, starts, vehicle):
+    rng = np.random.default_rng(11)
+    for start in starts[::29]:
+        route = planner.draw(start, rng, 300, 450)
+        bicycle = Bicycle(route, **vehicle)
+        log = drive(bicycle, 120)
+        assert bicycle.route_state.remaining <= 2
+        assert np.abs(log["lateral"]).max() < 0.7
+        assert log["speed"].max() < LIMIT + 0.2
+        assert np.abs(log["pulled"]).max() < 3.3
+        assert bicycle.route_state.distance / bicycle.seconds > 5  # m/s on average
+
+
+def test_bends_are_taken_slowly_and_straights_at_the_limit(straight):
+    assert bend_speeds(straight).min() > 100
+    log = drive(Bicycle(straight), 25)
+    assert log["speed"][-1] == pytest.approx(0.97 * LIMIT, abs=0.3)
+    assert np.abs(log["lateral"]).max() < 1e-6
+
+    angles = np.linspace(0, np.pi, 40)  # After 100 m, a half circle with a radius of 12 m.
+    ahead = np.stack((np.arange(0.0, 100.0), np.zeros(100)), axis=1)
+    points = np.concatenate((ahead, np.stack((100 + 12 * np.sin(angles), 12 - 12 * np.cos(angles)), axis=1)))
+    steps = np.hypot(*np.diff(points, axis=0).T)
+    bend = Route(
+        points=points,
+        headings=np.concatenate((np.zeros(100), np.degrees(angles))),
+        distances=np.concatenate(([0.0], np.cumsum(steps))),
+        lane_widths=np.full(140, 3.5),
+        in_junction=np.zeros(140, dtype=bool),
+        commands=np.full(140, Command.LANE_FOLLOW),
+    )
+    speeds = bend_speeds(bend)
+    assert speeds[120] == pytest.approx(math.sqrt(2.5 * 12), rel=0.03)
+    before = speeds[:95]
+    slowing = -np.diff(before**2) / (2 * np.diff(bend.distances[:95]))
+    assert slowing == pytest.approx(2.0, abs=1e-6)
+
+
+def test_pedals_do_not_take_turns(straight):
+    log = drive(Bicycle(straight), 25)
+    changes = np.count_nonzero(np.diff(log["brake"] > 0)) + np.count_nonzero(np.diff(log["throttle"] > 0))
+    assert changes <= 6
+    settled = log["seconds"] > 15
+    assert np.ptp(log["throttle"][settled]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("lateral", "turned", "speed"),
+    [(2, 20, 0), (-2, -20, 0), (2, -20, 0), (2, 20, 8), (-2, -20, 8), (2, -20, 8), (-3, 60, 8), (0, 170, 0)],
+)
+def test_it_recovers_from_a_disturbance(straight, lateral, turned, speed):
+    vehicle = Bicycle(straight, lateral=lateral, turned=turned, speed=speed)
+    log = drive(vehicle, 20)
+    assert np.abs(log["lateral"]).max() < 12
+    late = log["seconds"] > 9
+    assert np.abs(log["lateral"][late]).max() < 0.3
+    assert np.abs(log["heading"][late]).max() < 3
+    assert vehicle.route_state.distance > 80
+
+
+def test_the_limit_may_change_on_the_way(straight):
+    vehicle = Bicycle(straight)
+    drive(vehicle, 15)
+    vehicle.speed_limit = 30 / 3.6
+    autopilot = CarlaAutopilot()
+    log = drive(vehicle, 22, autopilot)
+    assert log["speed"][-1] == pytest.approx(0.97 * 30 / 3.6, abs=0.3)
+
+
+# --- Others on the way ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vehicle", VEHICLES, ids=str)
+def test_it_stops_behind_a_standing_vehicle(planner, starts, vehicle):
+    route = planner.draw(starts[3], np.random.default_rng(0), 300, 400)
+    bicycle = Bicycle(route, users=[user_at(route, 150)], **vehicle)
+    log = drive(bicycle, 45)
+    assert bicycle.speed == 0
+    assert 1.5 < 150 - HALF_LENGTH - bicycle.front < 5
+    assert log["brake"][-1] > 0.2
+
+
+def test_it_follows_a_slower_vehicle_at_a_distance(straight):
+    def leader(seconds):
+        return user_at(straight, 40 + 6 * seconds, speed=6.0)
+
+    vehicle = Bicycle(straight, users=[leader])
+    drive(vehicle, 45)
+    gap = 40 + 6 * vehicle.seconds - HALF_LENGTH - vehicle.front
+    assert vehicle.speed == pytest.approx(6, abs=0.4)
+    assert 6 < gap < 18
+
+
+def test_traffic_in_the_other_lanes_does_not_matter(straight):
+    heading = math.radians(-30)
+    behind = RoadUser(9, "vehicle", -9 * math.cos(heading), -9 * math.sin(heading), -30.0, 9.0, HALF_LENGTH, 1.0)
+    others = [user_at(straight, 60, lateral=3.5), user_at(straight, 80, lateral=-3.5), behind]
+    alone, among = Bicycle(straight), Bicycle(straight, users=others)
+    assert np.array_equal(drive(alone, 15)["speed"], drive(among, 15)["speed"])
+
+
+def test_it_brakes_for_a_pedestrian_who_steps_onto_the_road(straight):
+    """From the kerb 5 m to the right, at 1.4 m/s, when the vehicle is 30 m away."""
+    begun = []
+
+    def pedestrian(seconds):
+        if vehicle.front > 170 and not begun:
+            begun.append(seconds)
+        walked = 1.4 * (seconds - begun[0]) if begun else 0.0
+        standing = user_at(straight, 200, kind="pedestrian", lateral=5 - walked)
+        speed = 1.4 if begun else 0.0
+        return RoadUser(8, "pedestrian", standing.x, standing.y, standing.yaw - 90, speed, 0.25, 0.25)
+
+    vehicle = Bicycle(straight, users=[pedestrian])
+    autopilot = CarlaAutopilot()
+    autopilot.reset(vehicle, 0)
+    nearest = math.inf
+    while vehicle.seconds < 40 and vehicle.route_state.remaining > 2:
+        vehicle.step(autopilot.act(NO_FRAME))
+        across = 5 - 1.4 * (vehicle.seconds - begun[0]) if begun else 5.0
+        if abs(across) < 1.25 and vehicle.front < 200:
+            nearest = min(nearest, 200 - vehicle.front)
+        assert not (abs(across) < 1.25 and vehicle.front - 2 * HALF_LENGTH < 200 < vehicle.front)
+    assert nearest > 1.0
+    assert vehicle.route_state.remaining <= 2  # It goes on when the way is clear.
+
+
+# --- Traffic lights ---------------------------------------------------------------------------------------------------
+
+
+def light_at(place: float, state_at):
+    """A light whose line is at a place on the route, seen from 60 m."""
+
+    def look(vehicle):
+        metres = place - vehicle.front
+        return (metres, state_at(vehicle)) if -2 * HALF_LENGTH < metres < 60 else None
+
+    return look
+
+
+@pytest.mark.parametrize("vehicle", VEHICLES, ids=str)
+def test_it_stops_before_a_red_light_and_goes_on_at_green(straight, vehicle):
+    bicycle = Bicycle(straight, light=light_at(150, lambda v: "red" if v.seconds < 40 else "green"), **vehicle)
+    log = drive(bicycle, 40)
+    assert bicycle.speed == 0
+    assert 0.2 < 150 - bicycle.front < 3
+    hard = -np.diff(log["speed"])[log["speed"][1:] > 1.0] / bicycle.control_s
+    assert hard.max() < 4
+    drive(bicycle, 60)
+    assert bicycle.front > 200
+
+
+def test_a_green_light_changes_nothing(straight):
+    passing = Bicycle(straight, light=light_at(150, lambda v: "green"))
+    unknown = Bicycle(straight, light=light_at(150, lambda v: "unknown"))
+    free = drive(Bicycle(straight), 20)["speed"]
+    assert np.array_equal(drive(passing, 20)["speed"], free)
+    assert np.array_equal(drive(unknown, 20)["speed"], free)
+
+
+@pytest.mark.parametrize(("metres", "stops"), [(10, False), (20, False), (40, True), (55, True)])
+def test_at_yellow_it_stops_where_that_is_possible(straight, metres, stops):
+    """At 13.5 m/s, 26 m are needed to stop with 3.5 m/s^2. The light is yellow for 3 s and then red."""
+    begun = []
+
+    def state(vehicle):
+        if 200 - vehicle.front < metres and not begun:
+            begun.append(vehicle.seconds)
+        if not begun:
+            return "green"
+        return "yellow" if vehicle.seconds - begun[0] < 3 else "red"
+
+    vehicle = Bicycle(straight, light=light_at(200, state))
+    log = drive(vehicle, 30)
+    if stops:
+        assert vehicle.speed == 0
+        assert 0 < 200 - vehicle.front < 3
+    else:
+        assert vehicle.front > 250
+        assert log["speed"][log["seconds"] > 15].min() > 12
+
+
+# --- As a behaviour ---------------------------------------------------------------------------------------------------
+
+
+def test_equal_seeds_give_equal_drives_whatever_was_driven_before(straight):
+    fresh, used = CarlaAutopilot(varied_pace=True), CarlaAutopilot(varied_pace=True)
+    drive(Bicycle(straight, light=light_at(60, lambda v: "yellow")), 7, used)
+    first, second = drive(Bicycle(straight), 10, fresh), drive(Bicycle(straight), 10, used)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_varied_pace_follows_from_the_seed(straight):
+    top_speeds = []
+    for seed in range(12):
+        vehicle, autopilot = Bicycle(straight), CarlaAutopilot(varied_pace=True)
+        autopilot.reset(vehicle, seed)
+        while vehicle.seconds < 18:
+            vehicle.step(autopilot.act(NO_FRAME))
+        top_speeds.append(vehicle.speed / (0.97 * LIMIT))
+    assert 0.57 < min(top_speeds) < 0.8
+    assert 1.0 < max(top_speeds) < 1.18
+
+
+def test_it_is_found_by_the_simulators_id():
+    assert isinstance(make_autopilot("CarlaDriving-v0"), CarlaAutopilot)
+    assert make_autopilot("CarlaDriving-v0", varied_pace=True).name == "autopilot"
+
+
+def test_it_refuses_other_simulators():
+    import gymnasium as gym
+
+    with pytest.raises(SimulatorError, match="drives CarlaDriving-v0 only"):
+        CarlaAutopilot().reset(gym.make("CartPole-v1"), seed=0)
+    with pytest.raises(SimulatorError, match="call reset"):
+        CarlaAutopilot().act(NO_FRAME)
+
+
+def test_the_environment_offers_what_it_reads():
+    from wm_gym.envs.carla.env import CarlaDrivingEnv
+
+    assert all(hasattr(CarlaDrivingEnv, name) for name in CarlaSimulator.__annotations__ | _members(CarlaSimulator))
+
+
+def _members(protocol) -> dict[str, object]:
+    return {name: value for name, value in vars(protocol).items() if not name.startswith("_")}
+
+
+def test_following_keeps_the_models_gap():
+    """In equilibrium the Intelligent Driver Model's gap is (s0 + v T) / sqrt(1 - (v / v0)^4)."""
+    speed, desired = 8.0, 12.0
+    gap = (3.0 + speed * 1.5) / math.sqrt(1 - (speed / desired) ** 4)
+    assert following_acceleration(speed, desired, gap, speed) == pytest.approx(0, abs=1e-9)
+    assert following_acceleration(speed, desired, gap - 3, speed) < 0
+    assert following_acceleration(speed, desired, gap + 3, speed) > 0
+    assert following_acceleration(speed, desired, gap, 0.0) < -2

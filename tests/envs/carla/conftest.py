@@ -1,0 +1,49 @@
+"""Stand-in CARLA servers and environments on them; everything here needs the real CARLA client."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import pytest
+
+from tests.carla_server.process import StandIn
+
+SMALL = {"host": "127.0.0.1", "frame_size": 32, "timeout_s": 5.0, "connect_timeout_s": 20.0}
+"""Settings that make the tests fast."""
+
+
+@pytest.fixture(scope="session")
+def shared_server():
+    """A server for tests that leave it as they found it."""
+    pytest.importorskip("carla")
+    with StandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def server():
+    """A server of the test's own, for faults."""
+    pytest.importorskip("carla")
+    with StandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def make_env():
+    """Makes environments that are closed after the test."""
+    made = []
+
+    def make(server: StandIn | None, **settings):
+        where = {} if server is None else {"port": server.port}
+        env = gym.make("CarlaDriving-v0", disable_env_checker=True, **{**SMALL, **where, **settings})
+        made.append(env)
+        return env
+
+    yield make
+    for env in made:
+        env.close()
+
+
+@pytest.fixture
+def env(shared_server, make_env):
+    """An environment on the shared server."""
+    return make_env(shared_server)
