@@ -1,15 +1,22 @@
-"""Behaviours by name, for collection and evaluation: random, autopilot, noisy autopilot, or a trained agent."""
+"""Behaviours by name, for collection and evaluation: random, autopilots, a simulator's own driver, trained agents."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 from wm_gym.agents.autopilots import make_autopilot
 from wm_gym.data_collection.behaviours import Behaviour, Noisy, SmoothRandom
-from wm_gym.errors import ConfigError, did_you_mean
+from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
 
-BEHAVIOURS = ("random", "autopilot", "noisy")
+SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
+    "traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:TrafficManager"},
+    "noisy-traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:NoisyTrafficManager"},
+}
+"""Behaviours that only some simulators have: name, Gymnasium id, and ``"module:Class"``, made as ``Class()``."""
+
+BEHAVIOURS = ("random", "autopilot", "noisy", *SIMULATOR_BEHAVIOURS)
 """Names of the behaviours that need no trained agent; ``"noisy"`` is the autopilot at a varied pace, with
 disturbances."""
 
@@ -24,7 +31,8 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
 
     Raises:
         ConfigError: ``name`` is neither a known name nor a folder.
-        SimulatorError: The simulator has no autopilot, or its frames or actions are not those of the agent.
+        SimulatorError: The simulator has no autopilot or no such driver, or its frames or actions are not those of the
+            agent.
         BundleError: The agent cannot be loaded.
     """
     if name == "random":
@@ -33,6 +41,8 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
         return make_autopilot(spec.id)
     if name == "noisy":
         return Noisy(make_autopilot(spec.id, varied_pace=True), spec.action)
+    if name in SIMULATOR_BEHAVIOURS:
+        return _make_simulator_behaviour(name, spec)
     if name != "bundled" and not Path(name).is_dir():
         raise ConfigError(
             f"behaviour {name!r} is neither a folder of a trained agent nor a known name"
@@ -44,3 +54,15 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
     driver = Driver.load(name)
     driver.check_simulator(spec)
     return driver
+
+
+def _make_simulator_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
+    entry_points = SIMULATOR_BEHAVIOURS[name]
+    if spec.id not in entry_points:
+        raise SimulatorError(
+            f"the behaviour {name!r} belongs to {', '.join(entry_points)}, not to {spec.id}; use another one, such as "
+            "'random'."
+        )
+    module, class_name = entry_points[spec.id].split(":")
+    behaviour: Behaviour = getattr(importlib.import_module(module), class_name)()
+    return behaviour

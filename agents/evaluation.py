@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,14 @@ from wm_gym.agents.evaluation_drives import DriveResult, DriveSettings, run_driv
 from wm_gym.agents.video import check_video_path
 from wm_gym.bundle import read_manifest
 from wm_gym.data_collection.plan import HELD_OUT_FROM
-from wm_gym.envs.simulators import SIMULATORS, describe_simulator, make_simulator, make_simulator_from_spec
+from wm_gym.data_collection.worker_pool import connection_of_each
+from wm_gym.envs.simulators import (
+    SIMULATORS,
+    describe_simulator,
+    make_simulator,
+    make_simulator_from_spec,
+    split_connection,
+)
 from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.files import write_json_atomically
 from wm_gym.provenance import provenance
@@ -32,7 +39,12 @@ _DRIVING_METRICS: dict[str, tuple[str, str]] = {
     "off_road_fraction": ("off_road", "mean"),
     "progress": ("progress", "last"),
     "lap_finished_rate": ("lap_finished", "last"),
+    "route_completion": ("route_completion", "last"),
+    "infraction_penalty": ("infraction_penalty", "last"),
+    "driving_score": ("driving_score", "last"),
 }
+_PER_KM = "_per_km"
+_KM = "km"
 
 
 @dataclass(frozen=True)
@@ -51,7 +63,9 @@ class EvaluationResult:
         ci95: 95 % bootstrap interval of the mean return; ``None`` for one episode.
         terminated_rate: Share of the episodes that the simulator ended, rather than a limit on their length.
         driving: Driving metrics, as far as the simulator tells: ``mean_speed`` (in its own unit),
-            ``off_road_fraction``, ``progress``, ``lap_finished_rate``.
+            ``off_road_fraction``, ``progress``, ``lap_finished_rate``; and in the sense of the CARLA leaderboard
+            ``route_completion`` and ``driving_score`` (0 to 100), ``infraction_penalty`` (0 to 1), ``km`` (driven in
+            all drives together), and all infractions of a kind over all these kilometres (``red_lights_per_km``, ...).
         infos: For every number in the simulator's ``info``: its ``mean`` over a drive's steps and its ``last`` value,
             each averaged over the drives.
         wall_s: Seconds that the evaluation took.
@@ -85,6 +99,7 @@ def evaluate(
     episodes: int = 20,
     seed: int = HELD_OUT_FROM,
     workers: int = 1,
+    worker_connections: Sequence[Mapping[str, Any]] | None = None,
     max_episode_steps: int | None = None,
     json_path: str | Path | None = None,
     video_path: str | Path | None = None,
@@ -94,13 +109,19 @@ def evaluate(
 ) -> EvaluationResult:
     """Let a driver drive in a simulator. The result does not depend on the number of workers.
 
+    A drive whose simulator is lost (a server that dies or hangs) does not count and is driven again. A worker whose
+    simulator is gone for good is given up, with a warning at the end, as long as another one remains.
+
     Args:
-        driver: ``"random"``, ``"autopilot"``, ``"noisy"``, an agent's folder, or ``"bundled"``.
+        driver: One of :data:`wm_gym.agents.behaviours.BEHAVIOURS`, an agent's folder, or ``"bundled"``.
         simulator: Short name or Gymnasium id, or a record; ``None`` for the one that the agent's world model was
             trained on. Where it is that one, its arguments are those of the record, changed by ``simulator_kwargs``.
         episodes: How many; episode ``i`` has the seed ``seed + i``, for the simulator and the driver.
         seed: Of the first episode. From 1,000,000 up they are held out; use smaller ones to tune anything.
-        workers: Processes that drive side by side, each with one thread.
+        workers: Processes that drive side by side, each with one thread. With ``worker_connections`` their number may
+            be left out.
+        worker_connections: For each worker, where its simulator runs, such as ``[{"port": 2000}, {"port": 2004}]``:
+            one server each. Only arguments of the simulator's connection, which are not recorded.
         max_episode_steps: Steps after which a drive is cut; ``None`` leaves it to the simulator.
         json_path: Where to write the result.
         video_path: Where to write the first episode, as ``.mp4`` or ``.gif``.
@@ -115,6 +136,7 @@ def evaluate(
         ConfigError: A number is out of range, or the driver's name is unknown.
         BundleError: The agent cannot be loaded.
         SimulatorError: The simulator cannot be made or does not fit the agent, or a path cannot be used.
+        SimulatorLostError: No simulator can be reached any more.
 
     Side effects: writes the files asked for, each in one move; starts ``workers`` processes if more than one.
     """
@@ -125,8 +147,10 @@ def evaluate(
         _check_at_least("max_episode_steps", max_episode_steps, 1)
     video = check_video_path(video_path) if video_path is not None else None
     json_file = _check_json_path(json_path) if json_path is not None else None
+    connections = connection_of_each(workers, worker_connections)
     trained_on = _trained_on(driver)
-    spec = _describe(simulator, dict(simulator_kwargs or {}), trained_on)
+    spec = _describe(simulator, dict(simulator_kwargs or {}), connections[0], trained_on)
+    common = split_connection(spec.id, simulator_kwargs or {})[1]
     if trained_on is not None:
         check_simulator_fits(trained_on, spec)
     settings = DriveSettings(
@@ -140,7 +164,7 @@ def evaluate(
     seeds = [seed + index for index in range(episodes)]
     results: list[DriveResult] = []
     with tqdm(total=episodes, unit="episode", desc=f"evaluate {settings.name}", disable=not progress) as bar:
-        for result in run_drives(settings, seeds, workers):
+        for result in run_drives(settings, seeds, [{**common, **connection} for connection in connections]):
             results.append(result)
             bar.update()
             bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in results):.1f}", refresh=False)
@@ -174,11 +198,23 @@ def _summarise(
         std_return=statistics.stdev(returns) if len(returns) > 1 else 0.0,
         ci95=bootstrap_interval(returns),
         terminated_rate=statistics.fmean(result.terminated for result in results),
-        driving={metric: infos[name][kind] for metric, (name, kind) in _DRIVING_METRICS.items() if name in infos},
+        driving=_driving_metrics(results, infos),
         infos=infos,
         wall_s=wall_s,
         provenance=provenance(),
     )
+
+
+def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    metrics = {metric: infos[name][kind] for metric, (name, kind) in _DRIVING_METRICS.items() if name in infos}
+    if _KM not in infos:
+        return metrics
+    total_km = sum(result.info_last[_KM] for result in results)
+    for name in infos:
+        if name.endswith(_PER_KM):
+            infractions = sum(result.info_last[name] * result.info_last[_KM] for result in results)
+            metrics[name] = infractions / total_km
+    return {**metrics, _KM: total_km}
 
 
 def _trained_on(driver: str | Path) -> SimulatorSpec | None:
@@ -196,7 +232,10 @@ def _trained_on(driver: str | Path) -> SimulatorSpec | None:
 
 
 def _describe(
-    simulator: str | SimulatorSpec | None, kwargs: dict[str, Any], trained_on: SimulatorSpec | None
+    simulator: str | SimulatorSpec | None,
+    kwargs: dict[str, Any],
+    connection: Mapping[str, Any],
+    trained_on: SimulatorSpec | None,
 ) -> SimulatorSpec:
     """The full record of the simulator asked for; makes it once, so that what is wrong with it shows early."""
     base = simulator if isinstance(simulator, SimulatorSpec) else None
@@ -205,11 +244,12 @@ def _describe(
     if base is None and simulator is None:
         raise SimulatorError(f"this driver belongs to no simulator; name one, such as {next(iter(SIMULATORS))!r}.")
     if base is not None and not kwargs:
-        env = make_simulator_from_spec(base)
+        env = make_simulator_from_spec(base, connection=connection)
     elif base is not None:
-        env = make_simulator(base.id, **{"frame_size": base.frame_size, **base.kwargs, **kwargs})
+        wanted = {"frame_size": base.frame_size, **base.kwargs, **kwargs}
+        env = make_simulator(base.id, connection=connection, **wanted)
     else:
-        env = make_simulator(str(simulator), **kwargs)
+        env = make_simulator(str(simulator), connection=connection, **kwargs)
     try:
         return describe_simulator(env)
     finally:

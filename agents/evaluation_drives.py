@@ -1,17 +1,18 @@
-"""The drives of an evaluation, one after another or in several processes."""
+"""The drives of an evaluation, one after another or in several processes.
+
+A drive whose simulator was lost is no result: it is driven again.
+"""
 
 from __future__ import annotations
 
 import math
-import multiprocessing
 import signal
-import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.driver import Driver
 from wm_gym.agents.video import VideoWriter
 from wm_gym.data_collection.behaviours import Behaviour
-from wm_gym.data_collection.worker import scalar_infos
-from wm_gym.envs.simulators import make_simulator_from_spec
-from wm_gym.errors import SimulatorError, WMGymError
+from wm_gym.data_collection.worker import begin_episode, check_not_lost, scalar_infos
+from wm_gym.data_collection.worker_pool import Losses, WorkerPool
+from wm_gym.envs.simulators import has_connection, make_simulator_from_spec
+from wm_gym.errors import SimulatorError, SimulatorLostError, WMGymError
 from wm_gym.simulator import SimulatorSpec
 
 _DEFAULT_FPS = 20.0
-_STOP_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class DriveSettings:
         device: Where an agent computes.
         max_episode_steps: Steps after which a drive is cut, or ``None``.
         video: Where to write the first drive, or ``None``.
+        connection: Where this process's simulator runs.
     """
 
     driver: str
@@ -51,6 +53,7 @@ class DriveSettings:
     device: str
     max_episode_steps: int | None
     video: Path | None
+    connection: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -87,24 +90,46 @@ class _Failure:
     text: str
 
 
-def run_drives(settings: DriveSettings, seeds: list[int], workers: int) -> Iterator[DriveResult]:
+def run_drives(
+    settings: DriveSettings, seeds: Sequence[int], connections: Sequence[Mapping[str, Any]]
+) -> Iterator[DriveResult]:
     """Drive one episode for each seed; results come as they are ready.
 
     Args:
         settings: Driver and simulator.
         seeds: Seed of each episode.
-        workers: Number of processes; 1 drives in this one.
+        connections: Where the simulator of each process runs; one alone drives in this process.
 
     Raises:
         WMGymError: As raised by simulator or driver.
         SimulatorError: A process died.
+        SimulatorLostError: No simulator can be reached any more.
     """
-    if min(workers, len(seeds)) > 1:
-        yield from _run_in_processes(settings, seeds, min(workers, len(seeds)))
-        return
+    places = [replace(settings, connection=connection) for connection in connections[: len(seeds)]]
+    losses = Losses(len(places))
+    if len(places) > 1:
+        yield from _run_in_processes(places, seeds, losses)
+    else:
+        yield from _run_here(places[0], seeds, losses)
+    for sentence in losses.given_up:
+        warnings.warn(sentence, stacklevel=2)
+
+
+def _run_here(settings: DriveSettings, seeds: Sequence[int], losses: Losses) -> Iterator[DriveResult]:
     with _one_thread(), _Cockpit(settings) as cockpit:
         for index, seed in enumerate(seeds):
-            yield cockpit.drive(index, seed)
+            result: DriveResult | None = None
+            while result is None:
+                try:
+                    result = cockpit.drive(index, seed)
+                except SimulatorLostError as error:
+                    losses.add(0, index, str(error), _describe(index, seed))
+            losses.finished(0)
+            yield result
+
+
+def _describe(index: int, seed: int) -> str:
+    return f"episode {index} (seed {seed})"
 
 
 class _Stopped(Exception):  # noqa: N818 - no error, but the way out of a drive
@@ -128,13 +153,15 @@ class _Cockpit:
             if settings.is_agent
             else make_behaviour(settings.driver, spec)
         )
-        self.env: gym.Env[Any, Any] = make_simulator_from_spec(spec)
+        self.env: gym.Env[Any, Any] = make_simulator_from_spec(spec, connection=settings.connection)
 
     def drive(self, index: int, seed: int) -> DriveResult:
         """One episode; the first one is filmed if a video is wanted."""
         if index > 0 or self.settings.video is None:
             return self._drive(self.env, index, seed, None)
-        can_render = "rgb_array" in (self.env.metadata.get("render_modes") or ())
+        # A server simulates for one environment only; there, the frames make the film.
+        is_alone = has_connection(self.settings.simulator.id)
+        can_render = not is_alone and "rgb_array" in (self.env.metadata.get("render_modes") or ())
         filmed = make_simulator_from_spec(self.settings.simulator, render_mode="rgb_array") if can_render else self.env
         step_s = self.settings.simulator.step_s
         try:
@@ -145,8 +172,7 @@ class _Cockpit:
                 filmed.close()
 
     def _drive(self, env: gym.Env[Any, Any], index: int, seed: int, video: VideoWriter | None) -> DriveResult:
-        frame, _ = env.reset(seed=seed)
-        self.behaviour.reset(env, seed)
+        frame = begin_episode(env, self.behaviour, seed, seed)
         _film(video, env, frame)
         total, length, terminated, truncated = 0.0, 0, False, False
         sums: dict[str, float] = {}
@@ -155,6 +181,7 @@ class _Cockpit:
         while not (terminated or truncated):
             self.check_open()
             frame, reward, terminated, truncated, info = env.step(self.behaviour.act(frame))
+            check_not_lost(info)
             total += float(reward)
             length += 1
             truncated = truncated or length == self.settings.max_episode_steps
@@ -181,56 +208,38 @@ def _film(video: VideoWriter | None, env: gym.Env[Any, Any], frame: Any) -> None
     video.add(np.asarray(frame if picture is None else picture, np.uint8))
 
 
-def _run_in_processes(settings: DriveSettings, seeds: list[int], workers: int) -> Iterator[DriveResult]:
-    context = multiprocessing.get_context("spawn")
-    waiting = iter(enumerate(seeds))
-    running: dict[Connection, SpawnProcess] = {}
-    try:
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(settings, theirs), daemon=True)
-            process.start()
-            theirs.close()  # so that the end of the process closes the pipe
-            running[ours] = process
-            _send_next(ours, waiting)
-        missing = len(seeds)
+def _run_in_processes(places: Sequence[DriveSettings], seeds: Sequence[int], losses: Losses) -> Iterator[DriveResult]:
+    waiting = list(range(len(seeds)))
+    missing = len(seeds)
+    with WorkerPool(_work, places) as pool:
+        for _ in places:
+            pool.start_one().is_ready = True  # what it is given waits in the pipe
         while missing:
-            for connection in wait(list(running)):
-                assert isinstance(connection, Connection)
-                try:
-                    report = connection.recv()
-                except (EOFError, ConnectionResetError) as error:
-                    running[connection].join(_STOP_TIMEOUT_S)
+            # What one process has lost goes to another one, if that has nothing else to do.
+            for worker in sorted(pool.running, key=lambda worker: losses.in_a_row(worker.place)):
+                if worker.task is None and waiting:
+                    index = waiting.pop(0)
+                    worker.give(index, (index, seeds[index]))
+            for worker, report in list(pool.reports(timeout_s=None)):
+                if report is None:
                     raise SimulatorError(
-                        f"a process of the evaluation ended with exit code {running[connection].exitcode}; run it "
-                        "again with fewer workers, as the memory may not suffice."
-                    ) from error
-                if isinstance(report, _Failure):
+                        f"a process of the evaluation ended with exit code {worker.process.exitcode}; run it again "
+                        "with fewer workers, as the memory may not suffice."
+                    )
+                if isinstance(report, _Failure) and not isinstance(report.error, SimulatorLostError):
                     if report.error is not None:
                         raise report.error
                     raise RuntimeError(f"an evaluation process failed:\n{report.text}")
+                index, worker.task = worker.task, None
+                assert index is not None
+                if isinstance(report, _Failure):
+                    waiting.insert(0, index)
+                    if losses.add(worker.place, index, str(report.error), _describe(index, seeds[index])):
+                        pool.remove(worker, close_place=True)
+                    continue
+                losses.finished(worker.place)
                 missing -= 1
-                _send_next(connection, waiting)
                 yield report
-    finally:
-        for connection in running:
-            connection.close()
-        # A worker notices at its next step, and closes its simulator; what does not follow is ended by force.
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        for process in running.values():
-            process.join(max(0.0, deadline - time.monotonic()))
-        for end in (SpawnProcess.terminate, SpawnProcess.kill):
-            for process in running.values():
-                if process.is_alive():
-                    end(process)
-                    process.join(1.0)
-
-
-def _send_next(connection: Connection, waiting: Iterator[tuple[int, int]]) -> None:
-    with suppress(BrokenPipeError):  # it died just now, which the next report says
-        task = next(waiting, None)
-        if task is not None:
-            connection.send(task)
 
 
 def _work(settings: DriveSettings, connection: Connection) -> None:
@@ -241,7 +250,11 @@ def _work(settings: DriveSettings, connection: Connection) -> None:
         with _Cockpit(settings, lambda: _check_open(connection)) as cockpit:
             while True:
                 index, seed = connection.recv()
-                connection.send(cockpit.drive(index, seed))
+                try:
+                    result: DriveResult | _Failure = cockpit.drive(index, seed)
+                except SimulatorLostError as error:
+                    result = _Failure(error, str(error))
+                connection.send(result)
     except (_Stopped, EOFError, BrokenPipeError, ConnectionResetError):
         pass
     except Exception as error:

@@ -31,7 +31,8 @@ class Behaviour(Protocol):
         """Begin an episode; called after ``env.reset``.
 
         Args:
-            env: The simulator, whose state the behaviour may read through ``env.unwrapped`` but never changes.
+            env: The simulator, whose state the behaviour may read through ``env.unwrapped`` but never changes, except
+                to let the simulator's own driver drive (``traffic_manager_drives``).
             seed: Of the episode; all randomness follows from it.
         """
         ...

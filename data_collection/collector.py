@@ -28,7 +28,7 @@ from wm_gym.data_collection.metadata import (
 )
 from wm_gym.data_collection.plan import CollectionPlan, parse_behaviours
 from wm_gym.data_collection.worker import MakeBehaviour, Report, WorkerSettings, run_worker
-from wm_gym.data_collection.worker_pool import MAX_RETRIES, Losses, Worker, WorkerPool
+from wm_gym.data_collection.worker_pool import MAX_RETRIES, Losses, Worker, WorkerPool, connection_of_each
 from wm_gym.errors import DatasetError, SimulatorError, SimulatorLostError, WMGymError
 from wm_gym.files import remove_temporary_files
 from wm_gym.simulator import SimulatorSpec
@@ -110,10 +110,13 @@ def collect(
             something else, or it cannot be written.
         SimulatorError: the simulator cannot be made, fails, or kills its process again and again.
         SimulatorLostError: no worker's simulator can be reached any more.
+        ConfigError: there are not as many ``worker_kwargs`` as ``workers``.
         KeyboardInterrupt: after Ctrl-C; the workers are stopped, and every finished episode is on the disk.
     """
     target = _Target.of(episodes, frames)
-    connections = worker_connections(workers, worker_kwargs)
+    if workers < 1:
+        raise DatasetError(f"workers={workers} was given, but 1 or more is wanted.")
+    connections = connection_of_each(workers, worker_kwargs)
     if max_episode_steps is not None and max_episode_steps < 1:
         raise DatasetError(f"max_episode_steps={max_episode_steps} was given, but 1 or more is wanted.")
     folder = Path(out)
@@ -176,30 +179,6 @@ def collect(
         steps_per_s=new_steps / (ended - ready),
         lost=losses.total,
     )
-
-
-def worker_connections(workers: int, given: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """Where the simulator of each worker runs.
-
-    Args:
-        workers: Number of workers; 1 leaves it to ``given``.
-        given: Arguments of the simulator's connection, for each worker, or ``None`` where there are none.
-
-    Raises:
-        DatasetError: The number is below 1 or not that of ``given``.
-    """
-    if workers < 1:
-        raise DatasetError(f"workers={workers} was given, but 1 or more is wanted.")
-    if given is None:
-        return [{} for _ in range(workers)]
-    if not given:
-        raise DatasetError("the list of simulators for the workers is empty; name at least one, or give none at all.")
-    if workers not in (1, len(given)):
-        raise DatasetError(
-            f"workers={workers} was given with {len(given)} simulators for them, but each worker needs its own; leave "
-            "the number of workers out."
-        )
-    return [dict(connection) for connection in given]
 
 
 @dataclass(frozen=True)
@@ -347,6 +326,8 @@ class _Progress:
             refresh=False,
         )
         self._bar.update(self._count(done) - self._bar.n)
+        if lost:
+            self._bar.refresh()  # a loss adds nothing to the bar, which would not show it by itself
 
     def _count(self, done: dict[int, EpisodeHeader]) -> int:
         found = len(done) if self._target.episodes is not None else sum(header.length for header in done.values())
@@ -385,9 +366,9 @@ def _finished_episodes(folder: Path, plan: CollectionPlan) -> dict[int, EpisodeH
 def _remove_empty_dataset(folder: Path) -> None:
     """Remove a dataset without episodes that was begun just now; the folder may hold nothing else."""
     with suppress(OSError):
+        (folder / EPISODES_FOLDER).rmdir()
         (folder / METADATA_FILE).unlink(missing_ok=True)
         (folder / LOCK_FILE).unlink(missing_ok=True)
-        (folder / EPISODES_FOLDER).rmdir()
         folder.rmdir()
 
 

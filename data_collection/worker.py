@@ -203,9 +203,7 @@ def check_not_lost(info: Mapping[str, Any]) -> None:
 
 def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
     """The entries of a step's ``info`` that are single real numbers or truth values and say something of the drive."""
-    return {
-        name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != _LOST
-    }
+    return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != _LOST}
 
 
 def _check_open(connection: Connection) -> None:

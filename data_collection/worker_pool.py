@@ -4,19 +4,41 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from wm_gym.errors import SimulatorLostError
+from wm_gym.errors import ConfigError, SimulatorLostError
 
 MAX_RETRIES = 2
 """How often a task is tried again in a row after its worker or its simulator died."""
 
 STOP_TIMEOUT_S = 5.0
+
+
+def connection_of_each(workers: int, given: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """Where the simulator of each worker runs.
+
+    Args:
+        workers: Number of workers, 1 or more; 1 leaves it to ``given``.
+        given: Arguments of the simulator's connection for each worker; ``None`` where there is nothing to say.
+
+    Raises:
+        ConfigError: ``given`` has another number.
+    """
+    if given is None:
+        return [{} for _ in range(workers)]
+    if not given:
+        raise ConfigError("the list of simulators for the workers is empty; name at least one, or leave it out.")
+    if workers not in (1, len(given)):
+        raise ConfigError(
+            f"workers={workers} does not fit {len(given)} {'server' if len(given) == 1 else 'servers'}, as each worker "
+            "needs one of its own; leave the number of workers out."
+        )
+    return [dict(connection) for connection in given]
 
 
 @dataclass(eq=False)

@@ -52,8 +52,9 @@ ROLE = "wm_gym"
 
 _EGO_ROLE = "hero"
 _SETTLE_TICKS = 10
-"""A spawned vehicle falls onto its wheels, and cameras need a tick or two for their first picture."""
+"""Spawned vehicles fall onto their wheels first."""
 
+_CAMERA_START_S = 0.1
 _MAX_SPAWN_TRIES = 20
 _MAX_IMAGE_RETRIES = 2
 _IN_USE_WATCH_S = 1.0
@@ -116,7 +117,9 @@ class CarlaSession:
             town = self._load_town(request.town or _choose(self._config.town, rng))
             weather = self._set_weather(request.weather, rng)
             self._episode = episode = self._spawn_episode(request, town, rng)
-            images, tick, _ = self._tick_with_images(episode, _SETTLE_TICKS)
+            for _ in range(_SETTLE_TICKS):
+                tick = self._tick(episode)
+            images, tick, _ = self._images(episode, tick)
             route = self._plan(request, town, episode, rng)
             return EpisodeStarted(
                 town=town.name,
@@ -175,6 +178,13 @@ class CarlaSession:
         if self._manager is not None:
             self._manager.set_synchronous_mode(False)
 
+    def _shut_down_manager(self) -> None:
+        """End the Traffic Manager, which does not survive another town; the next one gets another port."""
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            manager.set_synchronous_mode(False)
+            manager.shut_down()
+
     def _restore_settings(self) -> None:
         if self._original is not None:
             self._world.apply_settings(self._original)
@@ -228,6 +238,7 @@ class CarlaSession:
                 raise ConfigError(
                     f"the CARLA server at {self._address} has no town {town!r}; it has {', '.join(available)}."
                 )
+            self._shut_down_manager()
             self._client.set_timeout(self._connection.load_timeout_s)
             try:
                 self._world = self._client.load_world(town, False)
@@ -267,6 +278,9 @@ class CarlaSession:
         episode.collisions = CollisionSensor(
             self._world.spawn_actor(blueprint, self._carla.Transform(), attach_to=ego)
         )
+        # What took an uncertain number of ticks comes first: from here on, equal seeds give equal episodes.
+        self._await_cameras(episode)
+        self._world.reset_all_traffic_lights()
         episode.manager_seed = int(rng.integers(2**31))
         if self._config.traffic.vehicles > 0:
             self._prepare_manager(episode.manager_seed)
@@ -346,7 +360,11 @@ class CarlaSession:
 
     def _destroy(self, ids: list[int]) -> None:
         commands = [self._carla.command.DestroyActor(number) for number in dict.fromkeys(ids)]
-        self._client.apply_batch_sync(commands, self._world.get_settings().synchronous_mode)
+        self._client.apply_batch_sync(commands, False)
+        # Not with apply_batch_sync(..., True): that one keeps Python's lock while it waits for the tick, and when both
+        # of the client's threads then stand before that lock with a picture, the tick never arrives.
+        if self._world.get_settings().synchronous_mode:
+            self._world.tick(self._connection.timeout_s)
 
     # -- ticks ---------------------------------------------------------------------------------------------------
 
@@ -379,10 +397,18 @@ class CarlaSession:
             late = episode.collisions.take() if episode.collisions is not None else ()
             return images, _with_collisions(tick, late), missed
 
-    def _tick_with_images(self, episode: _Episode, ticks: int) -> tuple[dict[str, Frame], Tick, int]:
-        for _ in range(ticks):
-            tick = self._tick(episode)
-        return self._images(episode, tick)
+    def _await_cameras(self, episode: _Episode) -> None:
+        """Tick until every camera sends: CARLA connects to a new sensor in the background, as long as that takes."""
+        deadline = time.monotonic() + self._connection.timeout_s
+        while True:
+            frame = self._world.tick(self._connection.timeout_s)
+            try:
+                for camera in episode.cameras.values():
+                    camera.picture(frame, _CAMERA_START_S)
+                return
+            except MissingImageError:
+                if time.monotonic() > deadline:
+                    raise
 
     def _read(self, episode: _Episode, snapshot: carla.WorldSnapshot) -> Tick:
         state = snapshot.find(episode.ego.id)

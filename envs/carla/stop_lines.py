@@ -6,7 +6,7 @@ Metres and degrees in CARLA's frame: left-handed (x forward, y right), yaw clock
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ Point = tuple[float, float]
 
 _SAME_DIRECTION = 90.0
 """Degrees between a vehicle's heading and a stop line's, below which the light is for the vehicle."""
+_WIDEST_LANE = 20.0
+"""Metres: a line that starts further away than this from a place does not reach it."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,13 @@ def crossed(lines: Iterable[StopLine], before: Point, after: Point, heading: flo
         after: The same point at the end of the step.
         heading: The vehicle's yaw, degrees. One that faces the other way crosses no line, even by reversing.
     """
+    (x, y), reach = before, math.dist(before, after) + _WIDEST_LANE
     return [
         line
         for line in lines
-        if line.part_before_crossing(before, after) is not None
+        if abs(line.start[0] - x) < reach
+        and abs(line.start[1] - y) < reach
+        and line.part_before_crossing(before, after) is not None
         and abs(wrap_degrees(heading - line.heading)) < _SAME_DIRECTION
     ]
 
@@ -121,22 +126,23 @@ def ahead(lines: Iterable[StopLine], route: Route, distance: float, reach_m: flo
         The line and the metres along the route from ``distance`` to it, or ``None`` where there is none within reach.
     """
     stop = min(distance + reach_m, route.length)
-    inner = route.distances[(route.distances > distance) & (route.distances < stop)]
-    at = np.concatenate(([max(distance, 0.0)], inner, [stop]))
-    if stop <= at[0]:
+    begin = max(distance, 0.0)
+    if stop <= begin:
         return None
-    way = np.stack([np.interp(at, route.distances, route.points[:, axis]) for axis in (0, 1)], axis=1)
-    (low_x, low_y), (high_x, high_y) = way.min(axis=0).tolist(), way.max(axis=0).tolist()
-    points: Sequence[Point] = [(x, y) for x, y in way.tolist()]
+    first, last = np.searchsorted(route.distances, (begin, stop))
+    at = np.concatenate(([begin], route.distances[first:last], [stop]))
+    way_x, way_y = (np.interp(at, route.distances, route.points[:, axis]) for axis in (0, 1))
+    low_x, high_x = float(way_x.min()) - _WIDEST_LANE, float(way_x.max()) + _WIDEST_LANE
+    low_y, high_y = float(way_y.min()) - _WIDEST_LANE, float(way_y.max()) + _WIDEST_LANE
     nearest: tuple[StopLine, float] | None = None
     for line in lines:
-        (start_x, start_y), (end_x, end_y) = line.start, line.end
-        if max(start_x, end_x) < low_x or min(start_x, end_x) > high_x:
+        start_x, start_y = line.start
+        if not (low_x < start_x < high_x and low_y < start_y < high_y):
             continue
-        if max(start_y, end_y) < low_y or min(start_y, end_y) > high_y:
-            continue
-        for index in range(len(points) - 1):
-            part = line.part_before_crossing(points[index], points[index + 1])
+        end_x, end_y = line.end
+        beyond = (way_x - start_x) * (end_y - start_y) - (way_y - start_y) * (end_x - start_x)
+        for index in np.flatnonzero((beyond[:-1] < 0) & (beyond[1:] >= 0)).tolist():
+            part = line.part_before_crossing((way_x[index], way_y[index]), (way_x[index + 1], way_y[index + 1]))
             if part is None:
                 continue
             gap = float(at[index] + part * (at[index + 1] - at[index])) - distance

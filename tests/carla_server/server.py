@@ -154,7 +154,7 @@ class StandInServer:
             "set_traffic_light_state": command(self._set_light),
             "freeze_traffic_light": command(lambda light, frozen: setattr(world.actor(light), "is_frozen", frozen)),
             "freeze_all_traffic_lights": command(self._freeze_lights),
-            "reset_all_traffic_lights": nothing,
+            "reset_all_traffic_lights": command(world.reset_lights),
             "apply_batch": self._batch,
             "tick_cue": value(world.tick),
             "is_traffic_manager_running": value(lambda port: port in self._traffic_managers),

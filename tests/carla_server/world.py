@@ -89,6 +89,7 @@ class World:
         self.frame = 0
         self.seconds = 0.0
         self.episode = 0
+        self._lights_since = 0.0
         self._next_id = 1
         self.actors: dict[int, Actor] = {}
         self._late_images: list[tuple[int, int, bytes]] = []
@@ -248,13 +249,18 @@ class World:
                 return actor.id, actor.light_state
         return None
 
+    def reset_lights(self) -> None:
+        """Begin the lights' cycle anew."""
+        self._lights_since = self.seconds
+        self._set_lights()
+
     def _set_lights(self) -> None:
         """Groups take turns: green, yellow, all red."""
         groups = max((light.group for light in self.town.lights), default=-1) + 1
         if groups == 0:
             return
         turn_s = _GREEN_S + _YELLOW_S + _ALL_RED_S
-        turn, elapsed = divmod(self.seconds % (turn_s * groups), turn_s)
+        turn, elapsed = divmod((self.seconds - self._lights_since) % (turn_s * groups), turn_s)
         current = _GREEN if elapsed < _GREEN_S else (_YELLOW if elapsed < _GREEN_S + _YELLOW_S else _RED)
         for light, actor in zip(self.town.lights, self.traffic_lights, strict=True):
             if not actor.is_frozen:

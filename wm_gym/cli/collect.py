@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_command, add_common, add_simulator, simulator_kwargs
+from wm_gym.cli.options import (
+    Subparsers,
+    add_carla,
+    add_command,
+    add_common,
+    add_simulator,
+    carla_connections,
+    simulator_kwargs,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -24,9 +32,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "--behaviour",
         default="noisy",
         metavar="MIX",
-        help="autopilot, noisy, random, an agent's path, or a mix with weights: noisy:0.7,random:0.3 (default: noisy)",
+        help="autopilot, noisy, random, (noisy-)traffic-manager of CARLA, an agent's path, or a mix with weights: "
+        "noisy:0.7,random:0.3 (default: noisy)",
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
     parser.add_argument(
         "--codec",
         default=None,
@@ -35,6 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--max-episode-steps", type=int, default=None, metavar="N", help="truncate episodes after N steps"
     )
+    add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -55,13 +65,15 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         seed=arguments.seed or 0,
         simulator_kwargs=simulator_kwargs(arguments),
+        worker_kwargs=carla_connections(arguments),
         codec=arguments.codec or DEFAULT_CODEC,
         max_episode_steps=arguments.max_episode_steps,
         progress=not arguments.quiet,
     )
+    lost = f", {summary.lost} lost with their server and recorded again" if summary.lost else ""
     print(
         f"{summary.path}: {summary.num_episodes} episodes, {summary.num_steps} steps, mean return "
         f"{summary.mean_return:.1f} ({summary.new_episodes} new episodes in {summary.seconds:.0f} s, "
-        f"{summary.steps_per_s:.0f} steps/s)"
+        f"{summary.steps_per_s:.0f} steps/s{lost})"
     )
     return 0

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_command, add_common, add_simulator, simulator_kwargs
+from wm_gym.cli.options import (
+    Subparsers,
+    add_carla,
+    add_command,
+    add_common,
+    add_simulator,
+    carla_connections,
+    simulator_kwargs,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -16,14 +24,18 @@ def add_parser(subparsers: Subparsers) -> None:
         "wm-gym evaluate --agent bundled --episodes 20 --workers 2 --json result.json --video drive.mp4",
     )
     parser.add_argument(
-        "--agent", required=True, metavar="NAME", help="an agent's folder, bundled, random or autopilot"
+        "--agent",
+        required=True,
+        metavar="NAME",
+        help="an agent's folder, bundled, random, autopilot, or (noisy-)traffic-manager of CARLA",
     )
     add_simulator(parser, required=False)
     parser.add_argument("--episodes", type=int, default=20, metavar="N", help="drives (default: 20)")
-    parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
     parser.add_argument("--max-episode-steps", type=int, default=None, metavar="N", help="cut drives after N steps")
     parser.add_argument("--json", default=None, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--video", default=None, metavar="FILE", help="write the first drive as .mp4 or .gif")
+    add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -43,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         json_path=arguments.json,
         video_path=arguments.video,
         simulator_kwargs=simulator_kwargs(arguments),
+        worker_connections=carla_connections(arguments),
         device=arguments.device,
         progress=not arguments.quiet,
     )

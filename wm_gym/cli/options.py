@@ -11,6 +11,9 @@ from wm_gym.errors import ConfigError
 
 Subparsers = Any  # argparse's own type of add_subparsers() is private
 
+CARLA_PORT_STEP = 4
+"""Between servers on one machine: each uses three ports in a row."""
+
 
 def add_command(subparsers: Subparsers, name: str, summary: str, example: str) -> argparse.ArgumentParser:
     """Add a command's parser with its summary and an example below the options."""
@@ -38,7 +41,7 @@ def add_simulator(parser: argparse.ArgumentParser, *, required: bool) -> None:
         required=required,
         default=None,
         metavar="NAME",
-        help="car-racing, or any Gymnasium id with image observations and a Box of actions (module:Id-v0 too)",
+        help="car-racing, carla, or any Gymnasium id with image observations and a Box of actions (module:Id-v0 too)",
     )
     parser.add_argument("--frame-size", type=int, default=None, metavar="PIXELS", help="side of the square frames")
     parser.add_argument("--action-repeat", type=int, default=None, metavar="N", help="simulator frames for each action")
@@ -49,6 +52,85 @@ def add_simulator(parser: argparse.ArgumentParser, *, required: bool) -> None:
         metavar="KEY=VALUE",
         help="a further keyword argument for gym.make; may be repeated",
     )
+
+
+def add_carla(parser: argparse.ArgumentParser) -> None:
+    """Where CARLA's servers are; see :func:`carla_connections`."""
+    group = parser.add_argument_group("CARLA", "with --env carla; lost servers are waited for or started again")
+    group.add_argument(
+        "--carla",
+        default=None,
+        metavar="HOST:PORT[,...]",
+        help="running servers, one for each worker (default: localhost:2000)",
+    )
+    group.add_argument(
+        "--carla-launch",
+        default=None,
+        metavar="PATH",
+        help="start servers: the path of CarlaUE4.sh, docker, or docker:IMAGE",
+    )
+    group.add_argument(
+        "--carla-servers",
+        type=int,
+        default=None,
+        metavar="N",
+        help="how many to start, on every fourth port from the one of --carla or 2000 on (default: 1)",
+    )
+    group.add_argument(
+        "--carla-recycle",
+        type=int,
+        default=None,
+        metavar="K",
+        help="start a server afresh after every K episodes, as it leaks memory",
+    )
+
+
+def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | None:
+    """How each worker reaches its CARLA server, as ``worker_kwargs`` of ``collect``; ``None`` where nothing was said.
+
+    Raises:
+        ConfigError: The options do not fit each other, or the simulator.
+    """
+    given = {
+        "--carla": arguments.carla,
+        "--carla-launch": arguments.carla_launch,
+        "--carla-servers": arguments.carla_servers,
+        "--carla-recycle": arguments.carla_recycle,
+    }
+    used = [option for option, value in given.items() if value is not None]
+    if not used:
+        return None
+    if arguments.env not in (None, "carla", "CarlaDriving-v0"):
+        raise ConfigError(f"{used[0]} belongs to --env carla, not to --env {arguments.env}; leave it out.")
+    from wm_gym.envs.carla.env import parse_address
+
+    addresses = [parse_address(text) for text in (arguments.carla or "localhost:2000").split(",")]
+    if len({(address["host"], address["port"]) for address in addresses}) < len(addresses):
+        raise ConfigError(f"--carla {arguments.carla} names a server twice, but each worker needs one of its own.")
+    if arguments.carla_launch is None:
+        needs_launch = [option for option in used if option in ("--carla-servers", "--carla-recycle")]
+        if needs_launch:
+            raise ConfigError(f"{needs_launch[0]} is for servers that are started here; give --carla-launch as well.")
+        return [{**address, "restart": True} for address in addresses]
+    if len(addresses) > 1 or addresses[0]["host"] not in ("localhost", "127.0.0.1"):
+        raise ConfigError(
+            f"--carla {arguments.carla} names servers elsewhere, but --carla-launch starts them on this machine; give "
+            "--carla localhost:PORT with the first port, or leave it out."
+        )
+    servers = 1 if arguments.carla_servers is None else arguments.carla_servers
+    if servers < 1:
+        raise ConfigError(f"--carla-servers {servers} must be a whole number of at least 1.")
+    first = addresses[0]["port"]
+    return [
+        {
+            "host": addresses[0]["host"],
+            "port": first + CARLA_PORT_STEP * number,
+            "launch": arguments.carla_launch,
+            "restart": True,
+            "recycle_episodes": arguments.carla_recycle or 0,
+        }
+        for number in range(servers)
+    ]
 
 
 def simulator_kwargs(arguments: argparse.Namespace) -> dict[str, Any]:
