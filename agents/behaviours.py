@@ -10,23 +10,23 @@ from wm_gym.data_collection.behaviours import Behaviour, Noisy, SmoothRandom
 from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
 
+BEHAVIOURS = ("random", "autopilot", "noisy")
+"""Names of the behaviours that need no trained agent; ``"noisy"`` is the autopilot at a varied pace, with
+disturbances."""
+
 SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
     "traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:TrafficManager"},
     "noisy-traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:NoisyTrafficManager"},
 }
 """Behaviours that only some simulators have: name, Gymnasium id, and ``"module:Class"``, made as ``Class()``."""
 
-BEHAVIOURS = ("random", "autopilot", "noisy", *SIMULATOR_BEHAVIOURS)
-"""Names of the behaviours that need no trained agent; ``"noisy"`` is the autopilot at a varied pace, with
-disturbances."""
-
 
 def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
     """Make a behaviour for a simulator.
 
     Args:
-        name: One of :data:`BEHAVIOURS`, ``"bundled"`` for the agent that the package ships, or the folder of a
-            trained agent.
+        name: One of :data:`BEHAVIOURS` or :data:`SIMULATOR_BEHAVIOURS`, ``"bundled"`` for the agent that the package
+            ships, or the folder of a trained agent.
         spec: The simulator that it will act in.
 
     Raises:
@@ -46,7 +46,8 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
     if name != "bundled" and not Path(name).is_dir():
         raise ConfigError(
             f"behaviour {name!r} is neither a folder of a trained agent nor a known name"
-            f"{did_you_mean(name, (*BEHAVIOURS, 'bundled'))}; use {', '.join(BEHAVIOURS)}, bundled or such a folder."
+            f"{did_you_mean(name, (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS, 'bundled'))}; use {', '.join(BEHAVIOURS)}, "
+            "bundled or such a folder."
         )
     # torch and Stable-Baselines3 are needed for trained agents only.
     from wm_gym.agents.driver import Driver

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from wm_gym.agents.agent_bundle import agent_model_path, read_agent_manifest
-from wm_gym.agents.behaviours import BEHAVIOURS
+from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS
 from wm_gym.agents.bootstrap import bootstrap_interval
 from wm_gym.agents.driver import check_simulator_fits
 from wm_gym.agents.evaluation_drives import DriveResult, DriveSettings, run_drives
@@ -113,7 +113,7 @@ def evaluate(
     simulator is gone for good is given up, with a warning at the end, as long as another one remains.
 
     Args:
-        driver: One of :data:`wm_gym.agents.behaviours.BEHAVIOURS`, an agent's folder, or ``"bundled"``.
+        driver: Name of a behaviour (see :mod:`wm_gym.agents.behaviours`), an agent's folder, or ``"bundled"``.
         simulator: Short name or Gymnasium id, or a record; ``None`` for the one that the agent's world model was
             trained on. Where it is that one, its arguments are those of the record, changed by ``simulator_kwargs``.
         episodes: How many; episode ``i`` has the seed ``seed + i``, for the simulator and the driver.
@@ -219,12 +219,12 @@ def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str
 
 def _trained_on(driver: str | Path) -> SimulatorSpec | None:
     """The simulator of an agent's world model; ``None`` for a behaviour that is no agent."""
-    if str(driver) in BEHAVIOURS:
+    if str(driver) in (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS):
         return None
     if str(driver) != _BUNDLED and not Path(driver).is_dir():
         raise ConfigError(
             f"driver {str(driver)!r} is neither an agent's folder nor a known name"
-            f"{did_you_mean(str(driver), (*BEHAVIOURS, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an "
+            f"{did_you_mean(str(driver), (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an "
             "agent's folder."
         )
     folder, manifest = read_agent_manifest(driver)

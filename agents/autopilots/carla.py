@@ -11,8 +11,9 @@ It reads the route and the road users around from the environment and never look
 * The pedals follow the wanted acceleration by feed-forward and a PI control of the speed that would result from it, so
   that vehicles of different weight and power drive alike.
 
-It does not give way at junctions without lights: it brakes for what is on its way, not for what is about to cross it,
-pedestrians excepted. Metres, degrees and seconds in CARLA's left-handed frame (yaw clockwise seen from above).
+In junctions it lets vehicles pass that would meet it there if they went straight on. It knows no right of way, does not
+change lanes of its own accord and never overtakes. Metres, degrees and seconds in CARLA's left-handed frame (yaw
+clockwise seen from above).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _BRAKING = 2.0
 _ACCELERATION = 2.5
 """m/s^2: the strongest one wanted."""
 _HARDEST_BRAKING = 8.0
-_GIVE_UP_BRAKING = 3.5
+_GIVE_UP_BRAKING = 4.5
 """m/s^2 that stopping at a light that turns yellow may need; where it needs more, the vehicle drives on."""
 _LIMIT_USED = 0.97
 """Fraction of the speed limit that is driven."""
@@ -70,6 +71,14 @@ _CORRIDOR = 1.3
 """Half the width in metres of the strip along the route that must be clear."""
 _SIGHT = (25.0, 4.0)
 """How far along the route it looks for others: a length, and seconds of the current speed."""
+_CROSSING_S = np.array((0.5, 1.0, 1.5, 2.0, 2.5))
+"""In junctions, vehicles are expected straight ahead of where they are after so many seconds."""
+_CROSSING_ACCELERATION = 1.5
+"""m/s^2 at which the own vehicle is expected to go on meanwhile."""
+_CROSSING_MARGIN = 1.5
+"""Metres before and behind the own vehicle that a crossing one must leave."""
+_CROSSING_ANGLE = 20.0
+"""Degrees from the route's heading: what drives more nearly in the same direction is followed instead."""
 _PEDESTRIAN_S = (0.7, 1.4, 2.1)
 """Pedestrians are expected where they will be after so many seconds, too."""
 
@@ -193,6 +202,7 @@ class CarlaAutopilot:
         planned = min(planned, math.sqrt(_RECOVERY_ACCELERATION / max(abs(curvature), 1e-3)))
         wanted = min(_ACCELERATION, max(-_HARDEST_BRAKING, _SPEED_GAIN * (planned - ego.speed)))
         wanted = min(wanted, self._following(simulator, route, planned), self._stopping(simulator))
+        wanted = min(wanted, self._yielding(simulator, route))
         wanted = max(wanted, -_HARDEST_BRAKING)
         throttle, brake = self._pedals.press(ego.speed, wanted, simulator.control_s)
         return np.array((steering, throttle, brake, 1.0), dtype=np.float32)
@@ -241,6 +251,15 @@ class CarlaAutopilot:
         # The model would creep up to a standing vehicle for ever.
         has_arrived = speed < _STANDSTILL and gap < _VEHICLE_GAP + _ARRIVED
         return min(followed, -1.0) if has_arrived else followed
+
+    def _yielding(self, simulator: CarlaSimulator, route: Route) -> float:
+        """The acceleration in m/s^2 that vehicles permit which cross the way in a junction."""
+        distance, speed = simulator.route_state.distance, max(0.0, simulator.ego_state.speed)
+        front = simulator.wheelbase / 2 + _FRONT_OVERHANG
+        place = first_crossing(route, distance, simulator.ego_state, front, simulator.road_users())
+        if place is None:
+            return _ACCELERATION
+        return -max(1.0, speed**2 / (2 * max(place - front - _CROSSING_MARGIN, 0.1)))
 
     def _stopping(self, simulator: CarlaSimulator) -> float:
         """The acceleration in m/s^2 that the next traffic light permits: even braking to a stop before its line."""
@@ -380,6 +399,54 @@ def first_on_route(
             turned = math.radians(user.yaw) - float(headings[closest[index]])
             nearest = gap, max(0.0, user.speed * math.cos(turned))
     return nearest
+
+
+def first_crossing(
+    route: Route, distance: float, ego: EgoState, front: float, users: Sequence[RoadUser]
+) -> float | None:
+    """Where the first vehicle comes onto the strip along the route that would meet the ego vehicle in a junction.
+
+    Vehicles are taken to keep their speed and direction, the ego vehicle to speed up a little.
+
+    Args:
+        route: The route.
+        distance: Of the ego vehicle's centre, metres along the route.
+        ego: The ego vehicle.
+        front: Metres from its centre to its front end.
+        users: The others.
+
+    Returns:
+        Metres along the route from ``distance``, or ``None`` where nothing crosses. A vehicle that the ego vehicle has
+        reached already is left out: there, driving on is better than to stop in its way.
+    """
+    speed = max(0.0, ego.speed)
+    reached = speed * _CROSSING_S + _CROSSING_ACCELERATION / 2 * _CROSSING_S**2  # (times,)
+    window = slice(*np.searchsorted(route.distances, (distance, distance + reached[-1] + front + _CROSSING_MARGIN)))
+    in_junction = route.in_junction[window]
+    if not in_junction.any():
+        return None
+    way, headings = route.points[window], np.radians(route.headings[window])
+    along = route.distances[window] - distance
+    places = []
+    for user in users:
+        if user.kind != "vehicle" or user.speed < _STANDSTILL:
+            continue
+        if math.hypot(user.x - ego.x, user.y - ego.y) > _CROSSING_S[-1] * (user.speed + speed) + 10.0:
+            continue
+        yaw = math.radians(user.yaw)
+        moved = (user.speed * _CROSSING_S)[:, None] * (math.cos(yaw), math.sin(yaw))  # (times, 2)
+        outline = _outline(user) + moved[:, None]  # (times, points, 2)
+        offsets = outline[:, :, None] - way  # (times, points, len(way), 2)
+        squares = np.einsum("tpnk,tpnk->tpn", offsets, offsets)
+        closest = np.argmin(squares, axis=2)  # (times, points)
+        angle = np.abs((yaw - headings[closest] + np.pi) % (2 * np.pi) - np.pi)
+        crosses = (squares.min(axis=2) < _CORRIDOR**2) & in_junction[closest] & (angle > math.radians(_CROSSING_ANGLE))
+        meets = crosses & (np.abs(along[closest] - reached[:, None]) < front + _CROSSING_MARGIN)
+        if meets.any():
+            place = float(along[closest][crosses].min())
+            if place > front:
+                places.append(place)
+    return min(places, default=None)
 
 
 def _outline(user: RoadUser) -> NDArray[np.float64]:

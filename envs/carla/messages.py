@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-
 from wm_gym.envs.carla.config import CarlaConfig, ConnectionConfig
 from wm_gym.envs.carla.route import Route
 from wm_gym.envs.carla.state import EgoState, RoadUser

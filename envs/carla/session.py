@@ -59,6 +59,7 @@ _MAX_SPAWN_TRIES = 20
 _MAX_IMAGE_RETRIES = 2
 _IN_USE_WATCH_S = 1.0
 _REACH_M = 80.0
+_ROAD_MARGIN_M = 0.25
 _ROAD_USERS_REFRESH_TICKS = 20
 _KMH = 1 / 3.6
 _DEFAULT_WHEELBASE_M = 2.9
@@ -85,6 +86,7 @@ class CarlaSession:
         self._manager: carla.TrafficManager | None = None
         self._original: carla.WorldSettings | None = None
         self._maps: dict[str, _Town] = {}
+        self._current_town = ""
         with _server_calls(self._address):
             self._world: carla.World = self._client.get_world()
             self._take_over()
@@ -147,7 +149,7 @@ class CarlaSession:
             ticks: list[Tick] = []
             for number in range(request.ticks):
                 if control is not None:
-                    episode.ego.apply_control(control)
+                    self._apply(episode, control)
                 tick = self._tick(episode)
                 ticks.append(tick)
                 if tick.collisions or number + 1 == request.ticks:
@@ -438,6 +440,14 @@ class CarlaSession:
             road_users=episode.road_users(self._world, snapshot, location),
         )
 
+    def _apply(self, episode: _Episode, control: carla.VehicleControl) -> None:
+        if episode.is_autopilot:
+            # Vehicle.apply_control() does not send the control that it sent last, but the Traffic Manager, which goes on
+            # after every tick, has sent another one since.
+            self._client.apply_batch([self._carla.command.ApplyVehicleControl(episode.ego.id, control)])
+        else:
+            episode.ego.apply_control(control)
+
     def _vehicle_control(self, action: tuple[float, float, float, float]) -> carla.VehicleControl:
         steering, throttle, brake, gear = action
         control = self._carla.VehicleControl(throttle=throttle, steer=steering, brake=brake, reverse=gear < 0)
@@ -487,7 +497,16 @@ class _Town:
         }
 
     def is_on_road(self, location: carla.Location) -> bool:
-        return self.map.get_waypoint(location, project_to_road=False, lane_type=self._drivable) is not None
+        """Whether a place is on a lane for vehicles.
+
+        Not by ``project_to_road=False``: that says no at isolated points in the middle of bends.
+        """
+        lane = self.map.get_waypoint(location, project_to_road=True, lane_type=self._drivable)
+        if lane is None:
+            return False
+        centre = lane.transform.location
+        distance = float(np.hypot(location.x - centre.x, location.y - centre.y))
+        return distance <= lane.lane_width / 2 + _ROAD_MARGIN_M
 
     def light_states(self) -> dict[int, LightState]:
         return {light.id: self._names.get(light.get_state(), "unknown") for light in self._lights}
@@ -540,7 +559,7 @@ class _Episode:
         known = {number: entry for entry in self._others for number in entry[:1]}
         others = []
         for actor in world.get_actors():
-            kind = {"vehicle": "vehicle", "walker": "walker"}.get(actor.type_id.partition(".")[0])
+            kind = {"vehicle": "vehicle", "walker": "pedestrian"}.get(actor.type_id.partition(".")[0])
             if kind is None or actor.id == self.ego.id:
                 continue
             entry = known.get(actor.id)

@@ -48,7 +48,8 @@ class Traffic:
         self, rng: np.random.Generator, manager: carla.TrafficManager | None, taken: carla.Location
     ) -> None:
         """Spawn vehicles on free spawn points and hand them to the Traffic Manager; those that do not fit are left
-        out."""
+        out.
+        """
         import carla
 
         if self._config.vehicles == 0 or manager is None:

@@ -1,7 +1,7 @@
 """Closed loop: the autopilot drives a kinematic bicycle on routes of a real map."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -286,6 +286,49 @@ def test_it_brakes_for_a_pedestrian_who_steps_onto_the_road(straight):
     assert vehicle.route_state.remaining <= 2  # It goes on when the way is clear.
 
 
+def crossing_vehicle(route: Route, distance: float, arrives_s: float, speed: float = 8.0):
+    """A vehicle that crosses a route from the right at a constant speed and is in its middle after ``arrives_s``."""
+
+    def where(seconds):
+        on_route = user_at(route, distance, lateral=(arrives_s - seconds) * speed)
+        return RoadUser(5, "vehicle", on_route.x, on_route.y, on_route.yaw - 90, speed, HALF_LENGTH, 1.0)
+
+    return where
+
+
+@pytest.mark.parametrize("arrives_s", [12.0, 13.0, 13.5, 14.0, 14.5, 15.0])
+def test_it_lets_vehicles_pass_that_cross_a_junction(straight, arrives_s):
+    """Undisturbed, the vehicle would be in the middle of the junction after 14 s."""
+    junction = replace(straight, in_junction=np.abs(straight.distances - 150) < 12)
+    vehicle = Bicycle(junction, users=[crossing_vehicle(junction, 150, arrives_s)])
+    autopilot = CarlaAutopilot()
+    autopilot.reset(vehicle, 0)
+    while vehicle.seconds < 40 and vehicle.route_state.remaining > 2:
+        vehicle.step(autopilot.act(NO_FRAME))
+        across = abs(arrives_s - vehicle.seconds) * 8.0
+        along = abs(150 - vehicle.route_state.distance)
+        assert not (across < HALF_LENGTH + 1.0 and along < HALF_LENGTH + 1.0)
+    assert vehicle.route_state.remaining <= 2
+
+
+@pytest.mark.parametrize("arrives_s", [6.0, 18.0])
+def test_it_does_not_wait_for_vehicles_that_cross_earlier_or_later(straight, arrives_s):
+    junction = replace(straight, in_junction=np.abs(straight.distances - 150) < 12)
+    among = drive(Bicycle(junction, users=[crossing_vehicle(junction, 150, arrives_s)]), 20)
+    assert np.array_equal(among["speed"], drive(Bicycle(junction), 20)["speed"])
+
+
+def test_oncoming_traffic_keeps_to_its_lane(straight):
+    junction = replace(straight, in_junction=np.abs(straight.distances - 150) < 12)
+
+    def oncoming(seconds):
+        user = user_at(junction, 300 - 10 * seconds, lateral=-3.5)
+        return replace(user, yaw=user.yaw + 180, speed=10.0)
+
+    among = drive(Bicycle(junction, users=[oncoming]), 20)
+    assert np.array_equal(among["speed"], drive(Bicycle(junction), 20)["speed"])
+
+
 # --- Traffic lights ---------------------------------------------------------------------------------------------------
 
 
@@ -321,7 +364,7 @@ def test_a_green_light_changes_nothing(straight):
 
 @pytest.mark.parametrize(("metres", "stops"), [(10, False), (20, False), (40, True), (55, True)])
 def test_at_yellow_it_stops_where_that_is_possible(straight, metres, stops):
-    """At 13.5 m/s, 26 m are needed to stop with 3.5 m/s^2. The light is yellow for 3 s and then red."""
+    """At 13.5 m/s, 20 m are needed to stop with 4.5 m/s^2. The light is yellow for 3 s and then red."""
     begun = []
 
     def state(vehicle):

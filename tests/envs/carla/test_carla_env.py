@@ -277,7 +277,7 @@ def test_traffic_drives_and_walks(server, make_env):
         if np.hypot(*(np.subtract(after[actor[0]][0], before[actor[0]][0])[:2])) > 0.5
     }
     assert {"vehicle", "walker"} <= set(moved)
-    assert {user.kind for user in env.unwrapped.road_users()} <= {"vehicle", "walker"}
+    assert {user.kind for user in env.unwrapped.road_users()} <= {"vehicle", "pedestrian"}
 
 
 def test_the_traffic_manager_can_drive_and_says_what_it_did(shared_server, make_env):
