@@ -219,13 +219,14 @@ def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str
 
 def _trained_on(driver: str | Path) -> SimulatorSpec | None:
     """The simulator of an agent's world model; ``None`` for a behaviour that is no agent."""
-    if str(driver) in (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS):
+    names = (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS)
+    if str(driver) in names:
         return None
     if str(driver) != _BUNDLED and not Path(driver).is_dir():
         raise ConfigError(
             f"driver {str(driver)!r} is neither an agent's folder nor a known name"
-            f"{did_you_mean(str(driver), (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an "
-            "agent's folder."
+            f"{did_you_mean(str(driver), (*names, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an agent's "
+            "folder."
         )
     folder, manifest = read_agent_manifest(driver)
     return read_manifest(agent_model_path(folder, manifest))[1].simulator

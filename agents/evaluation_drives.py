@@ -218,8 +218,8 @@ def _run_in_processes(places: Sequence[DriveSettings], seeds: Sequence[int], los
             # What one process has lost goes to another one, if that has nothing else to do.
             for worker in sorted(pool.running, key=lambda worker: losses.in_a_row(worker.place)):
                 if worker.task is None and waiting:
-                    index = waiting.pop(0)
-                    worker.give(index, (index, seeds[index]))
+                    following = waiting.pop(0)
+                    worker.give(following, (following, seeds[following]))
             for worker, report in list(pool.reports(timeout_s=None)):
                 if report is None:
                     raise SimulatorError(

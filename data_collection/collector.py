@@ -317,14 +317,15 @@ class _Progress:
         """Show what is there, and how many episodes were lost with their simulator."""
         steps = sum(header.length for header in done.values())
         elapsed = time.perf_counter() - self._started
-        self._bar.set_postfix(
-            episodes=len(done),
-            steps=steps,
-            mean_return=f"{sum(header.return_ for header in done.values()) / max(1, len(done)):.1f}",
-            steps_per_s=f"{(steps - self._steps_before) / elapsed:.0f}",
-            **({"lost": lost} if lost else {}),
-            refresh=False,
-        )
+        shown: dict[str, object] = {
+            "episodes": len(done),
+            "steps": steps,
+            "mean_return": f"{sum(header.return_ for header in done.values()) / max(1, len(done)):.1f}",
+            "steps_per_s": f"{(steps - self._steps_before) / elapsed:.0f}",
+        }
+        if lost:
+            shown["lost"] = lost
+        self._bar.set_postfix(shown, refresh=False)
         self._bar.update(self._count(done) - self._bar.n)
         if lost:
             self._bar.refresh()  # a loss adds nothing to the bar, which would not show it by itself

@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from wm_gym.cli.main import main
+from tests.carla_server.process import StandIn, free_port
+from wm_gym.cli.main import build_parser, main
+from wm_gym.cli.options import carla_connections
 
 
 def run(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -152,6 +154,83 @@ def test_a_simulator_without_images(capsys, tmp_path):
     collect = ["collect", "--env", "Pendulum-v1", "--episodes", "1", "--out", str(tmp_path / "data"), "--quiet"]
     assert "frames are needed" in fails_with_one_sentence(capsys, *collect)
     assert not (tmp_path / "data").exists()
+
+
+CARLA_MISTAKES = [
+    (["--env", "car-racing", "--carla", "localhost:2000"], "--carla belongs to --env carla, not to --env car-racing"),
+    (["--env", "car-racing", "--carla-recycle", "5"], "--carla-recycle belongs to --env carla"),
+    (["--carla", "localhost:x"], "'localhost:x' is no address of a CARLA server; write HOST:PORT"),
+    (["--carla", "one:2000,one:2000"], "names a server twice"),
+    (["--carla", "one:2000,two:2000", "--workers", "3"], "workers=3 does not fit 2 servers"),
+    (["--carla-servers", "2"], "--carla-servers is for servers that are started here; give --carla-launch"),
+    (["--carla-launch", "docker", "--carla", "elsewhere:2000"], "names servers elsewhere"),
+    (["--carla-launch", "docker", "--carla-servers", "0"], "--carla-servers 0 must be a whole number of at least 1"),
+    (["--carla-launch", "/nowhere/CarlaUE4.sh"], "'/nowhere/CarlaUE4.sh' names no CARLA server"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), CARLA_MISTAKES)
+@pytest.mark.parametrize("command", ["collect", "evaluate"])
+def test_wrong_options_for_carla(command, options, sentence, capsys, tmp_path):
+    pytest.importorskip("carla")
+    arguments = {
+        "collect": ["--out", str(tmp_path / "data"), "--behaviour", "random"],
+        "evaluate": ["--agent", "random", "--json", str(tmp_path / "result.json")],
+    }[command]
+    env = [] if "--env" in options else ["--env", "carla"]
+    told = fails_with_one_sentence(capsys, command, *arguments, *env, "--episodes", "2", "--quiet", *options)
+    assert sentence in told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "connections"),
+    [
+        ([], None),
+        (["--carla", "one:2000,two:2010"], [("one", 2000, None, 0), ("two", 2010, None, 0)]),
+        (["--carla", "one"], [("one", 2000, None, 0)]),
+        (
+            ["--carla-launch", "docker", "--carla-servers", "3", "--carla-recycle", "7"],
+            [("localhost", 2000, "docker", 7), ("localhost", 2004, "docker", 7), ("localhost", 2008, "docker", 7)],
+        ),
+        (["--carla-launch", "/opt/carla", "--carla", "localhost:3000"], [("localhost", 3000, "/opt/carla", 0)]),
+    ],
+)
+def test_options_for_carla_name_a_server_for_each_worker(options, connections):
+    arguments = build_parser().parse_args(["evaluate", "--agent", "random", "--env", "carla", *options])
+    found = carla_connections(arguments)
+    if connections is None:
+        assert found is None
+        return
+    values = [(one["host"], one["port"], one.get("launch"), one.get("recycle_episodes", 0)) for one in found]
+    assert values == connections
+    assert all(one["restart"] for one in found)
+
+
+def test_collect_and_evaluate_on_two_carla_servers(capsys, tmp_path):
+    pytest.importorskip("carla")
+    data, result = tmp_path / "data", tmp_path / "result.json"
+    with StandIn() as one, StandIn() as two:
+        servers = ["--env", "carla", "--carla", f"{one.address},{two.address}", "--frame-size", "32", "--quiet"]
+        servers += ["--max-episode-steps", "8", "--env-set", "town=Town02", "--env-set", "traffic={vehicles: 2}"]
+        collect = ["collect", *servers, "--out", str(data), "--episodes", "4", "--behaviour", "autopilot"]
+        code, out, _ = run(capsys, *collect)
+        assert code == 0
+        assert "4 episodes, 32 steps" in out
+        evaluate = ["evaluate", *servers, "--agent", "traffic-manager", "--episodes", "2", "--json", str(result)]
+        code, out, _ = run(capsys, *evaluate)
+        assert code == 0
+        assert "driving_score: " in out
+        assert one.wait_until_clean()
+        assert two.wait_until_clean()
+    assert run(capsys, "dataset", "verify", str(data))[0] == 0
+    recorded = json.loads((data / "dataset.json").read_text())["simulator"]
+    assert recorded == json.loads(result.read_text())["simulator"]
+    assert recorded["kwargs"] == {"town": "Town02", "traffic": {"vehicles": 2}}
+    missing = ["collect", "--env", "carla", "--carla", f"127.0.0.1:{free_port()}", "--out", str(tmp_path / "none")]
+    told = fails_with_one_sentence(capsys, *missing, "--episodes", "2", "--quiet")
+    assert "nothing listens there" in told
+    assert not (tmp_path / "none").exists()
 
 
 def test_resume_without_a_run(capsys, tmp_path):

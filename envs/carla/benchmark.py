@@ -63,7 +63,8 @@ def render_markdown(result: dict[str, Any]) -> str:
     """The measurements as a Markdown table with machine, versions and settings below."""
     lines = ["| loop | ticks/s (median) | least | most |", "| --- | ---: | ---: | ---: |"]
     lines += [
-        f"| {row['loop']} | {row['ticks_per_s']:.0f} | {row['least']:.0f} | {row['most']:.0f} |" for row in result["rows"]
+        f"| {row['loop']} | {row['ticks_per_s']:.0f} | {row['least']:.0f} | {row['most']:.0f} |"
+        for row in result["rows"]
     ]
     ratio, made = result["ratio"], result["provenance"]
     settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
@@ -112,7 +113,9 @@ def _bare_client(connection: ConnectionConfig, frame_size: int) -> Iterator[Call
     settings.synchronous_mode, settings.fixed_delta_seconds = True, _STEP_S
     world.apply_settings(settings)
     library = world.get_blueprint_library()
-    vehicle = world.spawn_actor(library.find("vehicle.lincoln.mkz_2020"), world.get_map().get_spawn_points()[_SPAWN_POINT])
+    vehicle = world.spawn_actor(
+        library.find("vehicle.lincoln.mkz_2020"), world.get_map().get_spawn_points()[_SPAWN_POINT]
+    )
     config = CameraConfig(width=frame_size, height=frame_size)
     blueprint = library.find("sensor.camera.rgb")
     for name, value in (("image_size_x", config.width), ("image_size_y", config.height), ("fov", config.fov)):

@@ -28,9 +28,10 @@ _PROBE_PAUSE_S = 0.5
 def has_carla() -> bool:
     """Whether CARLA's Python client is installed; does not import it."""
     try:
-        return importlib.util.find_spec("carla") is not None
+        spec = importlib.util.find_spec("carla")
     except (ImportError, ValueError):
         return False
+    return spec is not None and spec.origin is not None  # a mere folder called carla has no origin
 
 
 def missing_carla_message() -> str:
@@ -40,10 +41,13 @@ def missing_carla_message() -> str:
         version <= _NEWEST_PYTHON_WITH_WHEEL and system in ("Linux", "Windows") and machine in ("x86_64", "AMD64")
     )
     if has_wheel:
-        return "CARLA's Python client is not installed; run `pip install 'wm_gym[carla]'`, in the version of your server"
+        return (
+            "CARLA's Python client is not installed; run `pip install 'wm_gym[carla]'`, in the version of your server"
+        )
     return (
         f"CARLA's Python client is not installed and has no wheel for Python {version[0]}.{version[1]} on {system} "
-        f"{machine}; use Linux or Windows on x86-64 with Python 3.10 to {'.'.join(map(str, _NEWEST_PYTHON_WITH_WHEEL))}, "
+        f"{machine}; use Linux or Windows on x86-64 with Python 3.10 to "
+        f"{_NEWEST_PYTHON_WITH_WHEEL[0]}.{_NEWEST_PYTHON_WITH_WHEEL[1]}, "
         "or train on CARLA data that were collected there"
     )
 

@@ -21,7 +21,9 @@ from wm_gym.errors import SimulatorLostError, WMGymError
 
 def main() -> None:
     """Serve one environment until it closes the connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the environment decides
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process of the terminal; the environment decides
     key = bytes.fromhex(sys.stdin.readline().strip())
     with Client(sys.argv[1], authkey=key) as connection:
         settings: SessionSettings = connection.recv()

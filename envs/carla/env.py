@@ -395,7 +395,9 @@ def split_settings(
     origin = "CarlaDriving-v0"
     if "host" not in connection and "port" not in connection and os.environ.get(ADDRESS_VARIABLE):
         connection.update(parse_address(os.environ[ADDRESS_VARIABLE]))
-    return parse_config(CarlaConfig, simulated, origin=origin), parse_config(ConnectionConfig, connection, origin=origin)
+    return parse_config(CarlaConfig, simulated, origin=origin), parse_config(
+        ConnectionConfig, connection, origin=origin
+    )
 
 
 def parse_address(text: str) -> dict[str, Any]:
@@ -410,5 +412,3 @@ def parse_address(text: str) -> dict[str, Any]:
     if not host or not port.isdigit() or not 0 < int(port) < 65534:
         raise ConfigError(f"{text!r} is no address of a CARLA server; write HOST:PORT, as in localhost:2000.")
     return {"host": host, "port": int(port)}
-
-

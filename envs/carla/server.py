@@ -94,7 +94,7 @@ class CarlaServer:
         if self.is_running:
             return
         command = launch_command(self._connection, self._container)
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         try:
             self._process = subprocess.Popen(
                 command,

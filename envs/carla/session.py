@@ -23,22 +23,23 @@ import numpy as np
 
 from wm_gym.envs.carla.client import connect, import_carla
 from wm_gym.envs.carla.config import RANDOM, CameraConfig
+from wm_gym.envs.carla.episode_actors import DEFAULT_WHEELBASE_M, EpisodeActors
 from wm_gym.envs.carla.messages import (
     MAIN_CAMERA,
     Closed,
     Drive,
     Driven,
     EpisodeStarted,
-    LightState,
     Ready,
     SessionSettings,
     StartEpisode,
     Tick,
 )
-from wm_gym.envs.carla.route import Route, RoutePlanner
+from wm_gym.envs.carla.route import Route
 from wm_gym.envs.carla.sensors import Camera, CollisionSensor, MissingImageError, camera_blueprint
-from wm_gym.envs.carla.state import EgoState, RoadUser
-from wm_gym.envs.carla.stop_lines import StopLine, stop_lines
+from wm_gym.envs.carla.state import EgoState
+from wm_gym.envs.carla.ticking import Ticker
+from wm_gym.envs.carla.town import Town, short_name
 from wm_gym.envs.carla.traffic import Traffic
 from wm_gym.envs.carla.weather import WEATHER_NAMES
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
@@ -58,11 +59,7 @@ _CAMERA_START_S = 0.1
 _MAX_SPAWN_TRIES = 20
 _MAX_IMAGE_RETRIES = 2
 _IN_USE_WATCH_S = 1.0
-_REACH_M = 80.0
-_ROAD_MARGIN_M = 0.25
-_ROAD_USERS_REFRESH_TICKS = 20
 _KMH = 1 / 3.6
-_DEFAULT_WHEELBASE_M = 2.9
 
 
 class CarlaSession:
@@ -82,13 +79,13 @@ class CarlaSession:
         self._connection = settings.connection
         self._role = f"{ROLE}/{socket.gethostname()}/{os.getpid()}"
         self._client: carla.Client = connect(settings.connection, wait=settings.wait)
-        self._episode: _Episode | None = None
+        self._episode: EpisodeActors | None = None
         self._manager: carla.TrafficManager | None = None
         self._original: carla.WorldSettings | None = None
-        self._maps: dict[str, _Town] = {}
+        self._maps: dict[str, Town] = {}
         self._current_town = ""
         with _server_calls(self._address):
-            self._world: carla.World = self._client.get_world()
+            self._use_world(self._client.get_world())
             self._take_over()
             self._original = self._world.get_settings()
             if settings.was_asynchronous:
@@ -101,9 +98,7 @@ class CarlaSession:
     def ready(self) -> Ready:
         """What to tell the environment."""
         assert self._original is not None
-        return Ready(
-            self._server_version, self._client.get_client_version(), not self._original.synchronous_mode
-        )
+        return Ready(self._server_version, self._client.get_client_version(), not self._original.synchronous_mode)
 
     @property
     def _address(self) -> str:
@@ -176,12 +171,18 @@ class CarlaSession:
 
     # -- the server ----------------------------------------------------------------------------------------------
 
+    def _use_world(self, world: carla.World) -> None:
+        self._world = world
+        self._ticker = Ticker(world, self._connection.timeout_s)
+
     def _release_manager(self) -> None:
+        self._ticker.watch(None)
         if self._manager is not None:
             self._manager.set_synchronous_mode(False)
 
     def _shut_down_manager(self) -> None:
         """End the Traffic Manager, which does not survive another town; the next one gets another port."""
+        self._ticker.watch(None)
         manager, self._manager = self._manager, None
         if manager is not None:
             manager.set_synchronous_mode(False)
@@ -196,7 +197,7 @@ class CarlaSession:
         is_synchronous = self._world.get_settings().synchronous_mode
         is_driven = is_synchronous and self._is_driven()
         if is_synchronous and not is_driven:
-            self._world.tick(self._connection.timeout_s)  # a client learns of the actors with its first frame
+            self._ticker.tick()  # a client learns of the actors with its first frame
         actors = self._world.get_actors()
         leftovers = [actor for actor in actors if actor.attributes.get("role_name", "").startswith(ROLE + "/")]
         owners = {actor.attributes["role_name"] for actor in leftovers}
@@ -232,25 +233,25 @@ class CarlaSession:
         settings.max_substeps = max(10, int(np.ceil(self._config.step_s / 0.01)))
         self._world.apply_settings(settings)
 
-    def _load_town(self, town: str | None) -> _Town:
+    def _load_town(self, town: str | None) -> Town:
         current = self._world.get_map().name if not self._maps else self._current_town
-        if town is not None and _short(town) != _short(current):
-            available = sorted(_short(name) for name in self._client.get_available_maps())
-            if _short(town) not in available:
+        if town is not None and short_name(town) != short_name(current):
+            available = sorted(short_name(name) for name in self._client.get_available_maps())
+            if short_name(town) not in available:
                 raise ConfigError(
                     f"the CARLA server at {self._address} has no town {town!r}; it has {', '.join(available)}."
                 )
             self._shut_down_manager()
             self._client.set_timeout(self._connection.load_timeout_s)
             try:
-                self._world = self._client.load_world(town, False)
+                self._use_world(self._client.load_world(town, False))
             finally:
                 self._client.set_timeout(self._connection.timeout_s)
             self._make_synchronous()
             current = self._world.get_map().name
         self._current_town = current
         if current not in self._maps:
-            self._maps = {current: _Town(self._carla, self._world, self._config.route.spacing)}
+            self._maps = {current: Town(self._carla, self._world, self._config.route.spacing)}
         return self._maps[current]
 
     def _set_weather(self, name: str | None, rng: np.random.Generator) -> str | None:
@@ -264,10 +265,13 @@ class CarlaSession:
 
     # -- actors --------------------------------------------------------------------------------------------------
 
-    def _spawn_episode(self, request: StartEpisode, town: _Town, rng: np.random.Generator) -> _Episode:
+    def _spawn_episode(self, request: StartEpisode, town: Town, rng: np.random.Generator) -> EpisodeActors:
         library = self._world.get_blueprint_library()
         ego = self._spawn_ego(library, request, town, rng)
-        episode = _Episode(ego, Traffic(self._client, self._world, town.map, self._config.traffic, self._role))
+        traffic = Traffic(
+            self._client, self._world, town.map, self._config.traffic, role=self._role, tick=self._ticker.tick
+        )
+        episode = EpisodeActors(ego, traffic)
         self._episode = episode  # from here on, an end of any kind finds everything
         cameras = {MAIN_CAMERA: self._config.camera, **self._config.cameras}
         for name, config in cameras.items():
@@ -277,9 +281,7 @@ class CarlaSession:
             episode.cameras[name] = Camera(sensor, config, name)
         blueprint = library.find("sensor.other.collision")
         blueprint.set_attribute("role_name", self._role)
-        episode.collisions = CollisionSensor(
-            self._world.spawn_actor(blueprint, self._carla.Transform(), attach_to=ego)
-        )
+        episode.collisions = CollisionSensor(self._world.spawn_actor(blueprint, self._carla.Transform(), attach_to=ego))
         # What took an uncertain number of ticks comes first: from here on, equal seeds give equal episodes.
         self._await_cameras(episode)
         self._world.reset_all_traffic_lights()
@@ -294,7 +296,7 @@ class CarlaSession:
         return episode
 
     def _spawn_ego(
-        self, library: carla.BlueprintLibrary, request: StartEpisode, town: _Town, rng: np.random.Generator
+        self, library: carla.BlueprintLibrary, request: StartEpisode, town: Town, rng: np.random.Generator
     ) -> carla.Vehicle:
         found = library.filter(self._config.vehicle)
         if len(found) == 0:
@@ -314,12 +316,13 @@ class CarlaSession:
             ego = self._world.try_spawn_actor(blueprint, points[index])
             if ego is not None:
                 return ego
+            self._client.get_server_version()  # a server that has died refuses as well; this call tells
         raise SimulatorError(
             f"the CARLA server refused to spawn {self._config.vehicle} at {len(order)} places of {town.name}; other "
             "vehicles may stand there: use a fresh server or less traffic."
         )
 
-    def _hand_over(self, episode: _Episode) -> None:
+    def _hand_over(self, episode: EpisodeActors) -> None:
         """Let the Traffic Manager drive the ego vehicle; once it has, actions of ours simply override it."""
         if self._config.traffic.vehicles == 0:
             self._prepare_manager(episode.manager_seed)
@@ -332,6 +335,7 @@ class CarlaSession:
             port = self._connection.traffic_manager_port or _free_port()
             self._manager = self._client.get_trafficmanager(port)
             self._manager.set_synchronous_mode(True)
+            self._ticker.watch(self._manager)
         traffic = self._config.traffic
         self._manager.set_random_device_seed(seed)
         self._manager.global_percentage_speed_difference(traffic.speed_difference)
@@ -357,7 +361,7 @@ class CarlaSession:
         if episode.is_autopilot:
             # The Traffic Manager keeps an eye on the vehicle called hero, and asks for its size even when it is gone,
             # which ends the process; unless it has seen it once as a vehicle that is not its own.
-            self._world.tick(self._connection.timeout_s)
+            self._ticker.tick()
         self._destroy([sensor.id for sensor in episode.sensors] + episode.traffic.actor_ids + [episode.ego.id])
 
     def _destroy(self, ids: list[int]) -> None:
@@ -366,13 +370,13 @@ class CarlaSession:
         # Not with apply_batch_sync(..., True): that one keeps Python's lock while it waits for the tick, and when both
         # of the client's threads then stand before that lock with a picture, the tick never arrives.
         if self._world.get_settings().synchronous_mode:
-            self._world.tick(self._connection.timeout_s)
+            self._ticker.tick()
 
     # -- ticks ---------------------------------------------------------------------------------------------------
 
-    def _tick(self, episode: _Episode) -> Tick:
+    def _tick(self, episode: EpisodeActors) -> Tick:
         episode.traffic.before_tick(self._world.get_snapshot())
-        frame = self._world.tick(self._connection.timeout_s)
+        frame = self._ticker.tick()
         snapshot = self._world.get_snapshot()
         if snapshot.frame != frame:
             raise SimulatorError(
@@ -381,7 +385,7 @@ class CarlaSession:
             )
         return self._read(episode, snapshot)
 
-    def _images(self, episode: _Episode, tick: Tick) -> tuple[dict[str, Frame], Tick, int]:
+    def _images(self, episode: EpisodeActors, tick: Tick) -> tuple[dict[str, Frame], Tick, int]:
         """The pictures of a tick; a tick whose pictures do not come is followed by another one."""
         missed = 0
         while True:
@@ -399,11 +403,11 @@ class CarlaSession:
             late = episode.collisions.take() if episode.collisions is not None else ()
             return images, _with_collisions(tick, late), missed
 
-    def _await_cameras(self, episode: _Episode) -> None:
+    def _await_cameras(self, episode: EpisodeActors) -> None:
         """Tick until every camera sends: CARLA connects to a new sensor in the background, as long as that takes."""
         deadline = time.monotonic() + self._connection.timeout_s
         while True:
-            frame = self._world.tick(self._connection.timeout_s)
+            frame = self._ticker.tick()
             try:
                 for camera in episode.cameras.values():
                     camera.picture(frame, _CAMERA_START_S)
@@ -412,7 +416,7 @@ class CarlaSession:
                 if time.monotonic() > deadline:
                     raise
 
-    def _read(self, episode: _Episode, snapshot: carla.WorldSnapshot) -> Tick:
+    def _read(self, episode: EpisodeActors, snapshot: carla.WorldSnapshot) -> Tick:
         state = snapshot.find(episode.ego.id)
         if state is None:
             raise SimulatorLostError(f"the ego vehicle is gone from the CARLA server at {self._address}.")
@@ -440,10 +444,10 @@ class CarlaSession:
             road_users=episode.road_users(self._world, snapshot, location),
         )
 
-    def _apply(self, episode: _Episode, control: carla.VehicleControl) -> None:
+    def _apply(self, episode: EpisodeActors, control: carla.VehicleControl) -> None:
         if episode.is_autopilot:
-            # Vehicle.apply_control() does not send the control that it sent last, but the Traffic Manager, which goes on
-            # after every tick, has sent another one since.
+            # Vehicle.apply_control() does not send a control twice in a row, but the Traffic Manager, which goes on
+            # after every tick, has sent another one in between.
             self._client.apply_batch([self._carla.command.ApplyVehicleControl(episode.ego.id, control)])
         else:
             episode.ego.apply_control(control)
@@ -455,7 +459,7 @@ class CarlaSession:
             control.manual_gear_shift, control.gear = True, 0
         return control
 
-    def _plan(self, request: StartEpisode, town: _Town, episode: _Episode, rng: np.random.Generator) -> Route:
+    def _plan(self, request: StartEpisode, town: Town, episode: EpisodeActors, rng: np.random.Generator) -> Route:
         start = episode.ego.get_location()
         if request.destination is not None:
             points = town.spawn_points
@@ -472,104 +476,6 @@ class CarlaSession:
         except SimulatorLostError:
             self.is_lost = True
             raise
-
-
-class _Town:
-    """What is read from a map once."""
-
-    def __init__(self, carla_module: Any, world: carla.World, spacing: float) -> None:
-        self.map = world.get_map()
-        self.name = _short(self.map.name)
-        self.spawn_points = self.map.get_spawn_points()
-        self.planner = RoutePlanner(self.map, spacing)
-        lights = list(world.get_actors().filter("traffic.traffic_light*"))
-        self.stop_lines: tuple[StopLine, ...] = stop_lines(lights)
-        with_line = {line.light_id for line in self.stop_lines}
-        self._lights = [light for light in lights if light.id in with_line]
-        lane = carla_module.LaneType
-        self._drivable = lane.Driving | lane.Bidirectional | lane.Parking
-        states = carla_module.TrafficLightState
-        self._names: dict[Any, LightState] = {
-            states.Red: "red",
-            states.Yellow: "yellow",
-            states.Green: "green",
-            states.Off: "off",
-        }
-
-    def is_on_road(self, location: carla.Location) -> bool:
-        """Whether a place is on a lane for vehicles.
-
-        Not by ``project_to_road=False``: that says no at isolated points in the middle of bends.
-        """
-        lane = self.map.get_waypoint(location, project_to_road=True, lane_type=self._drivable)
-        if lane is None:
-            return False
-        centre = lane.transform.location
-        distance = float(np.hypot(location.x - centre.x, location.y - centre.y))
-        return distance <= lane.lane_width / 2 + _ROAD_MARGIN_M
-
-    def light_states(self) -> dict[int, LightState]:
-        return {light.id: self._names.get(light.get_state(), "unknown") for light in self._lights}
-
-
-class _Episode:
-    """The actors of one episode."""
-
-    def __init__(self, ego: carla.Vehicle, traffic: Traffic) -> None:
-        self.ego = ego
-        self.traffic = traffic
-        self.cameras: dict[str, Camera] = {}
-        self.collisions: CollisionSensor | None = None
-        self.is_autopilot = False
-        self.manager_seed = 0
-        self.max_steer_angle = 70.0
-        self.wheelbase = _DEFAULT_WHEELBASE_M
-        self._others: list[tuple[int, str, float, float]] = []
-        self._age = _ROAD_USERS_REFRESH_TICKS
-
-    @property
-    def sensors(self) -> list[Any]:
-        collisions = [self.collisions.sensor] if self.collisions is not None else []
-        return [*(camera.sensor for camera in self.cameras.values()), *collisions]
-
-    def road_users(
-        self, world: carla.World, snapshot: carla.WorldSnapshot, around: carla.Location
-    ) -> tuple[RoadUser, ...]:
-        """Vehicles and pedestrians within reach; who exists is looked up now and then, where they are every tick."""
-        if self._age >= _ROAD_USERS_REFRESH_TICKS:
-            self._others, self._age = self._look_up(world), 0
-        self._age += 1
-        found = []
-        for number, kind, half_length, half_width in self._others:
-            state = snapshot.find(number)
-            if state is None:
-                continue
-            transform, velocity = state.get_transform(), state.get_velocity()
-            where = transform.location
-            if abs(where.x - around.x) > _REACH_M or abs(where.y - around.y) > _REACH_M:
-                continue
-            yaw = float(np.radians(transform.rotation.yaw))
-            speed = float(velocity.x * np.cos(yaw) + velocity.y * np.sin(yaw))
-            found.append(
-                RoadUser(number, kind, where.x, where.y, transform.rotation.yaw, speed, half_length, half_width)
-            )
-        return tuple(found)
-
-    def _look_up(self, world: carla.World) -> list[tuple[int, str, float, float]]:
-        known = {number: entry for entry in self._others for number in entry[:1]}
-        others = []
-        for actor in world.get_actors():
-            kind = {"vehicle": "vehicle", "walker": "pedestrian"}.get(actor.type_id.partition(".")[0])
-            if kind is None or actor.id == self.ego.id:
-                continue
-            entry = known.get(actor.id)
-            if entry is None:
-                with suppress(RuntimeError):  # it was destroyed just now
-                    extent = actor.bounding_box.extent
-                    entry = (actor.id, kind, float(extent.x), float(extent.y))
-            if entry is not None:
-                others.append(entry)
-        return others
 
 
 @contextmanager
@@ -605,10 +511,6 @@ def _choose(names: str | list[str] | None, rng: np.random.Generator, every: tupl
     return names
 
 
-def _short(town: str) -> str:
-    return town.rpartition("/")[2]
-
-
 def _mount(carla_module: Any, config: CameraConfig) -> carla.Transform:
     return carla_module.Transform(
         carla_module.Location(config.x, config.y, config.z),
@@ -624,10 +526,10 @@ def _driving_action(control: carla.VehicleControl) -> tuple[float, float, float,
 def _wheelbase(physics: carla.VehiclePhysicsControl) -> float:
     """Distance of the axles in metres; CARLA gives the wheels' positions in centimetres."""
     if len(physics.wheels) < 3:
-        return _DEFAULT_WHEELBASE_M
+        return DEFAULT_WHEELBASE_M
     front, rear = physics.wheels[0].position, physics.wheels[2].position
     length = float(np.hypot(front.x - rear.x, front.y - rear.y)) / 100.0
-    return length if length > 0.5 else _DEFAULT_WHEELBASE_M
+    return length if length > 0.5 else DEFAULT_WHEELBASE_M
 
 
 def _free_port() -> int:

@@ -6,6 +6,9 @@ CARLA's frame: metres and degrees, left-handed (x forward, y right), yaw clockwi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+RoadUserKind = Literal["vehicle", "pedestrian"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class RoadUser:
     """
 
     id: int
-    kind: str
+    kind: RoadUserKind
     x: float
     y: float
     yaw: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,11 +30,20 @@ class Traffic:
         carla_map: Its map.
         config: How much traffic.
         role: Role name of everything spawned, by which it is found again.
+        tick: Simulates a frame.
     """
 
     def __init__(
-        self, client: carla.Client, world: carla.World, carla_map: carla.Map, config: TrafficConfig, role: str
+        self,
+        client: carla.Client,
+        world: carla.World,
+        carla_map: carla.Map,
+        config: TrafficConfig,
+        *,
+        role: str,
+        tick: Callable[[], int],
     ) -> None:
+        self._tick = tick
         self._client = client
         self._world = world
         self._map = carla_map
@@ -47,9 +57,7 @@ class Traffic:
     def spawn_vehicles(
         self, rng: np.random.Generator, manager: carla.TrafficManager | None, taken: carla.Location
     ) -> None:
-        """Spawn vehicles on free spawn points and hand them to the Traffic Manager; those that do not fit are left
-        out.
-        """
+        """Spawn vehicles on free spawn points and hand them to the Traffic Manager; some may not fit."""
         import carla
 
         if self._config.vehicles == 0 or manager is None:
@@ -57,9 +65,7 @@ class Traffic:
         blueprints = sorted(self._world.get_blueprint_library().filter("vehicle.*"), key=lambda found: found.id)
         if self._config.four_wheeled_only:
             blueprints = [found for found in blueprints if int(found.get_attribute("number_of_wheels")) == 4]
-        points = [
-            point for point in self._map.get_spawn_points() if point.location.distance(taken) > _CLOSE_TO_EGO_M
-        ]
+        points = [point for point in self._map.get_spawn_points() if point.location.distance(taken) > _CLOSE_TO_EGO_M]
         order = rng.permutation(len(points))[: self._config.vehicles]
         commands = []
         for index in order:
@@ -152,7 +158,7 @@ class Traffic:
         self._controller_ids = self._spawn(
             [carla.command.SpawnActor(blueprint, carla.Transform(), number) for number, _ in walkers]
         )
-        self._world.tick()
+        self._tick()
         for controller, (_, speed) in zip(self._world.get_actors(self._controller_ids), walkers, strict=False):
             controller.start()
             controller.go_to_location(self._world.get_random_location_from_navigation())

@@ -137,7 +137,7 @@ def test_a_drive_that_loses_its_server_is_driven_again(reference, servers, worke
         killer = threading.Thread(target=kill_and_restart, args=(doomed,))
         killer.start()
         try:
-            connections = [at(doomed, timeout_s=2.0), at(servers[0])][:workers]
+            connections = [at(doomed, timeout_s=3.0), at(servers[0])][:workers]
             result = run("autopilot", connections)
         finally:
             stop.set()
@@ -149,8 +149,8 @@ def test_a_drive_that_loses_its_server_is_driven_again(reference, servers, worke
 def test_a_server_that_is_gone_is_told_or_ends_it(reference, servers):
     gone = {"host": "127.0.0.1", "port": free_port(), "restart": True}
     with pytest.warns(UserWarning, match=r"worker 1 of 2 was given up, .* no CARLA server can be reached"):
-        result = run("autopilot", [gone, at(servers[0])])
-    assert result.returns == reference.returns
+        result = run("autopilot", [gone, at(servers[0])], episodes=20)
+    assert result.returns[:3] == reference.returns
     with pytest.raises(SimulatorLostError, match=r"episode 0 \(seed 1000000\): .* lost 3 times in a row: no CARLA"):
         run("autopilot", [gone])
     with pytest.raises(ConfigError, match="workers=3 does not fit 2 servers"):

@@ -190,7 +190,11 @@ class Actor:
             return pedals + struct.pack("<fB?IB", self.speed_limit, state, self.light is not None, light_id, 0)
         if self.kind == "traffic":
             times = struct.pack("<ffff", 10.0, 3.0, 10.0, self.light_elapsed)
-            return self.sign_id.encode().ljust(32, b"\0") + times + struct.pack("<I?B", 0, self.is_frozen, self.light_state)
+            return (
+                self.sign_id.encode().ljust(32, b"\0")
+                + times
+                + struct.pack("<I?B", 0, self.is_frozen, self.light_state)
+            )
         if self.kind == "walker":
             return struct.pack("<ffff?", *self.walk_direction, self.walk_speed, False)
         return b""

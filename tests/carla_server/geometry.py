@@ -45,7 +45,9 @@ def corners(pose: Pose, extent: Sequence[float]) -> NDArray[np.float64]:
     forward = np.array((math.cos(yaw), math.sin(yaw))) * extent[0]
     right = np.array((-math.sin(yaw), math.cos(yaw))) * extent[1]
     centre = np.array((pose.x, pose.y))
-    return np.stack((centre + forward + right, centre + forward - right, centre - forward - right, centre - forward + right))
+    return np.stack(
+        (centre + forward + right, centre + forward - right, centre - forward - right, centre - forward + right)
+    )
 
 
 def overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:

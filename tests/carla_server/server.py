@@ -52,7 +52,9 @@ class StandInServer:
         faults: What shall go wrong.
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, town: str = "Town01", faults: Faults | None = None) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", port: int = 0, town: str = "Town01", faults: Faults | None = None
+    ) -> None:
         self.faults = faults or Faults()
         self._streams = wire.StreamServer(host, port + 1 if port else 0)
         self.world = World(town, self._streams, self.faults)
@@ -122,7 +124,7 @@ class StandInServer:
                 lambda: [blueprint.pack(uid) for uid, blueprint in enumerate(BLUEPRINTS.values(), start=1)]
             ),
             "get_spectator": value(lambda: world.pack(world.spectator)),
-            "get_episode_settings": value(lambda: world.settings.pack()),
+            "get_episode_settings": value(self._settings),
             "set_episode_settings": value(self._set_settings),
             "get_weather_parameters": value(lambda: world.weather),
             "set_weather_parameters": command(lambda weather: setattr(world, "weather", weather)),
@@ -180,6 +182,9 @@ class StandInServer:
                 self.world.settings = Settings()
             self.world.load(name)
         return wire.done()
+
+    def _settings(self) -> list[Any]:
+        return self.world.settings.pack()
 
     def _set_settings(self, values: list[Any]) -> int:
         with self.world.lock:
@@ -271,7 +276,18 @@ def _physics_control() -> list[Any]:
     curve = [[0.0, 500.0], [5000.0, 500.0]]
     gears = [[ratio, 0.5, 0.65] for ratio in (4.6, 2.9, 1.9, 1.4, 1.0)]
     wheels = [
-        [3.5, 0.25, MAX_STEER_DEG if front else 0.0, 35.0, 1500.0, 3000.0 * (not front), 3.0, 17.0, 1000.0, [0.0, 0.0, 0.0]]
+        [
+            3.5,
+            0.25,
+            MAX_STEER_DEG if front else 0.0,
+            35.0,
+            1500.0,
+            3000.0 * (not front),
+            3.0,
+            17.0,
+            1000.0,
+            [0.0, 0.0, 0.0],
+        ]
         for front in (True, True, False, False)
     ]
     return [

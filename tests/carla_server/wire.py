@@ -1,9 +1,11 @@
 """CARLA's two wires: msgpack-RPC on one port, a byte stream for each sensor on the next.
 
 Requests are ``[0, id, method, arguments]``, replies ``[1, id, error, result]`` (the protocol of rpclib); the first
-argument is CARLA's ``Metadata``, which says whether the client waits. A result is CARLA's ``Response``: ``[[1, value]]`` or ``[[0, [message]]]``, and for a call without a value ``[[False]]`` or
-``[[True, [message]]]``. On the streaming port a client first names a stream (uint32) and then receives messages, each
-with its length (uint32) in front.
+argument is CARLA's ``Metadata``, which says whether the client waits. A result is CARLA's ``Response``:
+``[[1, value]]`` or ``[[0, [message]]]``, and for a call without a value ``[[False]]`` or ``[[True, [message]]]``.
+
+On the streaming port a client first names a stream (uint32) and then receives messages, each with its length (uint32)
+in front.
 """
 
 from __future__ import annotations

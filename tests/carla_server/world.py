@@ -54,9 +54,7 @@ class Settings:
 
     synchronous: bool = False
     fixed_delta: float = 0.0
-    rest: list[Any] = dataclasses.field(
-        default_factory=lambda: [True, 0.01, 10, 0.0, False, 3000.0, 2000.0, True]
-    )
+    rest: list[Any] = dataclasses.field(default_factory=lambda: [True, 0.01, 10, 0.0, False, 3000.0, 2000.0, True])
     no_rendering: bool = False
 
     def pack(self) -> list[Any]:
@@ -273,7 +271,9 @@ class World:
         return struct.pack("<QQd6f", sensor_type, self.frame, self.seconds, *pose_values(pose))
 
     def _send_state(self, *, map_changed: bool = False) -> None:
-        state = struct.pack("<Qdf3iI", self.episode, time.time(), self.step_s, 0, 0, 0, _MAP_CHANGED if map_changed else 0)
+        state = struct.pack(
+            "<Qdf3iI", self.episode, time.time(), self.step_s, 0, 0, 0, _MAP_CHANGED if map_changed else 0
+        )
         actors = b"".join(actor.pack_state(self.world_pose(actor)) for actor in self.actors.values())
         self.streams.send(WORLD_STREAM, self._header(_WORLD_OBSERVER, Pose(0.0, 0.0)) + state + actors)
 
@@ -283,7 +283,9 @@ class World:
                 if sensor.blueprint.id == "sensor.other.collision" and sensor.parent_id == hit.id:
                     impulse = [actor.blueprint.extent[0] * 1000.0, 0.0, 0.0]
                     event = msgpack.packb([self.pack(hit), self.pack(against), impulse])
-                    self.streams.send(sensor.stream_id, self._header(_COLLISION_SENSOR, self.world_pose(sensor)) + event)
+                    self.streams.send(
+                        sensor.stream_id, self._header(_COLLISION_SENSOR, self.world_pose(sensor)) + event
+                    )
 
     def _send_images(self) -> None:
         due = [image for image in self._late_images if image[0] <= self.frame]
@@ -363,7 +365,9 @@ class World:
                 "synchronous": self.settings.synchronous,
                 "fixed_delta": self.settings.fixed_delta,
                 "no_rendering": self.settings.no_rendering,
-                "actors": [[actor.id, actor.blueprint.id, actor.attribute("role_name", "")] for actor in self.actors.values()],
+                "actors": [
+                    [actor.id, actor.blueprint.id, actor.attribute("role_name", "")] for actor in self.actors.values()
+                ],
                 "poses": {actor.id: pack_pose(self.world_pose(actor)) for actor in self.actors.values()},
                 "weather": self.weather,
             }

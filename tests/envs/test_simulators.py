@@ -10,6 +10,7 @@ import pytest
 import wm_gym
 from wm_gym.envs import describe_simulator, make_simulator, make_simulator_from_spec
 from wm_gym.envs.registration import register_envs
+from wm_gym.envs.simulators import has_connection, split_connection
 from wm_gym.errors import ConfigError, SimulatorError
 from wm_gym.frames import resize_frame
 from wm_gym.simulator import SimulatorSpec
@@ -149,6 +150,66 @@ def test_a_record_with_other_actions_is_refused():
     other = simulator.action.model_copy(update={"low": (-1.0, 0.0), "high": (1.0, 1.0)})
     with pytest.raises(SimulatorError, match="now takes 3 native actions"):
         make_simulator_from_spec(simulator.model_copy(update={"action": other}))
+
+
+class ServedEnv(gym.Env):
+    """An environment on an imagined server."""
+
+    metadata = {"render_modes": [], "unrecorded": ("port", "host")}  # noqa: RUF012
+    observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, *, render_mode=None, port=1, host="here", level=0):
+        self.where = (host, port)
+        self.level = level
+
+
+@pytest.fixture
+def served_id():
+    gym.register("Served-v0", entry_point=ServedEnv)
+    yield "Served-v0"
+    gym.registry.pop("Served-v0")
+
+
+def test_where_a_simulator_runs_is_not_recorded(served_id):
+    env = make_simulator(served_id, level=3, port=7, connection={"host": "there"})
+    assert env.unwrapped.where == ("there", 7)
+    simulator = describe_simulator(env)
+    assert simulator.kwargs == {"level": 3}
+    elsewhere = make_simulator_from_spec(simulator, connection={"port": 9, "host": ("not", object())})
+    assert elsewhere.unwrapped.where[1] == 9  # what is not recorded need not be a JSON value
+    assert elsewhere.unwrapped.level == 3
+    assert describe_simulator(elsewhere) == simulator
+    assert split_connection(served_id, {"level": 3, "port": 7}) == ({"level": 3}, {"port": 7})
+    assert has_connection(served_id)
+    assert not has_connection("car-racing")
+
+
+@pytest.mark.parametrize(
+    ("name", "connection", "told"),
+    [
+        ("Served-v0", {"level": 3}, "'level' is no setting of the connection to Served-v0; give it with"),
+        ("Served-v0", {"prt": 3}, r"'prt' is no setting of the connection to Served-v0 \(did you mean 'port'\?\)"),
+        ("car-racing", {"port": 3}, "CarRacingDriving-v0 runs without a server, so 'port' cannot be set for it"),
+    ],
+)
+def test_a_connection_takes_its_own_arguments_only(served_id, name, connection, told):
+    with pytest.raises(SimulatorError, match=told):
+        make_simulator(name, connection=connection)
+
+
+def test_the_address_of_a_carla_server_is_not_recorded():
+    pytest.importorskip("carla")
+    env = make_simulator("carla", frame_size=32, town="Town02", port=2104, launch=None, restart=True)
+    assert env.unwrapped.connection.port == 2104
+    simulator = describe_simulator(env)
+    assert (simulator.id, simulator.kwargs, simulator.frame_size) == ("CarlaDriving-v0", {"town": "Town02"}, (32, 32))
+    made = gym.make("CarlaDriving-v0", frame_size=32, town="Town02", host="there", timeout_s=3.0)
+    assert describe_simulator(made) == simulator
+    again = make_simulator_from_spec(simulator, connection={"host": "elsewhere", "port": 2204})
+    assert (again.unwrapped.connection.host, again.unwrapped.connection.port) == ("elsewhere", 2204)
+    with pytest.raises(ConfigError, match="port"):
+        make_simulator("carla", connection={"port": -1})
 
 
 def test_registration_can_be_repeated():

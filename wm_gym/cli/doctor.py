@@ -6,8 +6,9 @@ import argparse
 import importlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
+from itertools import chain
 from typing import NamedTuple
 
 from wm_gym._version import __version__
@@ -33,18 +34,24 @@ class Check(NamedTuple):
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the command."""
-    parser = add_command(subparsers, "doctor", "Tell what works on this machine.", "wm-gym doctor")
+    parser = add_command(
+        subparsers, "doctor", "Tell what works on this machine.", "wm-gym doctor --carla localhost:2000"
+    )
+    parser.add_argument(
+        "--carla", default=None, metavar="HOST:PORT", help="look at this CARLA server too, and drive on it"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; the exit code is 1 where something required is missing."""
     print(f"wm_gym {__version__}, Python {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
-    checks = examine()
-    for check in checks:
+    is_well = True
+    for check in chain(examine(), _examine_carla(arguments.carla)):
+        is_well = is_well and (check.is_ok or not check.is_required)
         mark = "ok     " if check.is_ok else ("MISSING" if check.is_required else "absent ")
-        print(f"  {mark}  {check.name}: {check.detail}")
-    return 0 if all(check.is_ok for check in checks if check.is_required) else 1
+        print(f"  {mark}  {check.name}: {check.detail}", flush=True)
+    return 0 if is_well else 1
 
 
 def examine() -> list[Check]:
@@ -61,9 +68,21 @@ def examine() -> list[Check]:
         _try(
             "LPIPS weights", False, _lpips_weights, "set loss.perceptual=0, or loss.perceptual_weights to a local file"
         ),
-        _package("carla", "carla", is_required=False, install="wm_gym[carla]"),
         _package("minari", "minari", is_required=False, install="wm_gym[minari]"),
     ]
+
+
+def _examine_carla(address: str | None) -> Iterator[Check]:
+    """The machine's part of a CARLA set-up, and the server where one is named; that one has to work."""
+    from wm_gym.envs.carla.config import ConnectionConfig
+    from wm_gym.envs.carla.diagnosis import diagnose_machine, diagnose_server
+    from wm_gym.envs.carla.env import parse_address
+
+    for finding in diagnose_machine():
+        yield Check(finding.name, finding.is_ok, False, finding.detail)
+    if address is not None:
+        for finding in diagnose_server(ConnectionConfig(**parse_address(address))):
+            yield Check(finding.name, finding.is_ok, True, finding.detail)
 
 
 def _package(module: str, distribution: str, is_required: bool = True, install: str | None = None) -> Check:

@@ -15,7 +15,8 @@ import pytest
 DRIVE = np.array([0.0, 0.6, 0.0, 1.0], np.float32)
 
 SCRIPT = """
-import sys, gymnasium as gym, numpy as np, wm_gym
+import signal, sys, gymnasium as gym, numpy as np, wm_gym
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores Ctrl-C
 env = gym.make("CarlaDriving-v0", host="127.0.0.1", port=int(sys.argv[1]), frame_size=32, timeout_s=5.0,
                traffic={"vehicles": 3}, disable_env_checker=True)
 print("ready", flush=True)
@@ -41,8 +42,6 @@ def run_script(server, what: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # A test run in the background ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -67,7 +66,6 @@ def test_ctrl_c_to_the_whole_terminal_leaves_nothing(server):
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     time.sleep(3.0)
     assert server.spawned()

@@ -1,0 +1,65 @@
+"""What is read from a town once: its map, routes, stop lines and traffic lights. Used in the client process only."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from wm_gym.envs.carla.messages import LightState
+from wm_gym.envs.carla.route import RoutePlanner
+from wm_gym.envs.carla.stop_lines import StopLine, stop_lines
+
+if TYPE_CHECKING:
+    import carla
+
+_ROAD_MARGIN_M = 0.25
+
+
+class Town:
+    """A town as its map describes it.
+
+    Args:
+        carla_module: CARLA's client.
+        world: The world, with the town loaded.
+        spacing: Metres between the points of a route.
+    """
+
+    def __init__(self, carla_module: Any, world: carla.World, spacing: float) -> None:
+        self.map = world.get_map()
+        self.name = short_name(self.map.name)
+        self.spawn_points = self.map.get_spawn_points()
+        self.planner = RoutePlanner(self.map, spacing)
+        lights = list(world.get_actors().filter("traffic.traffic_light*"))
+        self.stop_lines: tuple[StopLine, ...] = stop_lines(lights)
+        with_line = {line.light_id for line in self.stop_lines}
+        self._lights = [light for light in lights if light.id in with_line]
+        lane = carla_module.LaneType
+        self._drivable = lane.Driving | lane.Bidirectional | lane.Parking
+        states = carla_module.TrafficLightState
+        self._names: dict[Any, LightState] = {
+            states.Red: "red",
+            states.Yellow: "yellow",
+            states.Green: "green",
+            states.Off: "off",
+        }
+
+    def is_on_road(self, location: carla.Location) -> bool:
+        """Whether a place is on a lane for vehicles.
+
+        Not by ``project_to_road=False``: that says no at isolated points in the middle of bends.
+        """
+        lane = self.map.get_waypoint(location, project_to_road=True, lane_type=self._drivable)
+        if lane is None:
+            return False
+        centre = lane.transform.location
+        distance = math.hypot(location.x - centre.x, location.y - centre.y)
+        return distance <= lane.lane_width / 2 + _ROAD_MARGIN_M
+
+    def light_states(self) -> dict[int, LightState]:
+        """The state of every traffic light with a stop line, by its number."""
+        return {light.id: self._names.get(light.get_state(), "unknown") for light in self._lights}
+
+
+def short_name(town: str) -> str:
+    """``"Town03"`` of ``"Carla/Maps/Town03"``."""
+    return town.rpartition("/")[2]
