@@ -15,7 +15,7 @@ help:
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,minari]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,minari,carla,ray]"
 	touch $@
 
 demo: $(INSTALLED)

@@ -70,6 +70,7 @@ setup(
         "dev": [
             "pytest>=8.0",
             "hypothesis>=6.100",
+            "msgpack>=1.0",
             "ruff>=0.6",
             "mypy>=1.11",
             "types-PyYAML",

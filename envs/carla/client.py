@@ -105,7 +105,7 @@ def connect(connection: ConnectionConfig, *, wait: bool) -> carla.Client:
     while True:
         reason = probe(connection.host, connection.port)
         if reason is None:
-            client = carla.Client(connection.host, connection.port)
+            client = carla.Client(socket.gethostbyname(connection.host), connection.port)
             client.set_timeout(min(connection.timeout_s, max(1.0, deadline - time.monotonic())))
             try:
                 server_version = client.get_server_version()
