@@ -92,6 +92,7 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
     | `lost_reason` | why it was lost, or `""` |
     | `applied_action` | `(4,)` float32: what the pedals and the wheel did during the step |
     | `end` | why the episode ended: `"collision"`, `"off_road"`, `"route_done"`, `"wrong_way"`, `"stuck"`, `"deviation"`, `"time"`, `"simulator_lost"`, or `""` |
+    | `lost_reason` | why the server was lost, in one sentence, or `""` |
     | `town`, `weather` | names |
     | `cameras` | frames of the cameras besides the first, by name |
 

@@ -137,7 +137,7 @@ def test_a_drive_that_loses_its_server_is_driven_again(reference, servers, worke
         killer = threading.Thread(target=kill_and_restart, args=(doomed,))
         killer.start()
         try:
-            connections = [at(doomed, timeout_s=3.0), at(servers[0])][:workers]
+            connections = [at(doomed, timeout_s=2.0), at(servers[0])][:workers]
             result = run("autopilot", connections)
         finally:
             stop.set()

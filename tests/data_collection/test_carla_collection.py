@@ -23,7 +23,7 @@ pytest.importorskip("carla")
 
 MIX = "autopilot:0.2,noisy:0.2,random:0.2,traffic-manager:0.2,noisy-traffic-manager:0.2"
 
-SOON = {"timeout_s": 3.0, "connect_timeout_s": 1.0}
+SOON = {"timeout_s": 2.0, "connect_timeout_s": 1.0}
 """For servers that die and do not come back."""
 
 
@@ -144,7 +144,7 @@ def test_a_server_that_is_killed_again_and_again_costs_no_episode(reference, tmp
         killer = threading.Thread(target=kill_and_restart, args=(server,))
         killer.start()
         try:
-            summary = collect_carla(out, [at(server, timeout_s=3.0)], episodes=10, behaviour=MIX)
+            summary = collect_carla(out, [at(server, timeout_s=2.0)], episodes=10, behaviour=MIX)
         finally:
             stop.set()
             killer.join()
@@ -158,7 +158,7 @@ def test_an_episode_that_loses_its_server_is_recorded_again(reference, tmp_path,
     out, port = tmp_path / "data", free_port()
     died = tmp_path / "died"
     dies_once = [*command("{port}")[:2], dying_server(died), "--port", "{port}"]
-    connection = {"host": "127.0.0.1", "port": port, "launch": dies_once, "restart": True, "timeout_s": 3.0}
+    connection = {"host": "127.0.0.1", "port": port, "launch": dies_once, "restart": True, "timeout_s": 2.0}
     summary = collect_carla(out, [connection], episodes=3, behaviour=MIX, progress=True)
     assert died.exists()
     assert summary.lost == 1

@@ -15,7 +15,7 @@ from wm_gym.data_collection import Dataset
 from wm_gym.data_collection.collector import collect
 from wm_gym.data_collection.episode_file import read_episode
 from wm_gym.data_collection.verification import verify
-from wm_gym.errors import DatasetError, SimulatorError, WMGymError
+from wm_gym.errors import DatasetError, SimulatorError, SimulatorLostError, WMGymError
 
 MIX = "wild:0.4,calm:0.6"
 
@@ -153,6 +153,35 @@ def test_a_worker_that_dies_every_time_is_an_error(tmp_path):
     settings = {"kill_file": str(tmp_path / "killed"), "always_kill": True}
     with pytest.raises(SimulatorError, match="died 3 times"):
         collect_toy(tmp_path / "data", episodes=2, simulator_kwargs=settings)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_episode_whose_simulator_is_lost_is_made_again(reference, tmp_path, workers):
+    where = [{"lose_file": str(tmp_path / f"lost {worker}")} for worker in range(workers)]
+    summary = collect_toy(tmp_path / "data", episodes=10, worker_kwargs=where)
+    assert summary.lost == len(list(tmp_path.glob("lost*"))) >= 1
+    assert episode_bytes(tmp_path / "data") == episode_bytes(reference)
+    assert "lost" not in (tmp_path / "data" / "dataset.json").read_text()
+
+
+def test_a_worker_whose_simulator_is_gone_leaves_its_work_to_the_others(reference, tmp_path):
+    with pytest.warns(UserWarning, match="worker 2 of 2 was given up, .* lost 3 times in a row: the toy is gone"):
+        collect_toy(tmp_path / "data", episodes=60, worker_kwargs=[{}, {"is_gone": True}])
+    found = episode_bytes(tmp_path / "data")
+    assert len(found) == 60
+    assert {name: found[name] for name in episode_bytes(reference)} == episode_bytes(reference)
+
+
+def test_without_any_simulator_there_is_no_dataset(tmp_path):
+    with pytest.raises(
+        SimulatorLostError, match=r"episode 0 .*: the simulator was lost 3 times in a row: the toy is gone;"
+    ):
+        collect_toy(tmp_path / "data", episodes=3, worker_kwargs=[{"is_gone": True}, {"is_gone": True}])
+    assert not list(tmp_path.iterdir())
+    collect_toy(tmp_path / "data", episodes=1)
+    with pytest.raises(SimulatorLostError):
+        collect_toy(tmp_path / "data", episodes=3, worker_kwargs=[{"is_gone": True}])
+    assert Dataset.open(tmp_path / "data").num_episodes == 1
 
 
 def test_episodes_are_truncated_on_request(tmp_path):

@@ -16,14 +16,27 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from wm_gym.errors import SimulatorLostError
+
 ENV_ID = "WmGymToyDot-v0"
 NAME = ENV_ID  # registered in a worker by the import that unpickling make_behaviour makes
 
 
 class ToyDotEnv(gym.Env):
-    metadata: ClassVar = {"render_modes": []}
+    metadata: ClassVar = {"render_modes": [], "unrecorded": ("lose_file", "is_gone")}
 
-    def __init__(self, *, render_mode=None, size=16, fail_at=None, kill_file=None, always_kill=False, sleep_s=0.0):
+    def __init__(
+        self,
+        *,
+        render_mode=None,
+        size=16,
+        fail_at=None,
+        kill_file=None,
+        always_kill=False,
+        sleep_s=0.0,
+        lose_file=None,
+        is_gone=False,
+    ):
         self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.render_mode = render_mode
@@ -32,9 +45,13 @@ class ToyDotEnv(gym.Env):
         self.kill_file = kill_file
         self.always_kill = always_kill
         self.sleep_s = sleep_s
+        self.lose_file = lose_file
+        self.is_gone = is_gone
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
+        if self.is_gone:
+            raise SimulatorLostError("the toy is gone.")
         self.position = self.np_random.uniform(0, self.size / 2, 2)
         self.steps = 0
         return self._frame(), {}
@@ -49,6 +66,9 @@ class ToyDotEnv(gym.Env):
         if self.kill_file and self.steps == 3 and (self.always_kill or not Path(self.kill_file).exists()):
             Path(self.kill_file).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.lose_file and self.steps == 3 and not Path(self.lose_file).exists():
+            Path(self.lose_file).touch()
+            return self._frame(), 0.0, False, True, {"simulator_lost": True, "lost_reason": "the toy was lost."}
         terminated = bool(self.position[0] >= self.size - 1)
         info = {"x": float(self.position[0]), "is_left": bool(self.position[0] < 8), "name": "toy", "vector": [1, 2]}
         return self._frame(), float(action[0]), terminated, False, info

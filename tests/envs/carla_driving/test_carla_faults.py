@@ -92,6 +92,7 @@ def test_with_restart_the_episode_is_truncated_and_the_next_one_runs(server, mak
     assert (reward, terminated, truncated) == (0.0, False, True)
     assert info["simulator_lost"]
     assert info["end"] == "simulator_lost"
+    assert "gave no answer in time" in info["lost_reason"]
     np.testing.assert_array_equal(frame, before)
 
     timer = threading.Timer(2.0, server.start)
