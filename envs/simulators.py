@@ -343,7 +343,8 @@ def _unavailable(env_id: str, error: Exception) -> SimulatorError:
             "environment, with the module that registers it in front (module:Id-v0) where it is not Gymnasium's own."
         )
     reason = " ".join(str(error).split()).rstrip(".")
-    return SimulatorError(f"{env_id} cannot be loaded: {reason}; install what is missing and try again.")
+    remedy = "" if ";" in reason else "; install what is missing and try again"
+    return SimulatorError(f"{env_id} cannot be loaded: {reason}{remedy}.")
 
 
 def _check_json(name: str, kwargs: Mapping[str, Any]) -> None:

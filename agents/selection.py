@@ -1,0 +1,89 @@
+"""Choosing among the checkpoints of a training by short drives in the simulator, never on held-out seeds.
+
+A policy that trains long enough in a dream learns what the dream pays for and the simulator does not: the dream's
+return goes on rising while the real one falls. The dream cannot say when that begins. A few drives on training seeds
+can; they choose among checkpoints and teach nothing.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+
+from wm_gym.agents.driver import Driver
+from wm_gym.data_collection.plan import HELD_OUT_FROM
+from wm_gym.data_collection.worker import begin_episode, check_not_lost
+from wm_gym.envs.simulators import make_simulator_from_spec
+from wm_gym.errors import ConfigError, SimulatorLostError
+from wm_gym.simulator import SimulatorSpec
+
+FIRST_SEED = 980_000
+"""Seed of the first drive: below those held out, and the same for every checkpoint, so that tracks do not decide."""
+
+
+class DriveSelection:
+    """Scores an agent by its mean return over a few drives; an ``on_checkpoint`` of ``train_agent``.
+
+    Args:
+        simulator: Where to drive.
+        episodes: Drives for each score.
+        seed: Of the first drive; the others follow.
+        connection: Where the simulator runs, where it needs to be told.
+
+    Attributes:
+        frames: Simulator steps driven so far, which a comparison of data budgets has to count.
+
+    Raises:
+        ConfigError: There are no episodes, or a seed is held out for evaluation.
+        SimulatorError: The simulator cannot be made.
+    """
+
+    def __init__(
+        self,
+        simulator: SimulatorSpec,
+        episodes: int,
+        *,
+        seed: int = FIRST_SEED,
+        connection: Mapping[str, Any] | None = None,
+    ) -> None:
+        if episodes < 1:
+            raise ConfigError(f"{episodes} drives cannot choose a checkpoint; give at least 1.")
+        if not 0 <= seed <= HELD_OUT_FROM - episodes:
+            raise ConfigError(
+                f"the seeds {seed} to {seed + episodes - 1} are not below {HELD_OUT_FROM}, from where on they are held "
+                "out for evaluation."
+            )
+        self._seeds = range(seed, seed + episodes)
+        self._env: gym.Env[Any, Any] = make_simulator_from_spec(simulator, connection=connection)
+        self.frames = 0
+
+    def __enter__(self) -> DriveSelection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, driver: Driver) -> float | None:
+        """Mean return of the driver; ``None`` where the simulator was lost, which says nothing of it."""
+        try:
+            return statistics.fmean(self._drive(driver, seed) for seed in self._seeds)
+        except SimulatorLostError:
+            return None
+
+    def close(self) -> None:
+        """Close the simulator."""
+        self._env.close()
+
+    def _drive(self, driver: Driver, seed: int) -> float:
+        frame = begin_episode(self._env, driver, seed, seed)
+        total, ended = 0.0, False
+        while not ended:
+            frame, reward, terminated, truncated, info = self._env.step(driver.act(frame))
+            check_not_lost(info)
+            self.frames += 1
+            total += float(reward)
+            ended = terminated or truncated
+        return total
