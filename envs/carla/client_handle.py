@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from wm_gym import errors
 from wm_gym.envs.carla.messages import (
+    Busy,
     Close,
     Closed,
     Drive,
@@ -34,8 +35,8 @@ _GRACE_S = 5.0
 """On top of CARLA's own time limits, before the client process itself counts as hanging."""
 
 _START_S = 60.0
-_CALLS_IN_A_START = 12
-"""Calls to the server in the course of starting an episode that may each take their time limit, but one."""
+_CALLS_IN_A_START = 3
+"""Calls to the server in the course of starting an episode that may take their time limit: all but a few are quick."""
 
 _CALLS_IN_A_CLOSE = 3
 
@@ -87,7 +88,7 @@ class ClientProcess:
             ConfigError: There is no such town or spawn point.
         """
         connection = self._settings.connection
-        limit = connection.timeout_s * _CALLS_IN_A_START + connection.load_timeout_s + _GRACE_S
+        limit = connection.timeout_s * _CALLS_IN_A_START + _GRACE_S
         return self._ask(request, EpisodeStarted, limit)
 
     def drive(self, request: Drive) -> Driven:
@@ -170,7 +171,10 @@ class ClientProcess:
         try:
             while self._connection.poll(max(0.0, deadline - time.monotonic())):
                 answered, reply = self._connection.recv()
-                if answered == number:
+                if isinstance(reply, Busy):
+                    limit_s = reply.seconds + limit_s
+                    deadline = time.monotonic() + limit_s
+                elif answered == number:
                     return reply
         except (EOFError, OSError) as error:
             raise self._lost() from error

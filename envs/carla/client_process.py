@@ -13,7 +13,7 @@ import sys
 import traceback
 from multiprocessing.connection import Client, Connection
 
-from wm_gym.envs.carla.messages import Close, Drive, Failed, Reply, Request, SessionSettings, StartEpisode
+from wm_gym.envs.carla.messages import Busy, Close, Drive, Failed, Reply, Request, SessionSettings, StartEpisode
 from wm_gym.envs.carla.server import stop_group
 from wm_gym.envs.carla.session import CarlaSession
 from wm_gym.errors import SimulatorLostError, WMGymError
@@ -36,7 +36,7 @@ def main() -> None:
 def _serve(connection: Connection, settings: SessionSettings) -> None:
     session: CarlaSession | None = None
     try:
-        session = CarlaSession(settings)
+        session = CarlaSession(settings, lambda seconds: connection.send((0, Busy(seconds))))
         connection.send((0, session.ready))
         while True:
             number, request = connection.recv()

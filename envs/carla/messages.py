@@ -183,6 +183,17 @@ class Closed:
 
 
 @dataclass(frozen=True)
+class Busy:
+    """Sent before an answer that takes longer than usual.
+
+    Attributes:
+        seconds: How long it may take at most.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Failed:
     """Something went wrong.
 
@@ -197,4 +208,4 @@ class Failed:
     is_lost: bool
 
 
-Reply = Ready | EpisodeStarted | Driven | Closed | Failed
+Reply = Ready | EpisodeStarted | Driven | Closed | Busy | Failed

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -67,14 +67,16 @@ class CarlaSession:
 
     Args:
         settings: What to simulate and where.
+        say_busy: Told before something that may take longer than usual, with how many seconds at most.
 
     Raises:
         SimulatorLostError: The server cannot be reached or does not answer.
         SimulatorError: It has another version, or another client drives it.
     """
 
-    def __init__(self, settings: SessionSettings) -> None:
+    def __init__(self, settings: SessionSettings, say_busy: Callable[[float], None] = lambda seconds: None) -> None:
         self._carla = import_carla()
+        self._say_busy = say_busy
         self._config = settings.config
         self._connection = settings.connection
         self._role = f"{ROLE}/{socket.gethostname()}/{os.getpid()}"
@@ -242,6 +244,7 @@ class CarlaSession:
                     f"the CARLA server at {self._address} has no town {town!r}; it has {', '.join(available)}."
                 )
             self._shut_down_manager()
+            self._say_busy(self._connection.load_timeout_s)
             self._client.set_timeout(self._connection.load_timeout_s)
             try:
                 self._use_world(self._client.load_world(town, False))
@@ -335,7 +338,7 @@ class CarlaSession:
             port = self._connection.traffic_manager_port or _free_port()
             self._manager = self._client.get_trafficmanager(port)
             self._manager.set_synchronous_mode(True)
-            self._ticker.watch(self._manager)
+            self._ticker.watch(port)
         traffic = self._config.traffic
         self._manager.set_random_device_seed(seed)
         self._manager.global_percentage_speed_difference(traffic.speed_difference)

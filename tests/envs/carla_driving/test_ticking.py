@@ -1,0 +1,86 @@
+"""A tick that is stuck in the Traffic Manager is freed."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from tests.carla_server.process import free_port
+from wm_gym.envs.carla.ticking import Ticker, wake_traffic_manager
+
+carla = pytest.importorskip("carla.libcarla")
+
+
+class StuckWorld:
+    """A world whose tick returns only when something calls the manager's port, as a stuck one does."""
+
+    def __init__(self) -> None:
+        self.frame = 7
+        self.is_freed = threading.Event()
+
+    def get_snapshot(self):
+        return self
+
+    def tick(self, timeout_s):
+        self.frame += 1
+        assert self.is_freed.wait(10.0)
+        return self.frame
+
+
+def test_a_stuck_tick_is_freed_by_a_call_to_the_managers_port():
+    import socket
+
+    world, port = StuckWorld(), free_port()
+    received = []
+
+    def serve(listener):
+        connection, _ = listener.accept()
+        for _ in range(2):
+            received.append(connection.recv(64))
+            connection.sendall(b"\x94\x01\x01\xc0\xc0")
+        world.is_freed.set()
+
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        ticker = Ticker(world, 5.0)
+        ticker.watch(port)
+        started = time.monotonic()
+        assert ticker.tick() == 8
+    assert time.monotonic() - started < 5.0
+    assert ticker.freed == 1
+    assert [b"set_synchronous_mode" in request for request in received] == [True, True]
+
+
+def test_waking_a_real_traffic_manager_changes_nothing_else(server):
+    client = carla.Client("127.0.0.1", server.port)
+    client.set_timeout(5.0)
+    world = client.get_world()
+    settings = world.get_settings()
+    settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
+    world.apply_settings(settings)
+    port = free_port()
+    manager = client.get_trafficmanager(port)
+    manager.set_synchronous_mode(True)
+    blueprint = world.get_blueprint_library().find("vehicle.tesla.model3")
+    vehicle = world.spawn_actor(blueprint, world.get_map().get_spawn_points()[0])
+    vehicle.set_autopilot(True, port)
+    for number in range(60):
+        world.tick()
+        if number % 20 == 10:
+            wake_traffic_manager(port)
+    assert vehicle.get_velocity().length() > 1.0  # it still drives
+    before = vehicle.get_location()
+    time.sleep(0.5)
+    assert vehicle.get_location() == before  # and the world still waits for our ticks
+    client.apply_batch_sync([carla.command.SetAutopilot(vehicle.id, False, port)], False)
+    client.apply_batch_sync([carla.command.DestroyActor(vehicle.id)], False)
+    world.tick()
+    manager.set_synchronous_mode(False)
+    settings.synchronous_mode = False
+    world.apply_settings(settings)
+
+
+def test_waking_nobody_is_no_error():
+    wake_traffic_manager(free_port())
