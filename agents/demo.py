@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,9 @@ from wm_gym.agents.bootstrap import bootstrap_interval
 from wm_gym.agents.config import make_agent_config
 from wm_gym.agents.evaluation import EvaluationResult, evaluate
 from wm_gym.agents.report import write_report
-from wm_gym.agents.training import train_agent
+from wm_gym.agents.selection import DriveSelection
+from wm_gym.agents.training import TrainingSummary, train_agent
+from wm_gym.bundle import read_manifest
 from wm_gym.config import load_config
 from wm_gym.data_collection.collector import collect
 from wm_gym.data_collection.dataset import Dataset
@@ -36,6 +39,7 @@ class DemoSettings(BaseModel):
         config: Preset of the world model.
         model_changes: ``key=value`` changes to it.
         agent_changes: ``key=value`` changes to the agent's configuration.
+        select_drives: Drives on training tracks by which the agent is chosen among ten checkpoints; 0 takes the last.
         evaluation_episodes: Held-out tracks for each driver.
         max_episode_steps: Steps after which recorded and evaluated drives are cut.
         workers: Processes for collection and evaluation.
@@ -48,7 +52,8 @@ class DemoSettings(BaseModel):
     behaviour: str = "noisy:0.85,random:0.05,autopilot:0.1"
     config: str = "tiny"
     model_changes: tuple[str, ...] = ()
-    agent_changes: tuple[str, ...] = ("steps=500000", "horizon=30")
+    agent_changes: tuple[str, ...] = ("steps=600000", "horizon=30")
+    select_drives: int = Field(default=8, ge=0)
     evaluation_episodes: int = Field(default=20, ge=1)
     max_episode_steps: int | None = Field(default=None, ge=1)
     workers: int = Field(default=2, ge=1)
@@ -58,7 +63,8 @@ class DemoSettings(BaseModel):
 QUICK = {
     "episodes": 8,
     "config": "debug",
-    "agent_changes": ("steps=20000", "num_envs=32", "horizon=10"),
+    "agent_changes": ("steps=20000", "num_envs=32", "horizon=10", "validate_every=10000"),
+    "select_drives": 1,
     "evaluation_episodes": 2,
     "max_episode_steps": 50,
 }
@@ -115,13 +121,7 @@ def run_demo(
     )
     trained = stage(
         "train PPO in its dreams",
-        lambda: train_agent(
-            folder / "model",
-            out=folder / "agent",
-            config=make_agent_config({"seed": settings.seed}, settings.agent_changes),
-            device=device,
-            progress=progress,
-        ),
+        lambda: _train_agent(folder, settings, device, progress),
     )
     results = stage(
         f"drive {settings.evaluation_episodes} held-out tracks with each driver",
@@ -196,3 +196,21 @@ def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bo
         device=device,
         progress=progress,
     ).run()
+
+
+def _train_agent(folder: Path, settings: DemoSettings, device: str, progress: bool) -> TrainingSummary:
+    with ExitStack() as stack:
+        selection = None
+        if settings.select_drives:
+            simulator = read_manifest(folder / "model")[1].simulator
+            selection = stack.enter_context(
+                DriveSelection(simulator, settings.select_drives, max_episode_steps=settings.max_episode_steps)
+            )
+        return train_agent(
+            folder / "model",
+            out=folder / "agent",
+            config=make_agent_config({"seed": settings.seed}, settings.agent_changes),
+            device=device,
+            progress=progress,
+            on_checkpoint=selection,
+        )

@@ -7,6 +7,7 @@ can; they choose among checkpoints and teach nothing.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +32,7 @@ class DriveSelection:
         simulator: Where to drive.
         episodes: Drives for each score.
         seed: Of the first drive; the others follow.
+        max_episode_steps: Steps after which a drive is cut; ``None`` leaves it to the simulator.
         connection: Where the simulator runs, where it needs to be told.
 
     Attributes:
@@ -47,6 +49,7 @@ class DriveSelection:
         episodes: int,
         *,
         seed: int = FIRST_SEED,
+        max_episode_steps: int | None = None,
         connection: Mapping[str, Any] | None = None,
     ) -> None:
         if episodes < 1:
@@ -57,6 +60,7 @@ class DriveSelection:
                 "out for evaluation."
             )
         self._seeds = range(seed, seed + episodes)
+        self._max_steps = math.inf if max_episode_steps is None else max_episode_steps
         self._env: gym.Env[Any, Any] = make_simulator_from_spec(simulator, connection=connection)
         self.frames = 0
 
@@ -79,11 +83,12 @@ class DriveSelection:
 
     def _drive(self, driver: Driver, seed: int) -> float:
         frame = begin_episode(self._env, driver, seed, seed)
-        total, ended = 0.0, False
-        while not ended:
+        total, steps, ended = 0.0, 0, False
+        while not ended and steps < self._max_steps:
             frame, reward, terminated, truncated, info = self._env.step(driver.act(frame))
             check_not_lost(info)
-            self.frames += 1
+            steps += 1
             total += float(reward)
             ended = terminated or truncated
+        self.frames += steps
         return total

@@ -30,6 +30,9 @@ def test_a_score_is_the_mean_return_of_the_drives(tiny_model, short_spec, tmp_pa
         score = selection(driver)
         assert selection.frames == 12
         assert selection(driver) == score  # the same tracks again
+    with DriveSelection(short_spec, 2, max_episode_steps=1) as selection:
+        selection(driver)
+        assert selection.frames == 2
 
     returns = []
     env = make_simulator_from_spec(short_spec)
