@@ -67,6 +67,7 @@ setup(
             'carla>=0.9.15; python_version < "3.13" and sys_platform != "darwin" and platform_machine in "x86_64 AMD64"'
         ],
         "minari": ["minari[hdf5]>=0.5.4"],
+        "ray": ["ray>=2.9"],
         "dev": [
             "pytest>=8.0",
             "hypothesis>=6.100",

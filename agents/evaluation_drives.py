@@ -25,7 +25,7 @@ from wm_gym.agents.driver import Driver
 from wm_gym.agents.video import VideoWriter
 from wm_gym.data_collection.behaviours import Behaviour
 from wm_gym.data_collection.worker import begin_episode, check_not_lost, scalar_infos
-from wm_gym.data_collection.worker_pool import Losses, WorkerPool
+from wm_gym.data_collection.worker_pool import Losses, ProcessPool
 from wm_gym.envs.simulators import has_connection, make_simulator_from_spec
 from wm_gym.errors import SimulatorError, SimulatorLostError, WMGymError
 from wm_gym.simulator import SimulatorSpec
@@ -211,7 +211,7 @@ def _film(video: VideoWriter | None, env: gym.Env[Any, Any], frame: Any) -> None
 def _run_in_processes(places: Sequence[DriveSettings], seeds: Sequence[int], losses: Losses) -> Iterator[DriveResult]:
     waiting = list(range(len(seeds)))
     missing = len(seeds)
-    with WorkerPool(_work, places) as pool:
+    with ProcessPool(_work, places) as pool:
         for _ in places:
             pool.start_one().is_ready = True  # what it is given waits in the pipe
         while missing:
@@ -223,7 +223,7 @@ def _run_in_processes(places: Sequence[DriveSettings], seeds: Sequence[int], los
             for worker, report in list(pool.reports(timeout_s=None)):
                 if report is None:
                     raise SimulatorError(
-                        f"a process of the evaluation ended with exit code {worker.process.exitcode}; run it again "
+                        f"a process of the evaluation ended with {worker.ended}; run it again "
                         "with fewer workers, as the memory may not suffice."
                     )
                 if isinstance(report, _Failure) and not isinstance(report.error, SimulatorLostError):

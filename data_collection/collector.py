@@ -1,14 +1,15 @@
-"""Recording a dataset with several worker processes: repeatable, resumable, and safe to interrupt."""
+"""Recording a dataset with several workers: repeatable, resumable, and safe to interrupt."""
 
 from __future__ import annotations
 
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -28,12 +29,24 @@ from wm_gym.data_collection.metadata import (
 )
 from wm_gym.data_collection.plan import CollectionPlan, parse_behaviours
 from wm_gym.data_collection.worker import MakeBehaviour, Report, WorkerSettings, run_worker
-from wm_gym.data_collection.worker_pool import MAX_RETRIES, Losses, Worker, WorkerPool, connection_of_each
-from wm_gym.errors import DatasetError, SimulatorError, SimulatorLostError, WMGymError
+from wm_gym.data_collection.worker_pool import (
+    MAX_RETRIES,
+    Losses,
+    ProcessPool,
+    Worker,
+    WorkerPool,
+    WorkerT,
+    connection_of_each,
+)
+from wm_gym.errors import ConfigError, DatasetError, SimulatorError, SimulatorLostError, WMGymError, did_you_mean
 from wm_gym.files import remove_temporary_files
 from wm_gym.simulator import SimulatorSpec
 
 LOCK_FILE = ".collect.lock"
+
+Engine = Literal["processes", "ray"]
+ENGINES: tuple[Engine, ...] = ("processes", "ray")
+"""Where workers run: as processes of this machine, or as Ray actors (see :mod:`wm_gym.data_collection.ray_pool`)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,8 @@ def collect(
     codec: str = DEFAULT_CODEC,
     max_episode_steps: int | None = None,
     progress: bool = True,
+    engine: Engine = "processes",
+    ray_address: str | None = None,
 ) -> CollectionSummary:
     """Record episodes into a dataset folder, or go on with one.
 
@@ -96,7 +111,7 @@ def collect(
         frames: Number of steps (one action, one new frame each) that the dataset shall have at least: the episodes
             0, 1, 2, ... until their steps reach it. Episodes are never cut for it.
         behaviour: A behaviour name, or a mix with weights as in ``"noisy:0.7,random:0.2,autopilot:0.1"``.
-        workers: Number of processes; each uses one thread. With ``worker_kwargs`` their number may be left out.
+        workers: Number of workers; each uses one thread. With ``worker_kwargs`` their number may be left out.
         seed: Seed of the collection, below 1,000,000.
         simulator_kwargs: Further arguments for ``make_simulator`` (frame size, action repeat, ...).
         worker_kwargs: For each worker, where its simulator runs, such as ``[{"port": 2000}, {"port": 2004}]``: one
@@ -104,13 +119,17 @@ def collect(
         codec: ``"png"``, ``"webp"``, ``"raw"``, ``"jpeg"`` or ``"jpeg:QUALITY"``.
         max_episode_steps: Truncate episodes after so many steps; ``None`` leaves it to the simulator.
         progress: Show a progress bar on standard error.
+        engine: ``"processes"`` on this machine, or ``"ray"``: actors on the hosts of a Ray cluster, which send their
+            episodes here. The dataset is the same.
+        ray_address: With ``engine="ray"``: ``"auto"`` for a cluster that this machine belongs to, or ``"HOST:PORT"``;
+            ``None`` takes the variable ``RAY_ADDRESS``, or else starts a Ray of our own on this machine.
 
     Raises:
         DatasetError: a setting is out of range or differs from the dataset's, the folder is in use or holds
             something else, or it cannot be written.
-        SimulatorError: the simulator cannot be made, fails, or kills its process again and again.
+        SimulatorError: the simulator cannot be made, fails, or kills its process again and again, or there is no Ray.
         SimulatorLostError: no worker's simulator can be reached any more.
-        ConfigError: there are not as many ``worker_kwargs`` as ``workers``.
+        ConfigError: there are not as many ``worker_kwargs`` as ``workers``, or there is no such engine or address.
         KeyboardInterrupt: after Ctrl-C; the workers are stopped, and every finished episode is on the disk.
     """
     target = _Target.of(episodes, frames)
@@ -138,8 +157,8 @@ def collect(
     )
     losses = Losses(len(connections))
     started = time.perf_counter()
-    with WorkerPool(run_worker, [replace(settings, connection=connection) for connection in connections]) as pool:
-        pool.start_one()
+    places = [replace(settings, connection=connection) for connection in connections]
+    with _make_pool(engine, places, ray_address) as pool:
         spec = _wait_for_simulator(pool)
         metadata = DatasetMetadata(
             simulator=spec,
@@ -216,8 +235,26 @@ class _Target:
         return all(index in done for index in range(self.num_wanted(done)))
 
 
-def _wait_for_simulator(pool: WorkerPool) -> SimulatorSpec:
-    worker, report = next(pool.reports(timeout_s=None))
+def _make_pool(engine: str, places: Sequence[WorkerSettings], ray_address: str | None) -> WorkerPool[Any]:
+    if engine == "ray":
+        from wm_gym.data_collection.ray_pool import RayPool
+
+        return RayPool(places, ray_address)
+    if engine != "processes":
+        raise ConfigError(f"engine={engine!r} is unknown{did_you_mean(engine, ENGINES)}; use {' or '.join(ENGINES)}.")
+    if ray_address is not None:
+        raise ConfigError(f"the Ray address {ray_address!r} belongs to the engine ray; choose it, or leave this out.")
+    return ProcessPool(run_worker, places)
+
+
+def _wait_for_simulator(pool: WorkerPool[WorkerT]) -> SimulatorSpec:
+    """Start the first worker and wait until it has made the simulator."""
+    for left in reversed(range(pool.start_tries)):
+        pool.start_one()
+        worker, report = next(iter(pool.reports(timeout_s=None)))
+        if report is not None or not left:
+            break
+        pool.remove(worker)
     if report is None or report.simulator is None:
         raise _failure(worker, report, "")
     worker.is_ready = True
@@ -226,7 +263,7 @@ def _wait_for_simulator(pool: WorkerPool) -> SimulatorSpec:
 
 
 def _record_missing(
-    pool: WorkerPool,
+    pool: WorkerPool[WorkerT],
     plan: CollectionPlan,
     target: _Target,
     done: dict[int, EpisodeHeader],
@@ -237,22 +274,23 @@ def _record_missing(
 ) -> list[EpisodeHeader]:
     """Record what the target lacks; adds to ``done`` and returns the new headers."""
     new: list[EpisodeHeader] = []
-    deaths: dict[int, int] = {}
+    deaths: Counter[int | None] = Counter()  # of workers at an episode; None: of those that had not started yet
     try:
         with _Progress(target, done, enabled=progress) as bar:
             while not target.is_reached(done):
                 _hand_out(pool, plan, target, done, losses)
                 for worker, report in list(pool.reports(timeout_s=1.0)):
-                    if report is None and worker.is_ready and worker.task is not None:
-                        deaths[worker.task] = deaths.get(worker.task, 0) + 1
+                    if report is None:
+                        deaths[worker.task] += 1
                         pool.remove(worker)
-                        if deaths[worker.task] <= MAX_RETRIES:
+                        if deaths[worker.task] < (MAX_RETRIES + 1 if worker.is_ready else pool.start_tries):
                             continue
                     if report is None or report.kind == "failed":
                         raise _failure(worker, report, _describe(plan, worker.task))
                     index, worker.task = worker.task, None
                     if report.kind == "ready":
                         worker.is_ready = True
+                        del deaths[None]
                     elif report.kind == "lost" and index is not None:
                         if losses.add(worker.place, index, report.message, _describe(plan, index)):
                             pool.remove(worker, close_place=True)
@@ -262,6 +300,10 @@ def _record_missing(
                         done[report.header.index] = report.header
                         new.append(report.header)
                         bar.update(done, losses.total)
+    except BaseException:
+        with suppress(Exception):
+            list(pool.reports(timeout_s=0.0))  # what others have finished by now is on the disk after this
+        raise
     finally:
         pool.stop()
         remove_temporary_files(folder)
@@ -275,7 +317,7 @@ def _record_missing(
 
 
 def _hand_out(
-    pool: WorkerPool, plan: CollectionPlan, target: _Target, done: dict[int, EpisodeHeader], losses: Losses
+    pool: WorkerPool[WorkerT], plan: CollectionPlan, target: _Target, done: dict[int, EpisodeHeader], losses: Losses
 ) -> None:
     """Give every idle worker the next missing episode, and start workers while there is more to do."""
     taken = {worker.task for worker in pool.running}
@@ -382,14 +424,11 @@ def _failure(worker: Worker, report: Report | None, episode: str) -> WMGymError:
     episode = f"{episode}: " if episode else ""
     if report is None and worker.is_ready:
         return SimulatorError(
-            f"{episode}its worker process died {MAX_RETRIES + 1} times (exit code {worker.process.exitcode}); look for "
-            "a crash of the simulator or too little memory, then run the same command to go on."
+            f"{episode}its worker process died {MAX_RETRIES + 1} times ({worker.ended}); look for a crash of the "
+            "simulator or too little memory, then run the same command to go on."
         )
     if report is None:
-        return SimulatorError(
-            f"a worker process died while it started (exit code {worker.process.exitcode}); a script has to call "
-            'collect below `if __name__ == "__main__":`, and there must be memory for every worker.'
-        )
+        return SimulatorError(f"a worker process died while it started ({worker.ended}); {worker.start_advice}")
     known = getattr(errors, report.error, None)
     if isinstance(known, type) and issubclass(known, WMGymError):
         return known(f"{episode}{report.message}")

@@ -153,6 +153,14 @@ class EpisodeRecorder:
         Raises:
             DatasetError: the episode is empty or holds values that are not finite, or the disk refuses it.
         """
+        return write_episode_file(folder, self.index, self.content())
+
+    def content(self) -> bytes:
+        """The bytes of the episode's file.
+
+        Raises:
+            DatasetError: the episode is empty or holds values that are not finite.
+        """
         if not self._actions:
             raise DatasetError(f"episode {self.index} has no step, so there is nothing to write.")
         tensors: dict[str, NDArray[Any]] = {
@@ -183,14 +191,7 @@ class EpisodeRecorder:
             "end": "terminated" if self._terminated[-1] else "truncated" if self._truncated[-1] else "none",
         }
         metadata["sha256"] = _checksum(metadata, tensors)
-        path = folder / episode_file_name(self.index)
-        try:
-            write_bytes_atomically(path, _serialised(tensors, metadata))
-        except OSError as error:
-            raise DatasetError(
-                f"{path} cannot be written: {error.strerror or error}; free some space or choose another folder."
-            ) from error
-        return read_header(path)
+        return _serialised(tensors, metadata)
 
     def _add_frame(self, frame: Frame) -> None:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or frame.shape != self._shape:
@@ -221,6 +222,22 @@ def write_episode(folder: Path, episode: Episode, codec: FrameCodec) -> EpisodeH
             infos={name: float(values[t]) for name, values in episode.infos.items()},
         )
     return recorder.write(folder)
+
+
+def write_episode_file(folder: Path, index: int, content: bytes) -> EpisodeHeader:
+    """Write the bytes of an episode's file (:meth:`EpisodeRecorder.content`) into a folder, whole or not at all.
+
+    Raises:
+        DatasetError: the bytes are no episode, or the disk refuses them.
+    """
+    path = folder / episode_file_name(index)
+    try:
+        write_bytes_atomically(path, content)
+    except OSError as error:
+        raise DatasetError(
+            f"{path} cannot be written: {error.strerror or error}; free some space or choose another folder."
+        ) from error
+    return read_header(path)
 
 
 def read_header(path: Path) -> EpisodeHeader:

@@ -43,7 +43,7 @@ class WorkerSettings:
         simulator_kwargs: Its keyword arguments.
         behaviours: Every behaviour that may drive.
         make_behaviour: Makes them.
-        folder: Where the episode files go.
+        folder: Where the episode files go; ``None`` puts their bytes into the reports instead.
         codec: How to store frames.
         max_episode_steps: Steps after which to truncate, or ``None``.
         connection: Where this worker's simulator runs.
@@ -53,7 +53,7 @@ class WorkerSettings:
     simulator_kwargs: dict[str, Any]
     behaviours: tuple[str, ...]
     make_behaviour: MakeBehaviour
-    folder: Path
+    folder: Path | None
     codec: FrameCodec
     max_episode_steps: int | None = None
     connection: Mapping[str, Any] = field(default_factory=dict)
@@ -67,6 +67,7 @@ class Report:
         kind: ``"ready"``, ``"done"``, ``"lost"`` (the simulator was lost; the worker is ready again) or ``"failed"``.
         simulator: With ``"ready"``: the record of the simulator.
         header: With ``"done"``: the episode written.
+        content: With ``"done"``, where there is no folder to write to: the bytes of the episode's file.
         error: With ``"failed"``: class name of the error.
         message: With ``"failed"`` or ``"lost"``: its message.
     """
@@ -74,6 +75,7 @@ class Report:
     kind: Literal["ready", "done", "lost", "failed"]
     simulator: SimulatorSpec | None = None
     header: EpisodeHeader | None = None
+    content: bytes | None = None
     error: str = ""
     message: str = ""
 
@@ -125,7 +127,10 @@ def run_worker(settings: WorkerSettings, connection: Connection) -> None:
             except SimulatorLostError as error:
                 connection.send(Report("lost", message=str(error)))
                 continue
-            connection.send(Report("done", header=recorder.write(settings.folder)))
+            if settings.folder is None:
+                connection.send(Report("done", content=recorder.content()))
+            else:
+                connection.send(Report("done", header=recorder.write(settings.folder)))
     except (_Stopped, EOFError, BrokenPipeError, ConnectionResetError):
         pass
     except Exception as error:

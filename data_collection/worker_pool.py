@@ -1,15 +1,20 @@
-"""Worker processes that do one task after another, and what happens when they or their simulators die."""
+"""Workers that do one task after another, and what happens when they or their simulators die.
+
+:class:`WorkerPool` is what a supervisor sees of them, wherever they run; :class:`ProcessPool` has them as processes of
+this machine.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Any
+from typing import Any, ClassVar, Generic, TypeVar
 
 from wm_gym.errors import ConfigError, SimulatorLostError
 
@@ -42,46 +47,51 @@ def connection_of_each(workers: int, given: Sequence[Mapping[str, Any]] | None) 
 
 
 @dataclass(eq=False)
-class Worker:
-    """A worker process.
+class Worker(ABC):
+    """Does one task at a time.
 
     Attributes:
         place: Which of the pool's places it has; decides its settings.
-        process: The process.
-        connection: Our end of the pipe to it.
         is_ready: Whether it has said that it can work.
         task: Number of the task that it does, or ``None`` while it has none.
     """
 
-    place: int
-    process: SpawnProcess
-    connection: Connection
-    is_ready: bool = False
-    task: int | None = None
+    start_advice: ClassVar[str]
+    """What to do where one dies while it starts."""
 
+    place: int
+    is_ready: bool = field(default=False, init=False)
+    task: int | None = field(default=None, init=False)
+
+    @abstractmethod
     def give(self, task: int, message: Any) -> None:
         """Hand it a task; that it died just now is what its next report says."""
-        self.task = task
-        with suppress(BrokenPipeError):
-            self.connection.send(message)
+
+    @property
+    @abstractmethod
+    def ended(self) -> str:
+        """How it died."""
 
 
-class WorkerPool:
-    """Processes with a pipe each; leaving the ``with`` block stops them all.
+WorkerT = TypeVar("WorkerT", bound=Worker)
+
+
+class WorkerPool(ABC, Generic[WorkerT]):
+    """Workers on numbered places; leaving the ``with`` block stops them all.
 
     Args:
-        target: What a process runs: takes its settings and its end of the pipe; a module-level function, because it is
-            sent to other processes. It ends when the pipe is closed.
-        settings: Of each place; there are never more workers than places.
+        num_places: There are never more workers than places.
     """
 
-    def __init__(self, target: Callable[[Any, Connection], None], settings: Sequence[Any]) -> None:
-        self._target = target
-        self._settings = list(settings)
-        self._closed: set[int] = set()
-        self.running: list[Worker] = []
+    start_tries: ClassVar[int] = 1
+    """How often in a row a worker may die while it starts, until that is an error."""
 
-    def __enter__(self) -> WorkerPool:
+    def __init__(self, num_places: int) -> None:
+        self._num_places = num_places
+        self._closed: set[int] = set()
+        self.running: list[WorkerT] = []
+
+    def __enter__(self) -> WorkerPool[WorkerT]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,28 +101,97 @@ class WorkerPool:
     def free_places(self) -> list[int]:
         """Places without a worker."""
         taken = {worker.place for worker in self.running} | self._closed
-        return [place for place in range(len(self._settings)) if place not in taken]
+        return [place for place in range(self._num_places) if place not in taken]
 
     @property
     def num_places(self) -> int:
         """Places that are not closed."""
-        return len(self._settings) - len(self._closed)
+        return self._num_places - len(self._closed)
 
-    def start_one(self) -> Worker:
+    def start_one(self) -> WorkerT:
         """Start a worker in the first free place."""
-        place = self.free_places[0]
+        worker = self._start(self.free_places[0])
+        self.running.append(worker)
+        return worker
+
+    @abstractmethod
+    def reports(self, timeout_s: float | None) -> Iterator[tuple[WorkerT, Any]]:
+        """The workers that have something to say and what it is, with ``None`` from one that died."""
+
+    def remove(self, worker: WorkerT, *, close_place: bool = False) -> None:
+        """Stop a worker; another one may take its place unless that is closed."""
+        if close_place:
+            self._closed.add(worker.place)
+        self.running.remove(worker)
+        self._stop([worker])
+
+    def stop(self) -> None:
+        """Stop every worker."""
+        workers, self.running = self.running, []
+        self._stop(workers)
+
+    @abstractmethod
+    def _start(self, place: int) -> WorkerT:
+        """Start a worker; does not wait for it."""
+
+    @abstractmethod
+    def _stop(self, workers: list[WorkerT]) -> None:
+        """End workers before their next step, by force where they do not follow."""
+
+
+@dataclass(eq=False)
+class ProcessWorker(Worker):
+    """A worker process.
+
+    Attributes:
+        process: The process.
+        connection: Our end of the pipe to it.
+    """
+
+    start_advice: ClassVar[str] = (
+        'a script has to call collect below `if __name__ == "__main__":`, and there must be memory for every worker.'
+    )
+
+    process: SpawnProcess
+    connection: Connection
+
+    def give(self, task: int, message: Any) -> None:
+        """Hand it a task; that it died just now is what its next report says."""
+        self.task = task
+        with suppress(BrokenPipeError):
+            self.connection.send(message)
+
+    @property
+    def ended(self) -> str:
+        """Its exit code."""
+        return f"exit code {self.process.exitcode}"
+
+
+class ProcessPool(WorkerPool[ProcessWorker]):
+    """Processes with a pipe each.
+
+    Args:
+        target: What a process runs: takes its settings and its end of the pipe; a module-level function, because it is
+            sent to other processes. It ends when the pipe is closed.
+        settings: Of each place.
+    """
+
+    def __init__(self, target: Callable[[Any, Connection], None], settings: Sequence[Any]) -> None:
+        super().__init__(len(settings))
+        self._target = target
+        self._settings = list(settings)
+
+    def _start(self, place: int) -> ProcessWorker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=self._target, args=(self._settings[place], theirs), daemon=True)
         process.start()
         theirs.close()  # so that the end of the process closes the pipe
-        worker = Worker(place, process, ours)
-        self.running.append(worker)
-        return worker
+        return ProcessWorker(place, process, ours)
 
-    def reports(self, timeout_s: float | None) -> Iterator[tuple[Worker, Any]]:
+    def reports(self, timeout_s: float | None) -> Iterator[tuple[ProcessWorker, Any]]:
         """The workers that have something to say and what it is, with ``None`` from one that died."""
-        by_connection: dict[Any, Worker] = {worker.connection: worker for worker in self.running}
+        by_connection: dict[Any, ProcessWorker] = {worker.connection: worker for worker in self.running}
         for connection in wait(list(by_connection), timeout_s):
             worker = by_connection[connection]
             try:
@@ -121,31 +200,17 @@ class WorkerPool:
                 worker.process.join(STOP_TIMEOUT_S)
                 yield worker, None
 
-    def remove(self, worker: Worker, *, close_place: bool = False) -> None:
-        """Stop a worker; another one may take its place unless that is closed."""
-        if close_place:
-            self._closed.add(worker.place)
-        self.running.remove(worker)
-        _stop([worker])
-
-    def stop(self) -> None:
-        """Stop every worker."""
-        workers, self.running = self.running, []
-        _stop(workers)
-
-
-def _stop(workers: list[Worker]) -> None:
-    """Close the connections, which ends a worker before its next step; end by force what does not follow."""
-    for worker in workers:
-        worker.connection.close()
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-    for end in (SpawnProcess.terminate, SpawnProcess.kill):
+    def _stop(self, workers: list[ProcessWorker]) -> None:
         for worker in workers:
-            if worker.process.is_alive():
-                end(worker.process)
-                worker.process.join(1.0)
+            worker.connection.close()
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for worker in workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+        for end in (SpawnProcess.terminate, SpawnProcess.kill):
+            for worker in workers:
+                if worker.process.is_alive():
+                    end(worker.process)
+                    worker.process.join(1.0)
 
 
 class Losses:

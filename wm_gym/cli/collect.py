@@ -44,6 +44,18 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--max-episode-steps", type=int, default=None, metavar="N", help="truncate episodes after N steps"
     )
+    parser.add_argument(
+        "--engine",
+        default="processes",
+        choices=["processes", "ray"],
+        help="where workers run: processes of this machine (default), or actors on the hosts of a Ray cluster",
+    )
+    parser.add_argument(
+        "--ray-address",
+        default=None,
+        metavar="auto|HOST:PORT",
+        help="with --engine ray: the cluster (default: RAY_ADDRESS, or else a Ray started on this machine)",
+    )
     add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
@@ -69,6 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         codec=arguments.codec or DEFAULT_CODEC,
         max_episode_steps=arguments.max_episode_steps,
         progress=not arguments.quiet,
+        engine=arguments.engine,
+        ray_address=arguments.ray_address,
     )
     lost = f", {summary.lost} lost with their server and recorded again" if summary.lost else ""
     print(
