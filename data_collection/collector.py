@@ -177,7 +177,9 @@ def collect(
             done = _finished_episodes(folder, plan)
             ready = time.perf_counter()
             try:
-                new = _record_missing(pool, plan, target, done, losses, folder=settings.folder, progress=progress)
+                new = _record_missing(
+                    pool, plan, target, done, losses, folder=folder / EPISODES_FOLDER, progress=progress
+                )
             except SimulatorLostError:
                 if existing is None and not done:
                     _remove_empty_dataset(folder)
