@@ -6,6 +6,7 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from wm_gym.envs.carla.route import Route
 from wm_gym.envs.carla.sensors import Camera, CollisionSensor
 from wm_gym.envs.carla.state import RoadUser, RoadUserKind
 from wm_gym.envs.carla.traffic import Traffic
@@ -36,6 +37,7 @@ class EpisodeActors:
         collisions: The collision sensor, once it is mounted.
         is_autopilot: Whether the Traffic Manager has been given the ego vehicle.
         manager_seed: Seed for the Traffic Manager.
+        route: The way to drive, once it is planned.
         max_steer_angle: Of the wheels at full lock, in degrees.
         wheelbase: In metres.
     """
@@ -47,6 +49,7 @@ class EpisodeActors:
         self.collisions: CollisionSensor | None = None
         self.is_autopilot = False
         self.manager_seed = 0
+        self.route: Route | None = None
         self.max_steer_angle = _DEFAULT_STEER_ANGLE
         self.wheelbase = DEFAULT_WHEELBASE_M
         self._others: list[_Known] = []

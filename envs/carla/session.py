@@ -56,6 +56,7 @@ _SETTLE_TICKS = 10
 """Spawned vehicles fall onto their wheels first."""
 
 _CAMERA_START_S = 0.1
+_PATH_SPACING_M = 2.0
 _MAX_SPAWN_TRIES = 20
 _MAX_IMAGE_RETRIES = 2
 _IN_USE_WATCH_S = 1.0
@@ -119,7 +120,7 @@ class CarlaSession:
             for _ in range(_SETTLE_TICKS):
                 tick = self._tick(episode)
             images, tick, _ = self._images(episode, tick)
-            route = self._plan(request, town, episode, rng)
+            episode.route = route = self._plan(request, town, episode, rng)
             return EpisodeStarted(
                 town=town.name,
                 weather=weather,
@@ -331,7 +332,18 @@ class CarlaSession:
             self._prepare_manager(episode.manager_seed)
         assert self._manager is not None
         episode.ego.set_autopilot(True, self._manager.get_port())
+        # It knows nothing of our route; it keeps to a path that it is given, most of the way.
+        self._manager.auto_lane_change(episode.ego, False)
+        self._manager.set_path(episode.ego, self._path_ahead(episode))
         episode.is_autopilot = True
+
+    def _path_ahead(self, episode: EpisodeActors) -> list[carla.Location]:
+        """Places along the rest of the route, for the Traffic Manager."""
+        route, here = episode.route, episode.ego.get_location()
+        assert route is not None
+        nearest = int(np.argmin(np.hypot(route.points[:, 0] - here.x, route.points[:, 1] - here.y)))
+        step = max(1, round(_PATH_SPACING_M / self._config.route.spacing))
+        return [self._carla.Location(float(x), float(y), here.z) for x, y in route.points[nearest + step :: step]]
 
     def _prepare_manager(self, seed: int) -> None:
         if self._manager is None:
