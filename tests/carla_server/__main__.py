@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import threading
 
 from .faults import Faults
@@ -16,6 +17,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (default: 2000)")
     parser.add_argument("--town", default="Town01")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="see faults.py")
+    parser.add_argument("--follow-stdin", action="store_true", help="end when standard input does: with the parent")
     arguments = parser.parse_args()
     faults = Faults()
     for setting in arguments.fault:
@@ -24,7 +26,10 @@ def main() -> None:
     server = StandInServer(arguments.host, arguments.port, arguments.town, faults)
     server.start()
     print(f"stand-in CARLA server on {arguments.host}:{server.port}", flush=True)
-    threading.Event().wait()
+    if arguments.follow_stdin:
+        sys.stdin.read()
+    else:
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -81,17 +81,19 @@ class StandIn:
 
     def start(self) -> None:
         """Start it and wait until it listens."""
-        self.process = subprocess.Popen(command(self.port, *self._options), stdout=subprocess.PIPE, text=True)
+        line = command(self.port, "--follow-stdin", *self._options)
+        self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert "stand-in CARLA server" in line, line
+        greeting = self.process.stdout.readline()
+        assert "stand-in CARLA server" in greeting, greeting
 
     def kill(self) -> None:
         """End it without a word."""
         self.process.kill()
         self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
 
     def faults(self, **values: Any) -> None:
         """Set faults; see :class:`tests.carla_server.faults.Faults`."""
