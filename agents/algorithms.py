@@ -5,9 +5,9 @@ To add one, write its entry: where its class is, and the defaults that suit many
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -46,8 +46,7 @@ class Algorithm:
 
     def load(self) -> type[BaseAlgorithm]:
         """Import the class."""
-        module, name = self.path.split(":")
-        loaded: type[BaseAlgorithm] = getattr(importlib.import_module(module), name)
+        loaded: type[BaseAlgorithm] = pkgutil.resolve_name(self.path)
         return loaded
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from pathlib import Path
 
 from wm_gym.agents.autopilots import make_autopilot
@@ -64,6 +64,5 @@ def _make_simulator_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
             f"the behaviour {name!r} belongs to {', '.join(entry_points)}, not to {spec.id}; use another one, such as "
             "'random'."
         )
-    module, class_name = entry_points[spec.id].split(":")
-    behaviour: Behaviour = getattr(importlib.import_module(module), class_name)()
+    behaviour: Behaviour = pkgutil.resolve_name(entry_points[spec.id])()
     return behaviour

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +14,8 @@ from wm_gym.agents.bootstrap import bootstrap_interval
 from wm_gym.agents.config import make_agent_config
 from wm_gym.agents.evaluation import EvaluationResult, evaluate
 from wm_gym.agents.report import write_report
-from wm_gym.agents.selection import DriveSelection
+from wm_gym.agents.selection import selection_for
 from wm_gym.agents.training import TrainingSummary, train_agent
-from wm_gym.bundle import read_manifest
 from wm_gym.config import load_config
 from wm_gym.data_collection.collector import collect
 from wm_gym.data_collection.dataset import Dataset
@@ -199,15 +197,10 @@ def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bo
 
 
 def _train_agent(folder: Path, settings: DemoSettings, device: str, progress: bool) -> TrainingSummary:
-    with ExitStack() as stack:
-        selection = None
-        if settings.select_drives:
-            simulator = read_manifest(folder / "model")[1].simulator
-            selection = stack.enter_context(
-                DriveSelection(simulator, settings.select_drives, max_episode_steps=settings.max_episode_steps)
-            )
+    model = folder / "model"
+    with selection_for(model, settings.select_drives, max_episode_steps=settings.max_episode_steps) as selection:
         return train_agent(
-            folder / "model",
+            model,
             out=folder / "agent",
             config=make_agent_config({"seed": settings.seed}, settings.agent_changes),
             device=device,

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from wm_gym.agents.driver import Driver
+from wm_gym.bundle import read_manifest
 from wm_gym.data_collection.plan import HELD_OUT_FROM
 from wm_gym.data_collection.worker import begin_episode, check_not_lost
 from wm_gym.envs.simulators import make_simulator_from_spec
@@ -23,6 +26,25 @@ from wm_gym.simulator import SimulatorSpec
 
 FIRST_SEED = 980_000
 """Seed of the first drive: below those held out, and the same for every checkpoint, so that tracks do not decide."""
+
+
+@contextmanager
+def selection_for(
+    model: str | Path, drives: int, *, max_episode_steps: int | None = None
+) -> Iterator[DriveSelection | None]:
+    """A selection in the simulator that a world model was trained on, for ``train_agent``; ``None`` for no drives.
+
+    Raises:
+        BundleError: There is no such world model.
+        ConfigError: The number of drives is negative.
+        SimulatorError: The simulator cannot be made.
+    """
+    if drives == 0:
+        yield None
+        return
+    simulator = read_manifest(model)[1].simulator
+    with DriveSelection(simulator, drives, max_episode_steps=max_episode_steps) as selection:
+        yield selection
 
 
 class DriveSelection:

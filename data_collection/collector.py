@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from wm_gym import errors
 from wm_gym.data_collection.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.dataset import list_episode_files
 from wm_gym.data_collection.dataset_writer import check_is_free
@@ -38,7 +37,15 @@ from wm_gym.data_collection.worker_pool import (
     WorkerT,
     connection_of_each,
 )
-from wm_gym.errors import ConfigError, DatasetError, SimulatorError, SimulatorLostError, WMGymError, did_you_mean
+from wm_gym.errors import (
+    ConfigError,
+    DatasetError,
+    SimulatorError,
+    SimulatorLostError,
+    WMGymError,
+    did_you_mean,
+    error_by_name,
+)
 from wm_gym.files import remove_temporary_files
 from wm_gym.simulator import SimulatorSpec
 
@@ -431,10 +438,7 @@ def _failure(worker: Worker, report: Report | None, episode: str) -> WMGymError:
         )
     if report is None:
         return SimulatorError(f"a worker process died while it started ({worker.ended}); {worker.start_advice}")
-    known = getattr(errors, report.error, None)
-    if isinstance(known, type) and issubclass(known, WMGymError):
-        return known(f"{episode}{report.message}")
-    return SimulatorError(
+    return error_by_name(report.error, f"{episode}{report.message}") or SimulatorError(
         f"{episode or 'the simulator cannot be made: '}{report.error}: {report.message.rstrip('.')}; the episodes "
         "before it are kept."
     )

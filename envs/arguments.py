@@ -33,3 +33,15 @@ def check_reset_options(options: dict[str, Any] | None, known: tuple[str, ...]) 
     for name in options or {}:
         check_choice("reset option", name, known)
     return options or {}
+
+
+def check_frame_size(frame_size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width from one number or two.
+
+    Raises:
+        ConfigError: They are not one or two whole numbers of at least 8.
+    """
+    size = (frame_size, frame_size) if isinstance(frame_size, int) else tuple(frame_size)
+    if len(size) != 2 or any(int(n) != n or n < 8 for n in size):
+        raise ConfigError(f"frame_size={frame_size!r} must be one or two whole numbers of at least 8 pixels.")
+    return int(size[0]), int(size[1])

@@ -38,6 +38,12 @@ class TrainingError(WMGymError):
     """Training cannot start or go on."""
 
 
+def error_by_name(name: str, message: str) -> WMGymError | None:
+    """The error of this package with this class name, as another process reported it; ``None`` for any other name."""
+    known = globals().get(name)
+    return known(message) if isinstance(known, type) and issubclass(known, WMGymError) else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the nearest known name, or an empty string where none is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 
 from wm_gym.data_collection.behaviours import Behaviour
 from wm_gym.errors import SimulatorError
@@ -30,6 +30,5 @@ def make_autopilot(simulator_id: str, *, varied_pace: bool = False) -> Behaviour
             f"{simulator_id} has no autopilot (those with one: {', '.join(AUTOPILOTS)}); use the behaviour 'random' "
             "or a trained agent."
         )
-    module, name = entry_point.split(":")
-    autopilot: Behaviour = getattr(importlib.import_module(module), name)(varied_pace=varied_pace)
+    autopilot: Behaviour = pkgutil.resolve_name(entry_point)(varied_pace=varied_pace)
     return autopilot

@@ -110,7 +110,7 @@ class CarlaSimulator(Protocol):
         route_state: Where the vehicle is on it.
         ego_state: The vehicle's pose and motion.
         speed_limit: m/s.
-        control_s: Seconds between two actions.
+        step_s: Seconds between two actions.
         max_steer_angle: Degrees of the front wheels at steering 1.
         wheelbase: Metres.
     """
@@ -124,7 +124,7 @@ class CarlaSimulator(Protocol):
     @property
     def speed_limit(self) -> float: ...  # noqa: D102
     @property
-    def control_s(self) -> float: ...  # noqa: D102
+    def step_s(self) -> float: ...  # noqa: D102
     @property
     def max_steer_angle(self) -> float: ...  # noqa: D102
     @property
@@ -204,7 +204,7 @@ class CarlaAutopilot:
         wanted = min(wanted, self._following(simulator, route, planned), self._stopping(simulator))
         wanted = min(wanted, self._yielding(simulator, route))
         wanted = max(wanted, -_HARDEST_BRAKING)
-        throttle, brake = self._pedals.press(ego.speed, wanted, simulator.control_s)
+        throttle, brake = self._pedals.press(ego.speed, wanted, simulator.step_s)
         return np.array((steering, throttle, brake, 1.0), dtype=np.float32)
 
     def _steering_curvature(self, simulator: CarlaSimulator, route: Route) -> float:
@@ -216,7 +216,7 @@ class CarlaAutopilot:
         """
         ego = simulator.ego_state
         # The action is held until the next one: what matters is where the vehicle will be half-way.
-        delay = simulator.control_s / 2
+        delay = simulator.step_s / 2
         # The centre of a vehicle that turns does not move where the vehicle points.
         moving = ego.speed > _STANDSTILL
         course = math.atan2(ego.velocity[1], ego.velocity[0]) if moving else math.radians(ego.yaw)

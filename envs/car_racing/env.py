@@ -12,6 +12,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from wm_gym.actions import ActionFormat, FloatArray
+from wm_gym.envs.arguments import check_frame_size
 from wm_gym.envs.car_racing.simulation import CarRacingSimulation
 from wm_gym.errors import ConfigError
 from wm_gym.frames import Frame, resize_frame
@@ -211,18 +212,6 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
         nearest = int(np.argmin(np.einsum("nk,nk->n", to_car, to_car)))
         direction, offset = self._directions[nearest], to_car[nearest]
         return float(direction[1] * offset[0] - direction[0] * offset[1])
-
-
-def check_frame_size(frame_size: int | tuple[int, int]) -> tuple[int, int]:
-    """Height and width from one number or two.
-
-    Raises:
-        ConfigError: They are not one or two whole numbers of at least 8.
-    """
-    size = (frame_size, frame_size) if isinstance(frame_size, int) else tuple(frame_size)
-    if len(size) != 2 or any(int(n) != n or n < 8 for n in size):
-        raise ConfigError(f"frame_size={frame_size!r} must be one or two whole numbers of at least 8 pixels.")
-    return int(size[0]), int(size[1])
 
 
 def _check_at_least_one(name: str, value: int) -> int:

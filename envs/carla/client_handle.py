@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection, Listener
 from threading import Thread
 from typing import TypeVar
 
-from wm_gym import errors
 from wm_gym.envs.carla.messages import (
     Busy,
     Close,
@@ -27,7 +26,7 @@ from wm_gym.envs.carla.messages import (
     SessionSettings,
     StartEpisode,
 )
-from wm_gym.errors import SimulatorError, SimulatorLostError, WMGymError
+from wm_gym.errors import SimulatorError, SimulatorLostError, WMGymError, error_by_name
 
 ReplyT = TypeVar("ReplyT", Ready, EpisodeStarted, Driven, Closed)
 
@@ -158,10 +157,8 @@ class ClientProcess:
             if reply.is_lost:
                 self.kill()
                 raise SimulatorLostError(reply.message)
-            known = getattr(errors, reply.error, None)
-            if isinstance(known, type) and issubclass(known, WMGymError):
-                raise known(reply.message)
-            raise SimulatorError(f"CARLA's client failed: {reply.message.rstrip('.')}.")
+            failed = f"CARLA's client failed: {reply.message.rstrip('.')}."
+            raise error_by_name(reply.error, reply.message) or SimulatorError(failed)
         assert isinstance(reply, kind)
         return reply
 

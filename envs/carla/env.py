@@ -14,7 +14,7 @@ from gymnasium.utils import EzPickle
 
 from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.config import parse_config
-from wm_gym.envs.arguments import check_reset_options
+from wm_gym.envs.arguments import check_frame_size, check_reset_options
 from wm_gym.envs.carla.client import check_carla
 from wm_gym.envs.carla.client_handle import ClientProcess
 from wm_gym.envs.carla.config import CarlaConfig, ConnectionConfig
@@ -164,11 +164,6 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
 
     @property
     def step_s(self) -> float:
-        """Simulated seconds between two actions."""
-        return self.config.control_s
-
-    @property
-    def control_s(self) -> float:
         """Simulated seconds between two actions."""
         return self.config.control_s
 
@@ -389,10 +384,8 @@ def split_settings(
     connection = {name: value for name, value in settings.items() if name in ConnectionConfig.model_fields}
     simulated = {name: value for name, value in settings.items() if name not in connection}
     if frame_size is not None:
-        size = (frame_size, frame_size) if isinstance(frame_size, int) else tuple(frame_size)
-        if len(size) != 2:
-            raise ConfigError(f"frame_size={frame_size!r} must be one or two whole numbers of pixels.")
-        simulated["camera"] = {**simulated.get("camera", {}), "height": size[0], "width": size[1]}
+        height, width = check_frame_size(frame_size)
+        simulated["camera"] = {**simulated.get("camera", {}), "height": height, "width": width}
     origin = "CarlaDriving-v0"
     if "host" not in connection and "port" not in connection and os.environ.get(ADDRESS_VARIABLE):
         connection.update(parse_address(os.environ[ADDRESS_VARIABLE]))

@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,8 +86,7 @@ class CarlaSession:
         self._episode: EpisodeActors | None = None
         self._manager: carla.TrafficManager | None = None
         self._original: carla.WorldSettings | None = None
-        self._maps: dict[str, Town] = {}
-        self._current_town = ""
+        self._town: Town | None = None
         with _server_calls(self._address):
             self._use_world(self._client.get_world())
             self._take_over()
@@ -117,9 +117,8 @@ class CarlaSession:
             town = self._load_town(request.town or _choose(self._config.town, rng))
             weather = self._set_weather(request.weather, rng)
             self._episode = episode = self._spawn_episode(request, town, rng)
-            for _ in range(_SETTLE_TICKS):
-                tick = self._tick(episode)
-            images, tick, _ = self._images(episode, tick)
+            ticks = [self._tick(episode) for _ in range(_SETTLE_TICKS)]
+            images, _ = self._images(episode, ticks)
             episode.route = route = self._plan(request, town, episode, rng)
             return EpisodeStarted(
                 town=town.name,
@@ -131,7 +130,7 @@ class CarlaSession:
                 half_length=float(episode.ego.bounding_box.extent.x),
                 num_vehicles=len(episode.traffic.vehicle_ids),
                 num_walkers=len(episode.traffic.walker_ids),
-                tick=tick,
+                tick=ticks[-1],
                 images=images,
             )
 
@@ -145,18 +144,13 @@ class CarlaSession:
                 self._hand_over(episode)
             control = None if request.action is None else self._vehicle_control(request.action)
             ticks: list[Tick] = []
-            for number in range(request.ticks):
+            for _ in range(request.ticks):
                 if control is not None:
                     self._apply(episode, control)
-                tick = self._tick(episode)
-                ticks.append(tick)
-                if tick.collisions or number + 1 == request.ticks:
+                ticks.append(self._tick(episode))
+                if ticks[-1].collisions:
                     break
-            images, last, missed = self._images(episode, tick)
-            if missed:
-                ticks.append(last)
-            else:
-                ticks[-1] = last
+            images, missed = self._images(episode, ticks)
             return Driven(tuple(ticks), images, missed)
 
     def close(self) -> Closed:
@@ -197,9 +191,9 @@ class CarlaSession:
 
     def _take_over(self) -> None:
         """Refuse a server that another client drives; remove what a dead one left."""
-        is_synchronous = self._world.get_settings().synchronous_mode
-        is_driven = is_synchronous and self._is_driven()
-        if is_synchronous and not is_driven:
+        settings = self._world.get_settings()
+        is_driven = settings.synchronous_mode and self._is_driven()
+        if settings.synchronous_mode and not is_driven:
             self._ticker.tick()  # a client learns of the actors with its first frame
         actors = self._world.get_actors()
         leftovers = [actor for actor in actors if actor.attributes.get("role_name", "").startswith(ROLE + "/")]
@@ -213,8 +207,7 @@ class CarlaSession:
             )
         if leftovers:
             parents = [actor.parent for actor in leftovers if actor.parent is not None]
-            self._destroy([actor.id for actor in [*leftovers, *parents]])
-        settings = self._world.get_settings()
+            self._destroy([actor.id for actor in [*leftovers, *parents]], tick=settings.synchronous_mode)
         if leftovers and settings.synchronous_mode:
             _make_asynchronous(settings)
             self._world.apply_settings(settings)
@@ -237,8 +230,9 @@ class CarlaSession:
         self._world.apply_settings(settings)
 
     def _load_town(self, town: str | None) -> Town:
-        current = self._world.get_map().name if not self._maps else self._current_town
-        if town is not None and short_name(town) != short_name(current):
+        if self._town is None:
+            self._town = self._read_town()
+        if town is not None and short_name(town) != self._town.name:
             available = sorted(short_name(name) for name in self._client.get_available_maps())
             if short_name(town) not in available:
                 raise ConfigError(
@@ -252,11 +246,11 @@ class CarlaSession:
             finally:
                 self._client.set_timeout(self._connection.timeout_s)
             self._make_synchronous()
-            current = self._world.get_map().name
-        self._current_town = current
-        if current not in self._maps:
-            self._maps = {current: Town(self._carla, self._world, self._config.route.spacing)}
-        return self._maps[current]
+            self._town = self._read_town()
+        return self._town
+
+    def _read_town(self) -> Town:
+        return Town(self._carla, self._world, self._config.route.spacing)
 
     def _set_weather(self, name: str | None, rng: np.random.Generator) -> str | None:
         chosen = name or _choose(self._config.weather, rng, WEATHER_NAMES)
@@ -379,12 +373,12 @@ class CarlaSession:
             self._ticker.tick()
         self._destroy([sensor.id for sensor in episode.sensors] + episode.traffic.actor_ids + [episode.ego.id])
 
-    def _destroy(self, ids: list[int]) -> None:
+    def _destroy(self, ids: list[int], *, tick: bool = True) -> None:
         commands = [self._carla.command.DestroyActor(number) for number in dict.fromkeys(ids)]
         self._client.apply_batch_sync(commands, False)
         # Not with apply_batch_sync(..., True): that one keeps Python's lock while it waits for the tick, and when both
         # of the client's threads then stand before that lock with a picture, the tick never arrives.
-        if self._world.get_settings().synchronous_mode:
+        if tick:
             self._ticker.tick()
 
     # -- ticks ---------------------------------------------------------------------------------------------------
@@ -400,23 +394,24 @@ class CarlaSession:
             )
         return self._read(episode, snapshot)
 
-    def _images(self, episode: EpisodeActors, tick: Tick) -> tuple[dict[str, Frame], Tick, int]:
-        """The pictures of a tick; a tick whose pictures do not come is followed by another one."""
+    def _images(self, episode: EpisodeActors, ticks: list[Tick]) -> tuple[dict[str, Frame], int]:
+        """The pictures of the last tick, and how often they did not come: another tick then follows it in the list."""
         missed = 0
         while True:
             try:
                 images = {
-                    name: camera.picture(tick.frame, self._connection.image_timeout_s)
+                    name: camera.picture(ticks[-1].frame, self._connection.image_timeout_s)
                     for name, camera in episode.cameras.items()
                 }
             except MissingImageError:
                 missed += 1
                 if missed > _MAX_IMAGE_RETRIES:
                     raise
-                tick = self._tick(episode)
+                ticks.append(self._tick(episode))
                 continue
             late = episode.collisions.take() if episode.collisions is not None else ()
-            return images, _with_collisions(tick, late), missed
+            ticks[-1] = replace(ticks[-1], collisions=(*ticks[-1].collisions, *late))
+            return images, missed
 
     def _await_cameras(self, episode: EpisodeActors) -> None:
         """Tick until every camera sends: CARLA connects to a new sensor in the background, as long as that takes."""
@@ -447,7 +442,8 @@ class CarlaSession:
             velocity=(velocity.x, velocity.y),
             yaw_rate=state.get_angular_velocity().z,
         )
-        town = self._maps[self._current_town]
+        town = self._town
+        assert town is not None
         return Tick(
             frame=snapshot.frame,
             ego=ego,
@@ -509,13 +505,6 @@ def _server_calls(address: str) -> Iterator[None]:
 def _make_asynchronous(settings: carla.WorldSettings) -> None:
     settings.synchronous_mode = False
     settings.fixed_delta_seconds = None
-
-
-def _with_collisions(tick: Tick, late: tuple[Any, ...]) -> Tick:
-    if not late:
-        return tick
-    values = {name: getattr(tick, name) for name in Tick.__dataclass_fields__}
-    return Tick(**{**values, "collisions": (*tick.collisions, *late)})
 
 
 def _choose(names: str | list[str] | None, rng: np.random.Generator, every: tuple[str, ...] = ()) -> str | None:

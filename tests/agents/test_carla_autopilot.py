@@ -54,7 +54,7 @@ class Bicycle:
     """
 
     route: Route
-    control_s: float = 0.05
+    step_s: float = 0.05
     engine: float = 4.5
     brakes: float = 8.5
     max_steer_angle: float = 60.0
@@ -109,7 +109,7 @@ class Bicycle:
         assert 0 <= throttle <= 1
         assert 0 <= brake <= 1
         assert throttle == 0 or brake == 0
-        for _ in range(round(self.control_s / seconds)):
+        for _ in range(round(self.step_s / seconds)):
             drag = 0.2 + 0.004 * self.speed**2 + self.brakes * brake
             pushed = self.speed + self.engine * throttle * (1 - self.speed / 45) * seconds
             self.speed = max(0.0, pushed - drag * seconds)
@@ -119,7 +119,7 @@ class Bicycle:
             self.yaw += self.yaw_rate * seconds
             self.x += self.speed * math.cos(self.yaw + self.slip) * seconds
             self.y += self.speed * math.sin(self.yaw + self.slip) * seconds
-        self.seconds += self.control_s
+        self.seconds += self.step_s
         self._look()
 
 
@@ -151,8 +151,8 @@ def user_at(route: Route, distance: float, *, kind="vehicle", speed=0.0, lateral
 
 VEHICLES = [
     {},
-    {"control_s": 0.1},
-    {"control_s": 0.2},
+    {"step_s": 0.1},
+    {"step_s": 0.2},
     {"engine": 2.8, "brakes": 6.0, "max_steer_angle": 70.0, "wheelbase": 3.6},
     {"engine": 8.0, "brakes": 12.0, "max_steer_angle": 40.0, "wheelbase": 2.3},
 ]
@@ -348,7 +348,7 @@ def test_it_stops_before_a_red_light_and_goes_on_at_green(straight, vehicle):
     log = drive(bicycle, 40)
     assert bicycle.speed == 0
     assert 0.2 < 150 - bicycle.front < 3
-    hard = -np.diff(log["speed"])[log["speed"][1:] > 1.0] / bicycle.control_s
+    hard = -np.diff(log["speed"])[log["speed"][1:] > 1.0] / bicycle.step_s
     assert hard.max() < 4
     drive(bicycle, 60)
     assert bicycle.front > 200

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
 
 from wm_gym.cli.options import Subparsers, add_command, add_common
 from wm_gym.errors import ConfigError
@@ -43,17 +42,12 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print how the dreams went."""
     from wm_gym.agents.config import make_agent_config
-    from wm_gym.agents.selection import DriveSelection
+    from wm_gym.agents.selection import selection_for
     from wm_gym.agents.training import train_agent
-    from wm_gym.bundle import read_manifest
 
     if arguments.select_drives < 0:
         raise ConfigError(f"--select-drives {arguments.select_drives} must be a whole number of at least 0.")
-    with ExitStack() as stack:
-        selection = None
-        if arguments.select_drives:
-            simulator = read_manifest(arguments.model)[1].simulator
-            selection = stack.enter_context(DriveSelection(simulator, arguments.select_drives))
+    with selection_for(arguments.model, arguments.select_drives) as selection:
         summary = train_agent(
             arguments.model,
             out=arguments.out,
