@@ -1,8 +1,8 @@
 """An agent as a folder: agent.yaml, policy.safetensors, metrics.json, README.md and the world model it sees through.
 
-The world model is a copy in ``model/``, or a reference by name where it is the one that the package ships. Reading an
-agent runs no code from it: YAML is loaded safely, tensors come as safetensors, and the policy is rebuilt from its
-configuration.
+The world model is a copy in ``model/``, or a reference by name where it is the one that the package ships. An agent
+that sees pixels has none; its record names the simulator that it was trained on. Reading an agent runs no code from it:
+YAML is loaded safely, tensors come as safetensors, and the policy is rebuilt from its configuration.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.policy import rebuild_policy
+from wm_gym.agents.observers import LatentObserver, Observer, PixelObserver
+from wm_gym.agents.pixel_config import PixelAgentConfig
+from wm_gym.agents.policy import rebuild_pixel_policy, rebuild_policy
 from wm_gym.bundle import BUNDLED, bundled_folder, load_model, read_manifest
 from wm_gym.config import parse_config
 from wm_gym.envs.imagined_rollouts import observation_space_of
 from wm_gym.errors import BundleError, ConfigError
 from wm_gym.files import folder_written_atomically
 from wm_gym.provenance import provenance
+from wm_gym.simulator import SimulatorSpec
 from wm_gym.world_model import WorldModel
 
 FORMAT = "wm_gym.agent"
@@ -55,9 +58,11 @@ class ModelReference(BaseModel):
 
 
 class AgentManifest(BaseModel):
-    """The contents of ``agent.yaml``.
+    """The contents of ``agent.yaml`` for an agent that sees through a world model.
 
     Attributes:
+        observation: What the policy sees.
+        trained_in: Where its transitions came from: the dreams of the model, or recorded data whose actions it copies.
         config: The resolved configuration: algorithm, kind of action, seed, sizes of the policy and all else.
         policy: The policy's name in Stable-Baselines3.
         model: The world model.
@@ -68,10 +73,42 @@ class AgentManifest(BaseModel):
 
     format: str
     version: int
+    observation: Literal["latent"] = "latent"
+    trained_in: Literal["dream", "data"] = "dream"
     config: AgentConfig
     policy: Literal["MlpPolicy"] = "MlpPolicy"
     model: ModelReference
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+class PixelAgentManifest(BaseModel):
+    """The contents of ``agent.yaml`` for an agent that sees the last frames as they are.
+
+    Attributes:
+        observation: What the policy sees.
+        trained_in: Where its transitions came from.
+        config: The resolved configuration, with the number of frames that are stacked.
+        policy: The policy's name in Stable-Baselines3.
+        simulator: The simulator that it was trained on.
+        provenance: Versions of the packages, machine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str
+    version: int
+    observation: Literal["pixels"]
+    trained_in: Literal["simulator"] = "simulator"
+    config: PixelAgentConfig
+    policy: Literal["CnnPolicy"] = "CnnPolicy"
+    simulator: SimulatorSpec
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+
+_MANIFESTS: dict[str, type[AgentManifest] | type[PixelAgentManifest]] = {
+    "latent": AgentManifest,
+    "pixels": PixelAgentManifest,
+}
 
 
 @dataclass(frozen=True)
@@ -81,16 +118,28 @@ class LoadedAgent:
     Attributes:
         path: The folder.
         manifest: Its record.
-        model: The world model, in evaluation mode.
+        observer: What turns frames into the policy's observations, with the world model if it has one.
         policy: The trained policy, in evaluation mode.
         metrics: Figures of its training.
     """
 
     path: Path
-    manifest: AgentManifest
-    model: WorldModel
+    manifest: AgentManifest | PixelAgentManifest
+    observer: Observer
     policy: BasePolicy
     metrics: dict[str, Any]
+
+    @property
+    def model(self) -> WorldModel:
+        """The world model, in evaluation mode.
+
+        Raises:
+            BundleError: The agent sees pixels, without a world model.
+        """
+        if not isinstance(self.observer, LatentObserver):
+            raise BundleError(f"the agent at {str(self.path)!r} sees pixels and has no world model; give another one.")
+        assert isinstance(self.observer.model, WorldModel)
+        return self.observer.model
 
 
 def save_agent(
@@ -99,8 +148,10 @@ def save_agent(
     model: WorldModel,
     config: AgentConfig,
     metrics: Mapping[str, Any] | None = None,
+    *,
+    trained_in: Literal["dream", "data"] = "dream",
 ) -> Path:
-    """Write an agent's folder in one move, replacing an older agent.
+    """Write the folder of an agent that sees through a world model in one move, replacing an older agent.
 
     Args:
         path: The folder.
@@ -108,30 +159,83 @@ def save_agent(
         model: The world model that it was trained in.
         config: The resolved configuration of its training.
         metrics: Figures of its training; JSON values.
+        trained_in: Whether it learned in the model's dreams, or from recorded data.
 
     Raises:
         BundleError: ``path`` exists and is no agent.
     """
-    path = Path(path)
-    if path.exists() and not (path / MANIFEST).exists() and (not path.is_dir() or any(path.iterdir())):
-        raise BundleError(f"{str(path)!r} exists and is no agent; choose another path or remove it.")
     fingerprint = model.fingerprint
     reference = ModelReference(location="bundled" if _is_bundled(fingerprint) else "folder", fingerprint=fingerprint)
-    manifest = AgentManifest(format=FORMAT, version=VERSION, config=config, model=reference, provenance=provenance())
+    manifest = AgentManifest(
+        format=FORMAT,
+        version=VERSION,
+        trained_in=trained_in,
+        config=config,
+        model=reference,
+        provenance=provenance(),
+    )
+    figures = dict(metrics or {})
+    copied = model if reference.location == "folder" else None
+    card = _agent_card(manifest, model, figures)
+    return _write_agent(Path(path), manifest, policy, figures, card=card, model=copied)
+
+
+def save_pixel_agent(
+    path: str | Path,
+    policy: BasePolicy,
+    simulator: SimulatorSpec,
+    config: PixelAgentConfig,
+    metrics: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the folder of an agent that sees pixels in one move, replacing an older agent.
+
+    Args:
+        path: The folder.
+        policy: The trained policy.
+        simulator: The simulator that it was trained on.
+        config: The resolved configuration of its training.
+        metrics: Figures of its training; JSON values.
+
+    Raises:
+        BundleError: ``path`` exists and is no agent.
+    """
+    manifest = PixelAgentManifest(
+        format=FORMAT,
+        version=VERSION,
+        observation="pixels",
+        config=config,
+        simulator=simulator,
+        provenance=provenance(),
+    )
+    figures = dict(metrics or {})
+    return _write_agent(Path(path), manifest, policy, figures, card=_pixel_agent_card(manifest, figures))
+
+
+def _write_agent(
+    path: Path,
+    manifest: AgentManifest | PixelAgentManifest,
+    policy: BasePolicy,
+    metrics: dict[str, Any],
+    *,
+    card: str,
+    model: WorldModel | None = None,
+) -> Path:
+    if path.exists() and not (path / MANIFEST).exists() and (not path.is_dir() or any(path.iterdir())):
+        raise BundleError(f"{str(path)!r} exists and is no agent; choose another path or remove it.")
     with folder_written_atomically(path) as folder:
         text = yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False)
         (folder / MANIFEST).write_text(text, encoding="utf-8")
         # Policies share one features extractor under several names, which safetensors stores as copies only.
         state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in policy.state_dict().items()}
         save_file(state, folder / _POLICY)
-        (folder / _METRICS).write_text(json.dumps(dict(metrics or {}), indent=2, allow_nan=False) + "\n", "utf-8")
-        (folder / "README.md").write_text(_agent_card(manifest, model, dict(metrics or {})), encoding="utf-8")
-        if reference.location == "folder":
+        (folder / _METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", "utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if model is not None:
             model.save_pretrained(folder / _MODEL)
     return path
 
 
-def read_agent_manifest(path: str | Path) -> tuple[Path, AgentManifest]:
+def read_agent_manifest(path: str | Path) -> tuple[Path, AgentManifest | PixelAgentManifest]:
     """The folder and record of an agent given by path or as ``"bundled"``, without reading its tensors.
 
     Raises:
@@ -162,22 +266,46 @@ def read_agent_manifest(path: str | Path) -> tuple[Path, AgentManifest]:
             f"the agent at {str(folder)!r} has format version {values.get('version')}, but this wm_gym reads version "
             f"{VERSION}; use the wm_gym that wrote it, or train it again."
         )
+    observation = str(values.get("observation", "latent"))  # agents of the first versions do not say
+    if observation not in _MANIFESTS:
+        raise BundleError(
+            f"the agent at {str(folder)!r} sees {observation!r}, but this wm_gym knows only {', '.join(_MANIFESTS)}; "
+            "use the wm_gym that wrote it, or train it again."
+        )
     try:
-        return folder, parse_config(AgentManifest, values, origin=repr(str(file)))
+        return folder, parse_config(_MANIFESTS[observation], values, origin=repr(str(file)))
     except ConfigError as error:
         raise BundleError(str(error)) from error
 
 
-def agent_model_path(folder: Path, manifest: AgentManifest) -> str | Path:
+def agent_model_path(folder: Path, manifest: AgentManifest | PixelAgentManifest) -> str | Path:
     """The folder of an agent's world model, or ``"bundled"``.
 
     Raises:
-        BundleError: It is missing, or is not the model that the agent was trained in.
+        BundleError: It is missing, or is not the model that the agent was trained in, or the agent sees pixels.
     """
+    if isinstance(manifest, PixelAgentManifest):
+        raise BundleError(f"the agent at {str(folder)!r} sees pixels and has no world model; give another one.")
     location: str | Path = BUNDLED if manifest.model.location == "bundled" else folder / _MODEL
     _, model_manifest = read_manifest(location)
     _check_fingerprint(model_manifest.fingerprint, manifest, folder)
     return location
+
+
+def agent_simulator(path: str | Path) -> SimulatorSpec:
+    """The simulator that an agent of either kind knows, without reading its tensors.
+
+    Args:
+        path: The agent's folder, or ``"bundled"``.
+
+    Raises:
+        BundleError: The folder is missing, or is no agent of a version that is understood, or its world model is
+            missing or another one.
+    """
+    folder, manifest = read_agent_manifest(path)
+    if isinstance(manifest, PixelAgentManifest):
+        return manifest.simulator
+    return read_manifest(agent_model_path(folder, manifest))[1].simulator
 
 
 def load_agent(path: str | Path, device: str | torch.device = "cpu") -> LoadedAgent:
@@ -187,33 +315,47 @@ def load_agent(path: str | Path, device: str | torch.device = "cpu") -> LoadedAg
         BundleError: The folder is missing, damaged or of another kind or version, or its world model is another one.
     """
     folder, manifest = read_agent_manifest(path)
-    model = load_model(agent_model_path(folder, manifest), device)
-    _check_fingerprint(model.fingerprint, manifest, folder)
-    config = manifest.config
-    try:
-        action_space = model.simulator.action.space(config.action)
-    except ConfigError as error:
-        raise BundleError(f"{str(folder / MANIFEST)!r} does not fit its world model: {error}") from error
-    policy = _load_policy(folder / _POLICY, config, observation_space_of(model, "latent"), action_space)
+    observer: Observer
+    if isinstance(manifest, PixelAgentManifest):
+        observer = PixelObserver(manifest.simulator, manifest.config.frame_stack)
+        observation_space = observer.space
+    else:
+        model = load_model(agent_model_path(folder, manifest), device)
+        _check_fingerprint(model.fingerprint, manifest, folder)
+        observer = LatentObserver(model)
+        observation_space = observation_space_of(model, "latent")
+    policy = _load_policy(folder, manifest, observation_space, observer.simulator)
     policy.to(device)
     policy.set_training_mode(False)
-    return LoadedAgent(folder, manifest, model, policy, _read_metrics(folder / _METRICS))
+    return LoadedAgent(folder, manifest, observer, policy, _read_metrics(folder / _METRICS))
 
 
 def _load_policy(
-    file: Path, config: AgentConfig, observation_space: spaces.Box, action_space: spaces.Box
+    folder: Path,
+    manifest: AgentManifest | PixelAgentManifest,
+    observation_space: spaces.Box,
+    simulator: SimulatorSpec,
 ) -> BasePolicy:
+    file = folder / _POLICY
+    try:
+        action_space = simulator.action.space(manifest.config.action)
+    except ConfigError as error:
+        raise BundleError(f"{str(folder / MANIFEST)!r} does not fit its simulator: {error}") from error
     try:
         state: dict[str, Tensor] = load_file(file)
     except (OSError, SafetensorError) as error:
         raise BundleError(f"{str(file)!r} is missing or damaged ({error}); copy or train the agent again.") from error
     try:
-        policy = rebuild_policy(config, observation_space, action_space)
+        policy = (
+            rebuild_pixel_policy(manifest.config, observation_space, action_space)
+            if isinstance(manifest, PixelAgentManifest)
+            else rebuild_policy(manifest.config, observation_space, action_space)
+        )
         policy.load_state_dict(state, strict=True)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{str(file)!r} does not fit the {config.algo} policy that {MANIFEST} beside it describes; the two files "
-            "come from different agents."
+            f"{str(file)!r} does not fit the {manifest.config.algo} policy that {MANIFEST} beside it describes; the "
+            "two files come from different agents."
         ) from error
     return policy
 
@@ -245,15 +387,44 @@ def _check_fingerprint(actual: str, manifest: AgentManifest, folder: Path) -> No
 
 def _agent_card(manifest: AgentManifest, model: WorldModel, metrics: dict[str, Any]) -> str:
     config = manifest.config
-    lines = [
-        "# A driving agent trained in imagination",
-        "",
-        f"- Algorithm: {config.algo} (Stable-Baselines3), {config.steps:,} dream steps, seed {config.seed}",
+    if manifest.trained_in == "data":
+        title = "# A driving agent cloned from recorded drives"
+        how = f"- Policy of {config.algo} (Stable-Baselines3), {config.steps:,} updates, seed {config.seed}"
+        story = "It copies the actions of the recorded drives, given what the world model makes of their frames."
+        figures = "Validation losses say how well it copies; measure what it does with `wm-gym evaluate`."
+    else:
+        title = "# A driving agent trained in imagination"
+        how = f"- Algorithm: {config.algo} (Stable-Baselines3), {config.steps:,} dream steps, seed {config.seed}"
+        story = "It never drove the simulator while it learned: it saw only what the world model imagined."
+        figures = "Dream returns are what the world model promises; measure what the agent does with `wm-gym evaluate`."
+    facts = [
+        how,
         f"- Simulator of its world model: `{model.simulator.id}` with {json.dumps(model.simulator.kwargs)}",
         f"- World model: {manifest.model.location}, fingerprint `{manifest.model.fingerprint[:12]}`",
         f"- Actions: {config.action}; frames: {model.config.frame_size[0]}x{model.config.frame_size[1]} RGB",
+    ]
+    return _card([title, "", *facts, "", story], figures, metrics, manifest.provenance)
+
+
+def _pixel_agent_card(manifest: PixelAgentManifest, metrics: dict[str, Any]) -> str:
+    config, simulator = manifest.config, manifest.simulator
+    height, width = simulator.frame_size
+    head = [
+        "# A driving agent trained from pixels",
         "",
-        "It never drove the simulator while it learned: it saw only what the world model imagined.",
+        f"- Algorithm: {config.algo} (Stable-Baselines3), {config.steps:,} decisions, seed {config.seed}",
+        f"- Simulator: `{simulator.id}` with {json.dumps(simulator.kwargs)}",
+        f"- Actions: {config.action}; observations: the last {config.frame_stack} frames, {height}x{width} RGB",
+        "",
+        "It learned in the simulator itself, without a world model.",
+    ]
+    figures = "Returns are those of its training, with exploration; measure what it does with `wm-gym evaluate`."
+    return _card(head, figures, metrics, manifest.provenance)
+
+
+def _card(head: list[str], figures: str, metrics: dict[str, Any], made_by: dict[str, Any]) -> str:
+    lines = [
+        *head,
         "",
         "```python",
         "from wm_gym.agents import Driver",
@@ -267,7 +438,7 @@ def _agent_card(manifest: AgentManifest, model: WorldModel, metrics: dict[str, A
         "",
         "## Figures of its training",
         "",
-        "Dream returns are what the world model promises; measure what the agent does with `wm-gym evaluate`.",
+        figures,
         "",
         "```json",
         json.dumps(metrics, indent=2),
@@ -276,7 +447,7 @@ def _agent_card(manifest: AgentManifest, model: WorldModel, metrics: dict[str, A
         "## Made by",
         "",
         "```yaml",
-        yaml.safe_dump(manifest.provenance, sort_keys=False).strip(),
+        yaml.safe_dump(made_by, sort_keys=False).strip(),
         "```",
         "",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 from pathlib import Path
 
 from wm_gym.agents.autopilots import make_autopilot
@@ -20,13 +21,16 @@ SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
 }
 """Behaviours that only some simulators have: name, Gymnasium id, and ``"module:Class"``, made as ``Class()``."""
 
+_VARIED = re.compile(r"(?P<how>noisy|sampled)\((?P<name>.+)\)")
+
 
 def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
     """Make a behaviour for a simulator.
 
     Args:
         name: One of :data:`BEHAVIOURS` or :data:`SIMULATOR_BEHAVIOURS`, ``"bundled"`` for the agent that the package
-            ships, or the folder of a trained agent.
+            ships, or the folder of a trained agent. ``"noisy(NAME)"`` is any of them with disturbances, and
+            ``"sampled(AGENT)"`` an agent that draws its actions from its policy instead of taking the mean.
         spec: The simulator that it will act in.
 
     Raises:
@@ -41,8 +45,15 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
         return make_autopilot(spec.id)
     if name == "noisy":
         return Noisy(make_autopilot(spec.id, varied_pace=True), spec.action)
+    if varied := _VARIED.fullmatch(name):
+        is_noisy, inner = varied["how"] == "noisy", varied["name"]
+        return Noisy(make_behaviour(inner, spec), spec.action) if is_noisy else _make_agent(inner, spec, sampled=True)
     if name in SIMULATOR_BEHAVIOURS:
         return _make_simulator_behaviour(name, spec)
+    return _make_agent(name, spec)
+
+
+def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Behaviour:
     if name != "bundled" and not Path(name).is_dir():
         raise ConfigError(
             f"behaviour {name!r} is neither a folder of a trained agent nor a known name"
@@ -52,7 +63,7 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
     # torch and Stable-Baselines3 are needed for trained agents only.
     from wm_gym.agents.driver import Driver
 
-    driver = Driver.load(name)
+    driver = Driver.load(name, deterministic=not sampled)
     driver.check_simulator(spec)
     return driver
 

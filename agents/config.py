@@ -41,6 +41,13 @@ class AgentConfig(BaseModel):
         description="Factor on rewards in training only; auto brings random rollouts' discounted returns to size 1.",
     )
 
+    reward_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="Largest reward of a step, before scaling; more counts as this much in training. A dream's end "
+        "makes haste look better than it is: where a drive has time for the whole track, a limit takes that away.",
+    )
+
     net_arch: tuple[int, ...] = Field(default=(256, 256), description="Hidden layers of each network.")
     activation: Literal["tanh", "relu", "silu"] | None = Field(default=None, description="Between hidden layers.")
     log_std_init: float | None = Field(default=None, description="Log of the actions' first deviation.")
@@ -64,6 +71,13 @@ class AgentConfig(BaseModel):
     )
     algorithm: dict[str, Any] = Field(default_factory=dict, description="Further keyword arguments of the algorithm.")
 
+    policy_average: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="What is validated and saved is a moving average of the policy's parameters over the rounds: the "
+        "share that the average keeps in each. 0 takes the policy as it is.",
+    )
     validate_every: int | None = Field(
         default=None, ge=1, description="Dream steps between validation drives, where a training has them."
     )

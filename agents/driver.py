@@ -9,32 +9,36 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 
 from wm_gym.actions import ActionName, FloatArray
 from wm_gym.agents.agent_bundle import load_agent
 from wm_gym.agents.device import resolve_device
+from wm_gym.agents.observers import LatentObserver, Observer
 from wm_gym.envs.dream_model import DreamModel
-from wm_gym.errors import SimulatorError
-from wm_gym.frames import Frame, frames_to_tensor, resize_frame
+from wm_gym.errors import BundleError, SimulatorError
+from wm_gym.frames import Frame
 from wm_gym.simulator import SimulatorSpec
-from wm_gym.state import LatentState
 
 
 class Driver:
-    """An agent with its own latent state: frames in, actions out.
+    """An agent that keeps what it needs of the drive so far: frames in, actions out.
 
-    Each call of :meth:`act` advances the state with the last action and the new frame, as
-    :class:`~wm_gym.envs.latent_observation.LatentObservation` does, and asks the policy. Call :meth:`reset` before the
-    first frame of every drive, and :meth:`act` once every ``simulator.step_s`` seconds, the rhythm that the world model
-    knows; the action given back must be the one that is carried out.
+    Each call of :meth:`act` gives the last action and the new frame to its observer, and what that makes of them to the
+    policy. For an agent that sees through a world model, the observer advances a latent state, as
+    :class:`~wm_gym.envs.latent_observation.LatentObservation` does; for one that sees pixels, it keeps the last frames.
+    Call :meth:`reset` before the first frame of every drive, and :meth:`act` once every ``simulator.step_s`` seconds,
+    the rhythm that the agent knows; the action given back must be the one that is carried out, or :meth:`carried_out`
+    be told the one that was.
 
     It is also a behaviour (:class:`~wm_gym.data_collection.behaviours.Behaviour`) for collection and evaluation.
 
     Args:
-        model: The world model that the policy was trained in.
-        policy: A Stable-Baselines3 policy over the model's features.
-        action: Kind of action that the policy gives; ``None`` is the model's own.
+        observer: What turns frames into the policy's observations. A world model stands for the
+            :class:`~wm_gym.agents.observers.LatentObserver` over it.
+        policy: A Stable-Baselines3 policy over these observations.
+        action: Kind of action that the policy gives; ``None`` is the simulator's own.
         deterministic: Whether :meth:`act` takes the policy's mean action rather than a draw from it, unless told.
         name: What datasets record as the behaviour.
 
@@ -47,19 +51,18 @@ class Driver:
 
     def __init__(
         self,
-        model: DreamModel,
+        observer: Observer | DreamModel,
         policy: BasePolicy,
         action: ActionName | None = None,
         *,
         deterministic: bool = True,
         name: str = "agent",
     ) -> None:
-        self.model = model
+        self.observer = LatentObserver(observer) if isinstance(observer, DreamModel) else observer
         self.policy = policy
-        self.action = model.simulator.action.resolve(action)
+        self.action = self.observer.simulator.action.resolve(action)
         self.deterministic = deterministic
         self.name = name
-        self._state: LatentState | None = None
         self._last_action: FloatArray | None = None
         self._seed = 0
         self._num_acts = 0
@@ -72,7 +75,7 @@ class Driver:
 
         Args:
             path: The folder, or ``"bundled"``.
-            device: Where model and policy compute: ``"cpu"``, ``"cuda"``, … or ``"auto"``.
+            device: Where it computes: ``"cpu"``, ``"cuda"``, … or ``"auto"``.
             deterministic: See the class.
 
         Raises:
@@ -80,15 +83,29 @@ class Driver:
             ConfigError: There is no such device.
         """
         agent = load_agent(path, resolve_device(device))
-        return cls(agent.model, agent.policy, agent.manifest.config.action, deterministic=deterministic)
+        return cls(agent.observer, agent.policy, agent.manifest.config.action, deterministic=deterministic)
+
+    @property
+    def model(self) -> DreamModel:
+        """The world model that the agent sees through.
+
+        Raises:
+            BundleError: It sees pixels, without a world model.
+        """
+        if not isinstance(self.observer, LatentObserver):
+            raise BundleError(
+                "this agent sees pixels and has no world model; use one that was trained in a dream, or on the "
+                "features of a world model."
+            )
+        return self.observer.model
 
     @property
     def simulator(self) -> SimulatorSpec:
-        """The simulator that the world model was trained on."""
-        return self.model.simulator
+        """The simulator that the agent knows: its world model's, or the one that it was trained on."""
+        return self.observer.simulator
 
     def check_simulator(self, simulator: SimulatorSpec) -> None:
-        """Check that a simulator shows and takes what the world model knows; warn where its rhythm is another.
+        """Check that a simulator shows and takes what the agent knows; warn where its rhythm is another.
 
         Raises:
             SimulatorError: Its frame size or action format is another one.
@@ -102,7 +119,6 @@ class Driver:
             env: Not used; behaviours are given the simulator.
             seed: Of the draws where actions are not deterministic.
         """
-        self._state = None
         self._last_action = None
         self._seed = seed
         self._num_acts = 0
@@ -112,7 +128,7 @@ class Driver:
         """The action for the newest frame.
 
         Args:
-            frame: ``(H, W, 3)`` uint8 RGB. One of another size than the model's is resized without regard to its
+            frame: ``(H, W, 3)`` uint8 RGB. One of another size than the simulator's is resized without regard to its
                 proportions (by areas when shrinking): give the camera the proportions of the training frames.
             deterministic: Overrides the driver's own setting.
 
@@ -127,36 +143,32 @@ class Driver:
             raise SimulatorError(
                 f"a frame must be uint8 of shape (H, W, 3), RGB, but {frame.dtype} of shape {frame.shape} was given."
             )
-        device = self.model.device
-        pixels = torch.from_numpy(resize_frame(frame, *self.model.config.frame_size)).to(device)
-        image = frames_to_tensor(pixels)[None]
-        if self._state is None or self._last_action is None:
-            self._state = self.model.initial_state(image)
-        else:
-            last_action = torch.from_numpy(self._last_action[None]).to(device)
-            self._state = self.model.observe(self._state, last_action, image)
-        features = self.model.features(self._state)[0].cpu().numpy()
-        chosen = self._choose(features, self.deterministic if deterministic is None else deterministic)
-        self._last_action = self.model.simulator.action.to_stored(chosen, self.action)
+        observation = self.observer.observation(frame, self._last_action)
+        chosen = self._choose(observation, self.deterministic if deterministic is None else deterministic)
+        self._last_action = self.simulator.action.to_stored(chosen, self.action)
         self._num_acts += 1
         return self._last_action.copy()
 
-    def _choose(self, features: FloatArray, deterministic: bool) -> FloatArray:
-        """The policy's action ``(values,)`` for features ``(F,)``."""
+    def carried_out(self, action: FloatArray) -> None:
+        """Say that another action ``(A,)``, in the stored format, took the place of the one that was given last."""
+        self._last_action = np.array(action, np.float32)
+
+    def _choose(self, observation: NDArray[Any], deterministic: bool) -> FloatArray:
+        """The policy's action ``(values,)`` for an observation without a batch dimension."""
         if deterministic:
-            return np.asarray(self.policy.predict(features, deterministic=True)[0], np.float32)
+            return np.asarray(self.policy.predict(observation, deterministic=True)[0], np.float32)
         # Policies draw from torch's global generator: it is lent for the draw, seeded by drive and step.
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(np.random.SeedSequence((self._seed, self._num_acts)).generate_state(1)[0]))
-            return np.asarray(self.policy.predict(features, deterministic=False)[0], np.float32)
+            return np.asarray(self.policy.predict(observation, deterministic=False)[0], np.float32)
 
 
 def check_simulator_fits(trained: SimulatorSpec, simulator: SimulatorSpec) -> None:
-    """Check that a simulator shows and takes what a model trained on another record knows.
+    """Check that a simulator shows and takes what an agent trained on another record knows.
 
     Args:
-        trained: The simulator that the world model was trained on.
+        trained: The simulator that the agent, or its world model, was trained on.
         simulator: The one that an agent is to drive.
 
     Raises:
@@ -165,19 +177,19 @@ def check_simulator_fits(trained: SimulatorSpec, simulator: SimulatorSpec) -> No
     if tuple(simulator.frame_size) != tuple(trained.frame_size):
         height, width = trained.frame_size
         raise SimulatorError(
-            f"the frames of {simulator.id} are {simulator.frame_size[0]}x{simulator.frame_size[1]}, but the agent's "
-            f"world model was trained with {height}x{width}; make the simulator with frame_size=({height}, {width})."
+            f"the frames of {simulator.id} are {simulator.frame_size[0]}x{simulator.frame_size[1]}, but the agent was "
+            f"trained with {height}x{width}; make the simulator with frame_size=({height}, {width})."
         )
     if simulator.action != trained.action:
         raise SimulatorError(
             f"{simulator.id} takes {simulator.action.dim} {simulator.action.kind} values from "
-            f"{list(simulator.action.low)} to {list(simulator.action.high)}, but the agent's world model was trained "
-            f"on {trained.id} with {trained.action.dim} {trained.action.kind} ones; use an agent for this simulator."
+            f"{list(simulator.action.low)} to {list(simulator.action.high)}, but the agent was trained on {trained.id} "
+            f"with {trained.action.dim} {trained.action.kind} ones; use an agent for this simulator."
         )
     known = trained.step_s > 0 and simulator.step_s > 0
     if known and not math.isclose(simulator.step_s, trained.step_s, rel_tol=1e-3):
         warnings.warn(
-            f"an action lasts {simulator.step_s:g} s in {simulator.id}, but {trained.step_s:g} s in the agent's world "
-            "model, which expects the world to move at that pace; the agent may drive badly (see action_repeat).",
+            f"an action lasts {simulator.step_s:g} s in {simulator.id}, but {trained.step_s:g} s where the agent was "
+            "trained, which expects the world to move at that pace; it may drive badly (see action_repeat).",
             stacklevel=3,
         )

@@ -1,4 +1,4 @@
-"""Back in the simulator: drives on held-out seeds, with intervals, driving metrics and a video."""
+"""Back in the simulator: drives on held-out seeds, with intervals, driving metrics, the reality gap and a video."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from wm_gym.agents.agent_bundle import agent_model_path, read_agent_manifest
+from wm_gym.agents.agent_bundle import AgentManifest, agent_simulator, read_agent_manifest
 from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS
 from wm_gym.agents.bootstrap import bootstrap_interval
 from wm_gym.agents.driver import check_simulator_fits
 from wm_gym.agents.evaluation_drives import DriveResult, DriveSettings, run_drives
+from wm_gym.agents.reality_gap import RealityGap, summarise_gap
 from wm_gym.agents.video import check_video_path
-from wm_gym.bundle import read_manifest
 from wm_gym.data_collection.plan import HELD_OUT_FROM
 from wm_gym.data_collection.worker_pool import connection_of_each
 from wm_gym.envs.simulators import (
@@ -68,6 +68,9 @@ class EvaluationResult:
             all drives together), and all infractions of a kind over all these kilometres (``red_lights_per_km``, ...).
         infos: For every number in the simulator's ``info``: its ``mean`` over a drive's steps and its ``last`` value,
             each averaged over the drives.
+        reality_gap: What the agent's world model promises against what the simulator gave in these drives (see
+            :class:`~wm_gym.agents.reality_gap.RealityGap` for its fields); ``None`` for a driver without a model, or
+            where it was not asked for.
         wall_s: Seconds that the evaluation took.
         provenance: Versions of the packages, machine.
     """
@@ -84,6 +87,7 @@ class EvaluationResult:
     terminated_rate: float
     driving: dict[str, float]
     infos: dict[str, dict[str, float]]
+    reality_gap: RealityGap | None
     wall_s: float
     provenance: dict[str, Any]
 
@@ -104,6 +108,8 @@ def evaluate(
     json_path: str | Path | None = None,
     video_path: str | Path | None = None,
     simulator_kwargs: Mapping[str, Any] | None = None,
+    gap: bool = True,
+    gap_horizon: int | None = None,
     device: str = "cpu",
     progress: bool = True,
 ) -> EvaluationResult:
@@ -126,11 +132,13 @@ def evaluate(
         json_path: Where to write the result.
         video_path: Where to write the first episode, as ``.mp4`` or ``.gif``.
         simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``.
+        gap: Whether to dream from the moments of an agent's drives too, and to compare (``reality_gap``).
+        gap_horizon: Steps of these dreams; ``None`` for the horizon that the agent was trained with.
         device: Where an agent computes.
         progress: Show a progress bar.
 
     Returns:
-        Returns, lengths, interval and driving metrics.
+        Returns, lengths, interval, driving metrics and, for an agent, the reality gap.
 
     Raises:
         ConfigError: A number is out of range, or the driver's name is unknown.
@@ -143,12 +151,14 @@ def evaluate(
     started = time.monotonic()
     for name, value, least in (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0)):
         _check_at_least(name, value, least)
-    if max_episode_steps is not None:
-        _check_at_least("max_episode_steps", max_episode_steps, 1)
+    for name, limit in (("max_episode_steps", max_episode_steps), ("gap_horizon", gap_horizon)):
+        if limit is not None:
+            _check_at_least(name, limit, 1)
     video = check_video_path(video_path) if video_path is not None else None
     json_file = _check_json_path(json_path) if json_path is not None else None
     connections = connection_of_each(workers, worker_connections)
-    trained_on = _trained_on(driver)
+    trained = _read_training(driver)
+    trained_on = None if trained is None else trained.simulator
     spec = _describe(simulator, dict(simulator_kwargs or {}), connections[0], trained_on)
     common = split_connection(spec.id, simulator_kwargs or {})[1]
     if trained_on is not None:
@@ -160,6 +170,7 @@ def evaluate(
         device=device,
         max_episode_steps=max_episode_steps,
         video=video,
+        gap_horizon=_gap_horizon(trained, gap_horizon) if gap else None,
     )
     seeds = [seed + index for index in range(episodes)]
     results: list[DriveResult] = []
@@ -200,9 +211,15 @@ def _summarise(
         terminated_rate=statistics.fmean(result.terminated for result in results),
         driving=_driving_metrics(results, infos),
         infos=infos,
+        reality_gap=_reality_gap(settings, results),
         wall_s=wall_s,
         provenance=provenance(),
     )
+
+
+def _reality_gap(settings: DriveSettings, results: list[DriveResult]) -> RealityGap | None:
+    gaps = [result.gap for result in results if result.gap is not None]
+    return summarise_gap(gaps, settings.gap_horizon) if gaps and settings.gap_horizon is not None else None
 
 
 def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -217,8 +234,15 @@ def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str
     return {**metrics, _KM: total_km}
 
 
-def _trained_on(driver: str | Path) -> SimulatorSpec | None:
-    """The simulator of an agent's world model; ``None`` for a behaviour that is no agent."""
+class _Training(NamedTuple):
+    """The simulator that an agent knows, and the horizon of its dreams if it sees through a world model."""
+
+    simulator: SimulatorSpec
+    horizon: int | None
+
+
+def _read_training(driver: str | Path) -> _Training | None:
+    """How an agent was trained; ``None`` for a behaviour that is no agent."""
     names = (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS)
     if str(driver) in names:
         return None
@@ -228,8 +252,13 @@ def _trained_on(driver: str | Path) -> SimulatorSpec | None:
             f"{did_you_mean(str(driver), (*names, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an agent's "
             "folder."
         )
-    folder, manifest = read_agent_manifest(driver)
-    return read_manifest(agent_model_path(folder, manifest))[1].simulator
+    _, manifest = read_agent_manifest(driver)
+    return _Training(agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None)
+
+
+def _gap_horizon(trained: _Training | None, wanted: int | None) -> int | None:
+    """Steps of the dreams that are compared with drives; ``None`` for a driver that cannot dream."""
+    return None if trained is None or trained.horizon is None else wanted or trained.horizon
 
 
 def _describe(

@@ -20,15 +20,21 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from wm_gym.actions import FloatArray
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.driver import Driver
+from wm_gym.agents.observers import LatentObserver
+from wm_gym.agents.reality_gap import DriveGap, DriveSteps, measure_drive
 from wm_gym.agents.video import VideoWriter
 from wm_gym.data_collection.behaviours import Behaviour
 from wm_gym.data_collection.worker import begin_episode, check_not_lost, scalar_infos
 from wm_gym.data_collection.worker_pool import Losses, ProcessPool
+from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import has_connection, make_simulator_from_spec
 from wm_gym.errors import SimulatorError, SimulatorLostError, WMGymError
+from wm_gym.frames import Frame
 from wm_gym.simulator import SimulatorSpec
+from wm_gym.state import LatentState
 
 _DEFAULT_FPS = 20.0
 
@@ -44,6 +50,7 @@ class DriveSettings:
         device: Where an agent computes.
         max_episode_steps: Steps after which a drive is cut, or ``None``.
         video: Where to write the first drive, or ``None``.
+        gap_horizon: Steps over which an agent's dreams are compared with its drives, or ``None`` for no comparison.
         connection: Where this process's simulator runs.
     """
 
@@ -53,6 +60,7 @@ class DriveSettings:
     device: str
     max_episode_steps: int | None
     video: Path | None
+    gap_horizon: int | None = None
     connection: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -72,6 +80,7 @@ class DriveResult:
         terminated: Whether the simulator ended it.
         info_means: Mean over its steps of every number in ``info``.
         info_last: Their values at the last step.
+        gap: Dream against simulator, or ``None`` where it was not asked for.
     """
 
     index: int
@@ -80,6 +89,24 @@ class DriveResult:
     terminated: bool
     info_means: dict[str, float]
     info_last: dict[str, float]
+    gap: DriveGap | None = None
+
+
+class _StateRecorder(LatentObserver):
+    """Keeps the latent states of a drive, one for each frame."""
+
+    def __init__(self, model: DreamModel) -> None:
+        super().__init__(model)
+        self.states: list[LatentState] = []
+
+    def observation(self, frame: Frame, last_action: FloatArray | None) -> FloatArray:
+        """The features, as the base class gives them; the first frame of a drive forgets the drive before."""
+        features = super().observation(frame, last_action)
+        assert self._state is not None
+        if last_action is None:
+            self.states = []
+        self.states.append(self._state)
+        return features
 
 
 @dataclass(frozen=True)
@@ -153,6 +180,9 @@ class _Cockpit:
             if settings.is_agent
             else make_behaviour(settings.driver, spec)
         )
+        self.recorder: _StateRecorder | None = None
+        if settings.gap_horizon is not None and isinstance(self.behaviour, Driver):
+            self.recorder = self.behaviour.observer = _StateRecorder(self.behaviour.model)
         self.env: gym.Env[Any, Any] = make_simulator_from_spec(spec, connection=settings.connection)
 
     def drive(self, index: int, seed: int) -> DriveResult:
@@ -174,17 +204,19 @@ class _Cockpit:
     def _drive(self, env: gym.Env[Any, Any], index: int, seed: int, video: VideoWriter | None) -> DriveResult:
         frame = begin_episode(env, self.behaviour, seed, seed)
         _film(video, env, frame)
-        total, length, terminated, truncated = 0.0, 0, False, False
+        actions: list[FloatArray] = []
+        rewards: list[float] = []
+        terminated = truncated = False
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         last: dict[str, float] = {}
         while not (terminated or truncated):
             self.check_open()
-            frame, reward, terminated, truncated, info = env.step(self.behaviour.act(frame))
+            actions.append(self.behaviour.act(frame))
+            frame, reward, terminated, truncated, info = env.step(actions[-1])
             check_not_lost(info)
-            total += float(reward)
-            length += 1
-            truncated = truncated or length == self.settings.max_episode_steps
+            rewards.append(float(reward))
+            truncated = truncated or len(rewards) == self.settings.max_episode_steps
             for name, value in scalar_infos(info).items():
                 if math.isfinite(value):
                     sums[name] = sums.get(name, 0.0) + value
@@ -192,7 +224,20 @@ class _Cockpit:
                     last[name] = value
             _film(video, env, frame)
         means = {name: value / counts[name] for name, value in sums.items()}
-        return DriveResult(index, total, length, bool(terminated), means, last)
+        gap = self._measure_gap(actions, rewards, seed, terminated=bool(terminated))
+        return DriveResult(index, sum(rewards), len(rewards), bool(terminated), means, last, gap)
+
+    def _measure_gap(
+        self, actions: list[FloatArray], rewards: list[float], seed: int, *, terminated: bool
+    ) -> DriveGap | None:
+        """Compare the drive that has just ended with dreams that begin in it, if that is wanted."""
+        horizon = self.settings.gap_horizon
+        if self.recorder is None or horizon is None:
+            return None
+        assert isinstance(self.behaviour, Driver)
+        states = LatentState.cat(self.recorder.states)
+        steps = DriveSteps(states, np.stack(actions), np.asarray(rewards, np.float32), terminated)
+        return measure_drive(self.behaviour, steps, horizon, seed)
 
     def __enter__(self) -> _Cockpit:
         return self

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 from wm_gym.agents.algorithms import ALGORITHMS, make_algorithm, resolve
 from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.policy import feature_statistics, policy_arguments, set_normalisation
+from wm_gym.agents.policy import feature_statistics, policy_arguments, rebuild_policy, set_normalisation
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
 from wm_gym.errors import TrainingError
@@ -45,6 +46,8 @@ class ImaginationTrainer:
         model: The world model.
         config: The settings; resolved here where they are not yet.
         start_states: States to dream from; ``None`` for the model's own.
+        initial: A policy to go on from, with its normaliser of features; of the same algorithm and sizes.
+        reward_scale: The scale that ``initial`` learned its values with; ``None`` is as the settings say.
         progress: Show a progress bar.
 
     Attributes:
@@ -53,7 +56,7 @@ class ImaginationTrainer:
 
     Raises:
         ConfigError: A setting is not one of the algorithm, or does not fit the model.
-        TrainingError: The features of the start states are not finite.
+        TrainingError: The features of the start states are not finite, or ``initial`` is of other sizes.
 
     Side effects: seeds the global generators of Python, NumPy and PyTorch.
 
@@ -70,6 +73,8 @@ class ImaginationTrainer:
         config: AgentConfig,
         *,
         start_states: LatentState | None = None,
+        initial: BasePolicy | None = None,
+        reward_scale: float | None = None,
         progress: bool = False,
     ) -> None:
         self.config = config = resolve(config, model.simulator.action)
@@ -89,12 +94,13 @@ class ImaginationTrainer:
             start_states=bank,
             termination=config.termination,
         )
-        self.reward_scale = (
-            measure_reward_scale(self._dreams, config.gamma, config.seed)
-            if config.reward_scale == "auto"
-            else config.reward_scale
-        )
-        self._env = _ScaledRewards(self._dreams, self.reward_scale)
+        if reward_scale is not None:
+            self.reward_scale = reward_scale
+        elif config.reward_scale == "auto":
+            self.reward_scale = measure_reward_scale(self._dreams, config.gamma, config.seed)
+        else:
+            self.reward_scale = config.reward_scale
+        self._env = _ScaledRewards(self._dreams, self.reward_scale, config.reward_limit)
         with warnings.catch_warnings():
             # The dream's policy belongs on the device of its world model, whatever is usual for small networks.
             warnings.filterwarnings("ignore", message="You are trying to run .* on the GPU", category=UserWarning)
@@ -110,7 +116,17 @@ class ImaginationTrainer:
             )
         self._algorithm.set_logger(Logger(folder=None, output_formats=[]))
         if config.normalise_observations:
-            set_normalisation(self.policy, mean, deviation)
+            set_normalisation(self._learner, mean, deviation)
+        if initial is not None:
+            _adopt(self._learner, initial)
+        self._average: BasePolicy | None = None
+        if config.policy_average > 0:
+            observations, actions = self._dreams.observation_space, self._dreams.action_space
+            assert isinstance(observations, spaces.Box)
+            assert isinstance(actions, spaces.Box)
+            self._average = rebuild_policy(config, observations, actions)
+            self._average.load_state_dict(self._learner.state_dict())
+            self._average.to(self._learner.device).set_training_mode(False)
         self._entry = ALGORITHMS[config.algo]
         self._round_steps, self._begins_anew = self._plan_rounds()
         self._bar = tqdm(total=config.steps, unit="step", desc="train-agent", unit_scale=True, disable=not progress)
@@ -118,7 +134,11 @@ class ImaginationTrainer:
 
     @property
     def policy(self) -> BasePolicy:
-        """The policy as it is now."""
+        """The policy that the training has come to: the average where ``policy_average`` asks for one."""
+        return self._learner if self._average is None else self._average
+
+    @property
+    def _learner(self) -> BasePolicy:
         return self._algorithm.policy
 
     @property
@@ -161,6 +181,7 @@ class ImaginationTrainer:
             raise
         if not self._is_finite():
             raise self._diverged(before)
+        self._update_average(before)
         round_s = time.monotonic() - began
         self._trained_s += round_s
         report = self._reported()
@@ -184,6 +205,7 @@ class ImaginationTrainer:
             # TD3 updates its actor in every second update of this counter.
             "updates": algorithm._n_updates,
             "parameters": copy.deepcopy(algorithm.get_parameters()),
+            "average": None if self._average is None else copy.deepcopy(self._average.state_dict()),
             "tensors": {
                 name: getattr(algorithm, name).detach().clone()
                 for name in self._entry.tensors
@@ -209,6 +231,8 @@ class ImaginationTrainer:
         """
         algorithm = self._algorithm
         algorithm.set_parameters(snapshot["parameters"], exact_match=True, device=algorithm.device)
+        if self._average is not None:
+            self._average.load_state_dict(snapshot["average"])
         for name, tensor in snapshot["tensors"].items():
             getattr(algorithm, name).data.copy_(tensor)
         algorithm.num_timesteps = int(snapshot["dream_steps"])
@@ -257,8 +281,18 @@ class ImaginationTrainer:
         progress = min(1.0, steps / self.config.steps)
         return rate * (1.0 - (1.0 - final) * progress)
 
+    @torch.no_grad()
+    def _update_average(self, before: int) -> None:
+        if self._average is None:
+            return
+        rounds = before // self._round_steps + 1
+        # The first rounds count alike, so that the untrained policy is forgotten at once.
+        share = max(1 - self.config.policy_average, 1 / rounds)
+        for mean, parameter in zip(self._average.parameters(), self._learner.parameters(), strict=True):
+            mean.lerp_(parameter, share)
+
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.policy.parameters())
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self._learner.parameters())
 
     def _diverged(self, before: int) -> TrainingError:
         return TrainingError(
@@ -274,19 +308,31 @@ class ImaginationTrainer:
         return {name: value for name, value in report.items() if math.isfinite(value)}
 
 
-class _ScaledRewards(VecEnvWrapper):
-    """Multiplies rewards by a constant; the returns in ``info["episode"]`` stay as they are."""
+def _adopt(policy: BasePolicy, initial: BasePolicy) -> None:
+    """Copy another policy's parameters and normaliser."""
+    try:
+        policy.load_state_dict(initial.state_dict())
+    except RuntimeError as error:
+        raise TrainingError(
+            "training cannot go on from a policy of another algorithm or of other sizes; give the settings that it was "
+            "trained with (algo, net_arch), and a world model of the same feature size."
+        ) from error
 
-    def __init__(self, venv: VecEnv, scale: float) -> None:
+
+class _ScaledRewards(VecEnvWrapper):
+    """Limits rewards and multiplies them by a constant; the returns in ``info["episode"]`` stay as they are."""
+
+    def __init__(self, venv: VecEnv, scale: float, limit: float | None) -> None:
         super().__init__(venv)
         self.scale = scale
+        self.limit = math.inf if limit is None else limit
 
     def reset(self) -> Any:
         return self.venv.reset()
 
     def step_wait(self) -> Any:
         observations, rewards, dones, infos = self.venv.step_wait()
-        return observations, rewards * np.float32(self.scale), dones, infos
+        return observations, np.minimum(rewards, self.limit).astype(np.float32) * np.float32(self.scale), dones, infos
 
 
 class _RoundCallback(BaseCallback):

@@ -1,4 +1,7 @@
-"""The policy network of an agent: Stable-Baselines3's, behind a fixed normaliser of the features."""
+"""The policy network of an agent: Stable-Baselines3's.
+
+Over the features of a world model it stands behind a fixed normaliser; over pixels behind three convolutions.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from wm_gym.agents.algorithms import ALGORITHMS
 from wm_gym.agents.config import AgentConfig
+from wm_gym.agents.pixel_config import PixelAgentConfig
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.state import LatentState
 
@@ -52,16 +56,21 @@ class FeatureNormaliser(BaseFeaturesExtractor):
 
 @torch.no_grad()
 def feature_statistics(model: DreamModel, start_states: LatentState) -> tuple[Tensor, Tensor]:
-    """Mean and deviation ``(F,)`` of the features over start states.
-
-    A feature that hardly varies there may vary in a dream: a deviation counts as at least a tenth of the average one.
-    """
+    """Mean and deviation ``(F,)`` of the features over start states; see :func:`statistics_of`."""
     parts = []
     for first in range(0, start_states.batch_size, _BATCH):
         rows = slice(first, first + _BATCH)
         part = LatentState(start_states.latent[rows], start_states.memory[rows])
         parts.append(model.features(part.to(model.device)).cpu().double())
-    features = torch.cat(parts)
+    return statistics_of(torch.cat(parts))
+
+
+def statistics_of(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation ``(F,)`` float32 of features ``(N, F)``.
+
+    A feature that hardly varies there may vary in a dream: a deviation counts as at least a tenth of the average one.
+    """
+    features = features.double()
     deviation = features.std(dim=0, unbiased=False)
     floor = float(deviation.mean()) * _SMALLEST_RELATIVE_DEVIATION
     if floor == 0.0:  # a single start state, or equal ones, say nothing about the scale
@@ -104,4 +113,29 @@ def rebuild_policy(config: AgentConfig, observation_space: spaces.Box, action_sp
     arguments = policy_arguments(config)
     if config.algorithm.get("use_sde"):
         arguments["use_sde"] = True
+    return policy_class(observation_space, action_space, lambda _: 0.0, **arguments)
+
+
+def pixel_policy_arguments(config: PixelAgentConfig) -> dict[str, Any]:
+    """The ``policy_kwargs`` for Stable-Baselines3's ``"CnnPolicy"``; its convolutions are those of Mnih et al. 2015."""
+    return {
+        "net_arch": list(config.net_arch),
+        "activation_fn": _ACTIVATIONS[config.activation],
+        "features_extractor_kwargs": {"features_dim": config.features_dim},
+        "log_std_init": config.log_std_init,
+    }
+
+
+def rebuild_pixel_policy(
+    config: PixelAgentConfig, observation_space: spaces.Box, action_space: spaces.Box
+) -> BasePolicy:
+    """An untrained policy of the sizes that the configuration's training had.
+
+    Args:
+        config: A resolved configuration.
+        observation_space: Of stacked frames.
+        action_space: Of the simulator.
+    """
+    policy_class = ALGORITHMS[config.algo].load().policy_aliases["CnnPolicy"]
+    arguments = {**pixel_policy_arguments(config), "use_sde": config.use_sde}
     return policy_class(observation_space, action_space, lambda _: 0.0, **arguments)

@@ -1,7 +1,9 @@
-"""The reality gap: what a world model imagines along a drive that was recorded."""
+"""The reality gap: what a world model imagines along a real drive and from its moments on, against what was earned."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -10,9 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
+from wm_gym.agents.calibration import RewardCalibration, TerminationCalibration, calibrate_ends, calibrate_rewards
+from wm_gym.agents.driver import Driver
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.errors import DatasetError
 from wm_gym.frames import Frame, frames_to_tensor, tensor_to_frames
+from wm_gym.metrics import reward_metrics
+from wm_gym.state import LatentState
+
+HORIZONS = (1, 5, 10, 20, 30, 50, 100, 200)
+"""Steps ahead at which rewards are summed, as far as they fit."""
+FIRST_START = 20
+"""First step of a drive at which a window begins: CarRacing's camera closes in during the first 13 of them."""
+START_STRIDE = 5
+"""Steps between the beginnings of two windows."""
 
 _GAP = 4  # pixels between two pictures
 _CAPTION_HEIGHT = 18
@@ -124,3 +137,302 @@ def side_by_side(
         left, right = (cv2.resize(frame, (width, height), interpolation=cv2.INTER_NEAREST) for frame in pair)
         pictures.append(np.concatenate((banner, np.concatenate((left, gap, right), axis=1))).astype(np.uint8))
     return pictures
+
+
+class DriveSteps(NamedTuple):
+    """What the reality gap needs of one real drive of ``T`` steps.
+
+    Attributes:
+        states: ``T`` latent states: what the agent knew before each action.
+        actions: ``(T, A)`` float32 in the stored format.
+        rewards: ``(T,)`` float32.
+        terminated: Whether the task ended the drive, so that nothing could follow.
+    """
+
+    states: LatentState
+    actions: FloatArray
+    rewards: FloatArray
+    terminated: bool
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Rewards of ``N`` windows of ``K`` steps cut from real drives, as they were and as they were dreamt.
+
+    A window may reach beyond the end of its drive only where the task ended it: nothing is earned there.
+
+    Attributes:
+        real: ``(N, K)`` float32, from the simulator.
+        predicted: ``(N, K)`` float32: dreamt from the state at the window's start under the actions really taken.
+        dreamt: ``(N, K)`` float32: dreamt from the same states with the agent choosing the actions in the dream, each
+            times the probability that the dream has come that far.
+    """
+
+    real: FloatArray
+    predicted: FloatArray
+    dreamt: FloatArray
+
+    def __len__(self) -> int:
+        """``N``."""
+        return len(self.real)
+
+    @property
+    def horizons(self) -> list[int]:
+        """Those of :data:`HORIZONS` that fit into the windows, and the windows' whole length."""
+        length = self.real.shape[1]
+        return sorted({steps for steps in HORIZONS if steps < length} | {length})
+
+    def sums(self, steps: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Sums over the first ``steps`` steps of each window, ``(N,)`` each: real, predicted, dreamt."""
+        return self.real[:, :steps].sum(1), self.predicted[:, :steps].sum(1), self.dreamt[:, :steps].sum(1)
+
+    @staticmethod
+    def join(parts: Sequence[Windows]) -> Windows:
+        """The windows of several drives, without those in which the model imagined a number that is not finite."""
+        real, predicted, dreamt = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("real", "predicted", "dreamt")
+        )
+        finite = np.isfinite(predicted).all(1) & np.isfinite(dreamt).all(1)
+        return Windows(real[finite], predicted[finite], dreamt[finite])
+
+
+@dataclass(frozen=True)
+class DriveGap:
+    """Dream against simulator in one drive of ``T`` steps.
+
+    Attributes:
+        windows: Rewards over some steps from many moments of the drive.
+        rewards: ``(T,)`` float32, from the simulator.
+        predicted: ``(T,)`` float32: reward predicted for each step from the state before it.
+        continuations: ``(T,)`` float32: predicted probability that the drive goes on after each step.
+        terminated: ``(T,)`` bool: whether the simulator ended the drive with the step.
+        dream_return: What the agent earns in ``T`` steps of a dream from the drive's first frame on.
+    """
+
+    windows: Windows
+    rewards: FloatArray
+    predicted: FloatArray
+    continuations: FloatArray
+    terminated: NDArray[np.bool_]
+    dream_return: float
+
+
+@dataclass(frozen=True)
+class HorizonGap:
+    """Dream against simulator over a number of steps, from the same states.
+
+    Attributes:
+        steps: Number of steps.
+        mean_real: Mean real return of the windows over these steps.
+        mean_dream: Mean return of the agent in its dreams, each reward times the probability of coming that far.
+        ratio: ``mean_dream / mean_real``; ``None`` where the real return is not above 0.
+        dream_correlation: Of dream and real returns over the windows; ``None`` where one of them is constant.
+        mean_predicted: Mean return predicted along the actions really taken.
+        predicted_error: Mean absolute difference of this prediction and the real return.
+        predicted_correlation: Of this prediction and the real return; ``None`` where one of them is constant.
+    """
+
+    steps: int
+    mean_real: float
+    mean_dream: float
+    ratio: float | None
+    dream_correlation: float | None
+    mean_predicted: float
+    predicted_error: float
+    predicted_correlation: float | None
+
+
+@dataclass(frozen=True)
+class WholeDriveGap:
+    """Dreams of whole drives, each from the first frame of a drive and of the same number of steps, against the drives.
+
+    Attributes:
+        drives: Number of drives.
+        mean_steps: Their mean length.
+        mean_real: Mean real return.
+        mean_dream: Mean return of the dreams, each reward times the probability of coming that far.
+        ratio: ``mean_dream / mean_real``; ``None`` where the real return is not above 0.
+        correlation: Of dream and real returns; ``None`` for one drive, or where one of them is constant.
+    """
+
+    drives: int
+    mean_steps: float
+    mean_real: float
+    mean_dream: float
+    ratio: float | None
+    correlation: float | None
+
+
+@dataclass(frozen=True)
+class RealityGap:
+    """What an agent's world model promises against what its simulator gives.
+
+    Attributes:
+        horizon: Steps in a window.
+        first_start: First step of a drive at which a window begins.
+        start_stride: Steps between the beginnings of two windows; they overlap.
+        windows: Number of windows, of all drives together; windows with numbers that are not finite do not count.
+        by_horizon: The gap over the first steps of the windows; empty where every drive is too short.
+        whole_drive: The gap over whole drives; ``None`` where no dream of one has a finite return.
+        reward: Calibration of the reward predicted for the next step.
+        termination: Calibration of the end predicted for the next step.
+    """
+
+    horizon: int
+    first_start: int
+    start_stride: int
+    windows: int
+    by_horizon: list[HorizonGap]
+    whole_drive: WholeDriveGap | None
+    reward: RewardCalibration | None
+    termination: TerminationCalibration | None
+
+
+@torch.no_grad()
+def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0) -> DriveGap:
+    """Dream from many moments of a real drive and keep the rewards.
+
+    All dreams of the drive advance together, one call of the model for each step: those along the recorded actions,
+    those in which the agent chooses (deterministically), and the one of the whole drive.
+
+    Args:
+        driver: The agent that drove.
+        drive: Its drive.
+        horizon: Steps in a window, ``K``.
+        seed: Of the model's noise, where its dynamics have some: a sample of it, not its mean, is what is compared.
+
+    Returns:
+        The rewards; without windows where the drive is too short.
+    """
+    model, length = driver.model, len(drive.actions)
+    # Where the task has not ended the drive, nobody knows what would have followed.
+    starts = np.arange(FIRST_START, length if drive.terminated else length - horizon + 1, START_STRIDE)
+    steps = starts[:, None] + np.arange(horizon)
+    is_driven = steps < length
+    steps = np.minimum(steps, length - 1)
+    generator = torch.Generator().manual_seed(seed)
+
+    begin = drive.states.select(torch.from_numpy(starts).to(drive.states.latent.device))
+    state = LatentState.cat([_rows(drive.states, 1), begin, begin])
+    num_free = 1 + len(starts)
+    rewards = np.zeros((state.batch_size, max(length, horizon)), np.float32)
+    continuations = np.ones_like(rewards)
+    for step in range(max(length, horizon) if len(starts) else length):
+        if step == horizon:
+            state, num_free = _rows(state, 1), 1  # only the dream of the whole drive goes on
+        actions = _choose(driver, _rows(state, num_free))
+        if step < horizon:
+            actions = np.concatenate((actions, drive.actions[steps[:, step]]))
+        state, reward, continuation = _imagine(model, state, actions, generator)
+        rewards[: len(reward), step] = reward
+        continuations[: len(reward), step] = continuation
+    reached = np.cumprod(np.concatenate((np.ones_like(rewards[:, :1]), continuations[:, :-1]), axis=1), axis=1)
+    free, bound = slice(1, 1 + len(starts)), slice(1 + len(starts), None)
+    _, predicted, next_continuations = _imagine(model, drive.states, drive.actions, generator)
+    return DriveGap(
+        windows=Windows(
+            real=np.where(is_driven, drive.rewards[steps], np.float32(0)),
+            predicted=np.where(is_driven, rewards[bound, :horizon], np.float32(0)),
+            dreamt=(rewards[free] * reached[free])[:, :horizon],
+        ),
+        rewards=drive.rewards,
+        predicted=predicted,
+        continuations=next_continuations,
+        terminated=np.arange(length) == (length - 1 if drive.terminated else -1),
+        dream_return=float(np.sum((rewards[0] * reached[0])[:length], dtype=np.float64)),
+    )
+
+
+def summarise_gap(drives: Sequence[DriveGap], horizon: int) -> RealityGap:
+    """The reality gap over several drives.
+
+    Args:
+        drives: At least one, all measured with the same horizon.
+        horizon: That horizon.
+    """
+    windows = Windows.join([drive.windows for drive in drives])
+    return RealityGap(
+        horizon=horizon,
+        first_start=FIRST_START,
+        start_stride=START_STRIDE,
+        windows=len(windows),
+        by_horizon=gap_by_horizon(windows),
+        whole_drive=_whole_drives([drive for drive in drives if np.isfinite(drive.dream_return)]),
+        reward=calibrate_rewards(
+            np.concatenate([drive.predicted for drive in drives]), np.concatenate([drive.rewards for drive in drives])
+        ),
+        termination=calibrate_ends(
+            np.concatenate([drive.continuations for drive in drives]),
+            np.concatenate([drive.terminated for drive in drives]),
+        ),
+    )
+
+
+def gap_by_horizon(windows: Windows) -> list[HorizonGap]:
+    """Means, errors and correlations of the windows' returns, by number of steps; nothing without windows."""
+    if len(windows) == 0:
+        return []
+    real = torch.from_numpy(windows.real)
+    predictions = reward_metrics(torch.from_numpy(windows.predicted), real, windows.horizons)
+    dreams = reward_metrics(torch.from_numpy(windows.dreamt), real, windows.horizons)
+    found = []
+    for steps in windows.horizons:
+        mean_real, mean_predicted, mean_dream = (float(np.mean(sums, dtype=np.float64)) for sums in windows.sums(steps))
+        error = predictions["absolute_error"][steps]
+        assert error is not None
+        found.append(
+            HorizonGap(
+                steps=steps,
+                mean_real=mean_real,
+                mean_dream=mean_dream,
+                ratio=_ratio(mean_dream, mean_real),
+                dream_correlation=dreams["correlation"][steps],
+                mean_predicted=mean_predicted,
+                predicted_error=error,
+                predicted_correlation=predictions["correlation"][steps],
+            )
+        )
+    return found
+
+
+def _whole_drives(drives: Sequence[DriveGap]) -> WholeDriveGap | None:
+    if not drives:
+        return None
+    real = np.array([drive.rewards.sum(dtype=np.float64) for drive in drives])
+    dream = np.array([drive.dream_return for drive in drives])
+    found = reward_metrics(torch.from_numpy(dream)[:, None], torch.from_numpy(real)[:, None], [1])
+    return WholeDriveGap(
+        drives=len(drives),
+        mean_steps=float(np.mean([len(drive.rewards) for drive in drives])),
+        mean_real=float(real.mean()),
+        mean_dream=float(dream.mean()),
+        ratio=_ratio(float(dream.mean()), float(real.mean())),
+        correlation=found["correlation"][1],
+    )
+
+
+def _ratio(dream: float, real: float) -> float | None:
+    return dream / real if real > 0 else None
+
+
+def _rows(state: LatentState, count: int) -> LatentState:
+    """The first ``count`` states."""
+    return LatentState(state.latent[:count], state.memory[:count])
+
+
+def _choose(driver: Driver, state: LatentState) -> FloatArray:
+    """The agent's actions ``(N, A)`` in the stored format for a batch of dreamt states."""
+    features = driver.model.features(state).cpu().numpy()
+    chosen = driver.policy.predict(features, deterministic=True)[0]
+    return driver.simulator.action.to_stored(chosen, driver.action)
+
+
+def _imagine(
+    model: DreamModel, state: LatentState, actions: FloatArray, generator: torch.Generator
+) -> tuple[LatentState, FloatArray, FloatArray]:
+    """One dreamt step of a batch: the next states, rewards ``(N,)`` and continuation probabilities ``(N,)``."""
+    shape = (state.batch_size, model.noise_dim)
+    noise = torch.rand(shape, generator=generator).to(model.device) if model.noise_dim else None
+    following, reward, continuation = model.imagine(state, torch.from_numpy(actions).to(model.device), noise)
+    numbers = torch.stack((reward, continuation)).float().cpu().numpy()
+    return following, numbers[0], numbers[1]

@@ -18,7 +18,8 @@ from wm_gym.agents import report_figures
 from wm_gym.agents.agent_bundle import MANIFEST
 from wm_gym.agents.bootstrap import bootstrap_interval
 from wm_gym.agents.driver import Driver
-from wm_gym.agents.report_drives import Drive, Film, RewardGap, make_film, measure_reward_gap, record_drives
+from wm_gym.agents.reality_gap import RealityGap, Windows
+from wm_gym.agents.report_drives import Drive, Film, make_film, measure_gap, record_drives
 from wm_gym.agents.report_page import Html, bullets, details, heading, image, page, paragraph, section, table
 from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.plan import HELD_OUT_FROM
@@ -235,10 +236,10 @@ def _drive_sections(run: _Run, seed: int, gif_file: Path) -> list[Html | None]:
     except SimulatorError as error:
         return [section(title, paragraph(f"The agent could not drive for this report: {error}", "note"))]
     film = make_film(run.driver.model, drives[0], gif_file)
-    gap = measure_reward_gap(run.driver, drives)
+    gap = measure_gap(run.driver, drives)
     return [
         section(title, *_film_parts(film, run.driver.simulator.step_s)) if film is not None else None,
-        _gap_section(gap, drives) if gap is not None else None,
+        _gap_section(*gap, drives) if gap is not None else None,
     ]
 
 
@@ -264,30 +265,25 @@ def _film_parts(film: Film, step_s: float) -> list[Html]:
     ]
 
 
-def _gap_section(gap: RewardGap, drives: Sequence[Drive]) -> Html | None:
-    errors, correlations = gap.errors()
-    rows = []
-    for steps in gap.horizons:
-        real, predicted, dreamt = (float(np.mean(sums)) for sums in gap.sums(steps))
-        error, correlation = errors[steps], correlations[steps]
-        rows.append(
-            [
-                str(steps),
-                f"{real:.2f}",
-                f"{predicted:.2f}",
-                _NOTHING if error is None else f"{error:.2f}",
-                _NOTHING if correlation is None else f"{correlation:.2f}",
-                f"{dreamt:.2f}",
-                f"{dreamt - real:+.2f}",
-            ]
-        )
-    longest = gap.horizons[-1]
-    real, _, dreamt = (float(np.mean(sums)) for sums in gap.sums(longest))
+def _gap_section(windows: Windows, gap: RealityGap, drives: Sequence[Drive]) -> Html | None:
+    rows = [
+        [
+            str(by.steps),
+            f"{by.mean_real:.2f}",
+            f"{by.mean_predicted:.2f}",
+            f"{by.predicted_error:.2f}",
+            _NOTHING if by.predicted_correlation is None else f"{by.predicted_correlation:.2f}",
+            f"{by.mean_dream:.2f}",
+            f"{by.mean_dream - by.mean_real:+.2f}",
+        ]
+        for by in gap.by_horizon
+    ]
+    longest = gap.by_horizon[-1]
     return section(
         "Reality gap",
         paragraph(
-            f"Over {longest} step{'' if longest == 1 else 's'} from the same moments, the agent earns {real:.1f} in "
-            f"the simulator and {dreamt:.1f} in the dream."
+            f"Over {longest.steps} step{'' if longest.steps == 1 else 's'} from the same moments, the agent earns "
+            f"{longest.mean_real:.1f} in the simulator and {longest.mean_dream:.1f} in the dream."
         ),
         table(
             (
@@ -302,15 +298,35 @@ def _gap_section(gap: RewardGap, drives: Sequence[Drive]) -> Html | None:
             rows,
             words=(),
         ),
-        _figure(report_figures.draw_reward_gap(gap), "Predicted against real summed reward"),
+        _figure(report_figures.draw_reward_gap(windows, gap.reward), "Predicted against real reward"),
         paragraph(
-            f"Summed rewards of {len(gap.real)} windows from {len(drives)} drives of the agent on the tracks with "
+            f"Summed rewards of {len(windows)} windows from {len(drives)} drives of the agent on the tracks with "
             f"seeds {drives[0].seed} to {drives[-1].seed}; the windows overlap. Predicted: the dream under the actions "
             "really taken, which tests the model alone. Agent in the dream: from the same states, with the agent "
             "choosing its actions there, each reward times the probability that the dream has come that far; the "
             "dream gap is what it promises beyond the real sum."
         ),
+        paragraph(calibration) if (calibration := _calibration(gap)) else None,
     )
+
+
+def _calibration(gap: RealityGap) -> str:
+    """The calibration of single steps in words; empty where nothing is known."""
+    parts = []
+    if gap.reward is not None:
+        parts.append(
+            f"Predicted one step ahead, the reward of {gap.reward.steps:,} steps is off by "
+            f"{gap.reward.absolute_error:.2f} on average; the mean of steps with alike predictions, in "
+            f"{len(gap.reward.bins)} bins, by {gap.reward.expected_calibration_error:.2f} (calibration error)."
+        )
+    if gap.termination is not None:
+        ends = gap.termination
+        hits = _NOTHING if ends.recall is None else f"{100 * ends.recall:.0f} %"
+        parts.append(
+            f"The simulator ended {ends.num_real} of these drives, the model predicted {ends.num_predicted} ends "
+            f"(recall {hits}, Brier score {ends.brier:.4f})."
+        )
+    return " ".join(parts)
 
 
 def _curves_section(run: _Run) -> Html | None:

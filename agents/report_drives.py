@@ -1,8 +1,8 @@
-"""An agent's real drives beside its dreams, for the report: a film, and sums of real and of predicted rewards."""
+"""An agent's real drives beside its dreams, for the report: a film, and the reality gap."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,21 +13,25 @@ from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
 from wm_gym.agents.driver import Driver
-from wm_gym.agents.reality_gap import imagine_along, side_by_side
+from wm_gym.agents.reality_gap import (
+    FIRST_START,
+    HORIZONS,
+    DriveSteps,
+    RealityGap,
+    Windows,
+    imagine_along,
+    measure_drive,
+    side_by_side,
+    summarise_gap,
+)
 from wm_gym.agents.video import write_video
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import make_simulator_from_spec
 from wm_gym.frames import Frame, frames_to_tensor, tensor_to_frames
-from wm_gym.metrics import reward_metrics
 from wm_gym.state import LatentState
 
-HORIZONS = (1, 5, 10, 20, 30, 50)
-"""Steps ahead at which predicted rewards are summed."""
-
 MAX_DRIVE_STEPS = 200
-# CarRacing's camera closes in during the first simulated second, 13 steps; a dream shall not begin in it.
-_FIRST_START = 20
-_START_STRIDE = 5
+_MAX_HORIZON = 50
 _CONTEXT = 10
 _FILM_STEPS = 80
 _FILM_HEIGHTS = (256, 192, 128)
@@ -45,12 +49,14 @@ class Drive(NamedTuple):
         frames: ``(T + 1, H, W, 3)`` uint8.
         actions: ``(T, A)`` float32 in the stored format.
         rewards: ``(T,)`` float32.
+        terminated: Whether the task ended it.
     """
 
     seed: int
     frames: NDArray[np.uint8]
     actions: FloatArray
     rewards: FloatArray
+    terminated: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,36 +80,6 @@ class Film:
     first_frame: int
     context: int
     steps: int
-
-
-@dataclass(frozen=True)
-class RewardGap:
-    """Rewards of ``N`` windows of ``K`` steps cut from real drives, as they were and as they were dreamt.
-
-    Attributes:
-        real: ``(N, K)`` float32, from the simulator.
-        predicted: ``(N, K)`` float32: dreamt from the state at the window's start under the actions really taken.
-        dreamt: ``(N, K)`` float32: dreamt from the same states with the agent choosing the actions in the dream, each
-            times the probability that the dream has come that far.
-    """
-
-    real: FloatArray
-    predicted: FloatArray
-    dreamt: FloatArray
-
-    @property
-    def horizons(self) -> list[int]:
-        """Those of :data:`HORIZONS` that fit into the windows."""
-        return [steps for steps in HORIZONS if steps <= self.real.shape[1]]
-
-    def sums(self, steps: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Sums over the first ``steps`` steps of each window, ``(N,)`` each: real, predicted, dreamt."""
-        return self.real[:, :steps].sum(1), self.predicted[:, :steps].sum(1), self.dreamt[:, :steps].sum(1)
-
-    def errors(self) -> tuple[dict[int, float | None], dict[int, float | None]]:
-        """Mean absolute error and correlation of the predicted sums, by horizon."""
-        found = reward_metrics(torch.from_numpy(self.predicted), torch.from_numpy(self.real), self.horizons)
-        return found["absolute_error"], found["correlation"]
 
 
 def record_drives(driver: Driver, seeds: Iterable[int], max_steps: int = MAX_DRIVE_STEPS) -> list[Drive]:
@@ -133,7 +109,8 @@ def record_drives(driver: Driver, seeds: Iterable[int], max_steps: int = MAX_DRI
                 frames.append(frame)
                 actions.append(action)
                 rewards.append(float(reward))
-            drives.append(Drive(seed, np.stack(frames), np.stack(actions), np.asarray(rewards, np.float32)))
+            steps = np.stack(actions), np.asarray(rewards, np.float32)
+            drives.append(Drive(seed, np.stack(frames), *steps, bool(terminated)))
     finally:
         env.close()
     return drives
@@ -154,7 +131,7 @@ def make_film(model: DreamModel, drive: Drive, file: Path) -> Film | None:
     context = min(_CONTEXT, steps // 2)
     if context < 1:
         return None
-    first = min(_FIRST_START, max(0, steps - context - _FIRST_START))
+    first = min(FIRST_START, max(0, steps - context - FIRST_START))
     clip = slice(first, min(steps, first + context + _FILM_STEPS - 1))
     actions = drive.actions[clip]
     real = drive.frames[clip.start : clip.stop + 1]
@@ -193,7 +170,7 @@ def _strip(real: NDArray[np.uint8], dream: NDArray[np.uint8], steps: Sequence[in
     return np.concatenate(rows)[:-_STRIP_GAP, :-_STRIP_GAP]
 
 
-def measure_reward_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> RewardGap | None:
+def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple[Windows, RealityGap] | None:
     """Dream from many moments of real drives and compare the rewards.
 
     The state at each moment is the one that the agent itself had there, filtered from the drive's beginning.
@@ -204,51 +181,20 @@ def measure_reward_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -
         seed: Of the model's noise, where its dynamics have some.
 
     Returns:
-        The rewards, or ``None`` where every drive is too short.
+        The rewards of all windows, of the greatest length up to 50 steps that fits, and what they come to; ``None``
+        where every drive is too short.
     """
     longest = max((len(drive.actions) for drive in drives), default=0)
-    fitting = [steps for steps in HORIZONS if _FIRST_START + steps <= longest]
+    fitting = [steps for steps in HORIZONS if steps <= _MAX_HORIZON and FIRST_START + steps <= longest]
     if not fitting:
         return None
-    length = fitting[-1]
-    states, actions, real = [], [], []
+    found = []
     for drive in drives:
-        starts = range(_FIRST_START, len(drive.actions) - length + 1, _START_STRIDE)
-        if not starts:
-            continue
-        along = _states_along(driver.model, drive.frames[: starts[-1] + 1], drive.actions)
-        states += [along[start] for start in starts]
-        actions += [drive.actions[start : start + length] for start in starts]
-        real += [drive.rewards[start : start + length] for start in starts]
-    begin, taken = LatentState.cat(states), np.stack(actions)
-    predicted, _ = _imagine(driver.model, begin, lambda step, _: taken[:, step], length, seed)
-    dreamt, continuation = _imagine(driver.model, begin, lambda _, state: _choose(driver, state), length, seed)
-    reached = np.cumprod(np.concatenate((np.ones_like(continuation[:, :1]), continuation[:, :-1]), axis=1), axis=1)
-    return RewardGap(np.stack(real), predicted, (dreamt * reached).astype(np.float32))
-
-
-@torch.no_grad()
-def _imagine(
-    model: DreamModel, state: LatentState, choose: Callable[[int, LatentState], FloatArray], steps: int, seed: int
-) -> tuple[FloatArray, FloatArray]:
-    """Rewards and continuation probabilities, ``(N, steps)`` each, of dreams under the actions that are chosen."""
-    generator = torch.Generator().manual_seed(seed)
-    rewards, continuations = [], []
-    for step in range(steps):
-        action = torch.from_numpy(choose(step, state)).to(model.device)
-        shape = (state.batch_size, model.noise_dim)
-        noise = torch.rand(shape, generator=generator).to(model.device) if model.noise_dim else None
-        state, reward, continuation = model.imagine(state, action, noise)
-        rewards.append(reward)
-        continuations.append(continuation)
-    return torch.stack(rewards, 1).float().cpu().numpy(), torch.stack(continuations, 1).float().cpu().numpy()
-
-
-def _choose(driver: Driver, state: LatentState) -> FloatArray:
-    """The agent's actions ``(N, A)`` in the stored format for a batch of dreamt states."""
-    features = driver.model.features(state).cpu().numpy()
-    chosen = driver.policy.predict(features, deterministic=True)[0]
-    return driver.simulator.action.to_stored(chosen, driver.action)
+        states = LatentState.cat(_states_along(driver.model, drive.frames[:-1], drive.actions))
+        steps = DriveSteps(states, drive.actions, drive.rewards, drive.terminated)
+        found.append(measure_drive(driver, steps, fitting[-1], seed))
+    windows = Windows.join([gap.windows for gap in found])
+    return (windows, summarise_gap(found, fitting[-1])) if len(windows) else None
 
 
 @torch.no_grad()

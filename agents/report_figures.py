@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from wm_gym.agents.report_drives import RewardGap
+from wm_gym.agents.calibration import RewardCalibration
+from wm_gym.agents.reality_gap import Windows
 from wm_gym.data_collection.statistics import DatasetStatistics
 
 Row = Mapping[str, Any]
@@ -76,11 +77,11 @@ def draw_returns(bars: Sequence[ReturnBar]) -> bytes:
         return _png(figure)
 
 
-def draw_reward_gap(gap: RewardGap) -> bytes:
-    """Sums of rewards by horizon, and predicted against real ones over the longest horizon."""
+def draw_reward_gap(gap: Windows, calibration: RewardCalibration | None) -> bytes:
+    """Sums of rewards by horizon, predicted against real ones over the longest horizon, and single steps in bins."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, 3.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        left, right, *others = figure.subplots(1, 2 if calibration is None else 3)
         sums = {steps: gap.sums(steps) for steps in gap.horizons}
         series = (
             ("simulator", _GREY, "o-"),
@@ -103,7 +104,21 @@ def draw_reward_gap(gap: RewardGap) -> bytes:
         right.set_xlabel("real summed reward")
         right.set_ylabel("predicted under the same actions")
         right.legend()
+        if calibration is not None:
+            _draw_calibration(others[0], calibration)
         return _png(figure)
+
+
+def _draw_calibration(axes: Axes, calibration: RewardCalibration) -> None:
+    predicted = [group.mean_predicted for group in calibration.bins]
+    real = [group.mean_real for group in calibration.bins]
+    ends = [min(*predicted, *real), max(*predicted, *real)]
+    axes.plot(ends, ends, color="#9aa3ad", linewidth=1, label="equal")
+    axes.plot(predicted, real, "o-", color=_BLUE, markersize=4)
+    axes.set_title("Single steps, in bins")
+    axes.set_xlabel("mean predicted reward")
+    axes.set_ylabel("mean real reward")
+    axes.legend()
 
 
 def draw_model_curves(rows: Sequence[Row]) -> bytes | None:

@@ -13,25 +13,37 @@ ones: it continues the training, but not to the last digit.)
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
 
-from wm_gym.agents.agent_bundle import MANIFEST, read_agent_manifest, save_agent
+from wm_gym.agents.agent_bundle import (
+    MANIFEST,
+    AgentManifest,
+    LoadedAgent,
+    load_agent,
+    read_agent_manifest,
+    save_agent,
+)
+from wm_gym.agents.alarm import DreamReturnAlarm
 from wm_gym.agents.algorithms import resolve
 from wm_gym.agents.config import AgentConfig, make_agent_config
 from wm_gym.agents.device import resolve_device
 from wm_gym.agents.driver import Driver
 from wm_gym.agents.imagination import ImaginationTrainer, Snapshot
 from wm_gym.envs.dream_model import resolve_model, start_states_of
+from wm_gym.envs.simulators import return_ceiling
 from wm_gym.errors import BundleError, TrainingError, WMGymError
 from wm_gym.files import write_json_atomically, write_text_atomically
 from wm_gym.provenance import provenance
@@ -79,9 +91,11 @@ def train_agent(
     config: AgentConfig | None = None,
     device: str = "auto",
     start_states: LatentState | None = None,
+    initial: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
     on_checkpoint: Validation | None = None,
+    best_recorded: float | None = None,
 ) -> TrainingSummary:
     """Train an agent in the dreams of a world model and write it as a folder.
 
@@ -94,17 +108,21 @@ def train_agent(
         config: All settings.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; for a model itself ``"auto"`` is wherever it is.
         start_states: States to dream from; ``None`` for the model's own.
+        initial: Folder of an agent whose policy training goes on from; ``None`` begins anew.
         resume: Whether to go on with an unfinished run; otherwise a folder that holds one is refused.
         progress: Show a progress bar.
         on_checkpoint: Called every ``config.validate_every`` dream steps (a tenth of the training by default) and at
             the end. With scores, the agent that is saved is the one with the best score, else the last one.
+        best_recorded: The most that a recorded drive got in ``horizon`` steps
+            (:func:`~wm_gym.agents.alarm.best_recorded_return`). Dreams that pay more on average raise a warning, as do
+            those that pay more than the task can give, where the simulator knows its ceiling.
 
     Returns:
         Where the agent is and how its training went.
 
     Raises:
         ConfigError: A setting is unknown, out of range, or not one of the algorithm.
-        BundleError: The world model cannot be used.
+        BundleError: The world model or ``initial`` cannot be used.
         TrainingError: The folder holds something else, or training diverged; the last good checkpoint is kept.
         KeyboardInterrupt: The user stopped it; a checkpoint has been written.
 
@@ -127,7 +145,18 @@ def train_agent(
         )
     resolved = resolve(chosen, loaded.simulator.action)
     bank = start_states_of(loaded, start_states)
-    run = _Run(Path(out), resolved, loaded, bank, progress=progress, validation=on_checkpoint)
+    predecessor = None if initial is None else load_agent(initial, loaded.device)
+    alarm = DreamReturnAlarm(return_ceiling(loaded.simulator, resolved.horizon), best_recorded, resolved.horizon)
+    run = _Run(
+        Path(out),
+        resolved,
+        loaded,
+        bank,
+        predecessor=predecessor,
+        alarm=alarm,
+        progress=progress,
+        validation=on_checkpoint,
+    )
     was_finished = run.prepare(resume)
     if not was_finished:
         run.train()
@@ -152,6 +181,8 @@ class _Run:
         model: WorldModel,
         bank: LatentState,
         *,
+        predecessor: LoadedAgent | None,
+        alarm: DreamReturnAlarm,
         progress: bool,
         validation: Validation | None,
     ) -> None:
@@ -159,6 +190,8 @@ class _Run:
         self.config = config
         self.model = model
         self.bank = bank
+        self.predecessor = predecessor
+        self.alarm = alarm
         self.progress = progress
         self.validation = validation
         self.last_file = out / "checkpoints" / "last.pt"
@@ -174,6 +207,7 @@ class _Run:
             "kind": _KIND,
             "model_fingerprint": self.model.fingerprint,
             "start_states": _digest(self.bank),
+            "initial": None if self.predecessor is None else _digest(self.predecessor.policy.state_dict().values()),
         }
         record_file, config_file = self.out / "run.json", self.out / "run_config.yaml"
         if not record_file.exists():
@@ -192,7 +226,11 @@ class _Run:
                 f"{str(self.out)!r} holds a run with other settings{self._first_difference(config_file)}; repeat those "
                 "of its run_config.yaml to resume it, or choose another folder."
             )
-        for key, what in (("model_fingerprint", "in another world model"), ("start_states", "from other start states")):
+        for key, what in (
+            ("model_fingerprint", "in another world model"),
+            ("start_states", "from other start states"),
+            ("initial", "that began from another policy"),
+        ):
             if previous.get(key) != record[key]:
                 raise TrainingError(
                     f"{str(self.out)!r} holds a run {what}; give the same one to resume it, or choose another folder."
@@ -204,7 +242,17 @@ class _Run:
 
     def train(self) -> None:
         """Train from the last checkpoint, or from the beginning, to the end, and save the agent."""
-        with ImaginationTrainer(self.model, self.config, start_states=self.bank, progress=self.progress) as trainer:
+        initial, scale = None, None
+        if self.predecessor is not None:
+            initial, scale = self.predecessor.policy, self.predecessor.metrics.get("reward_scale")
+        with ImaginationTrainer(
+            self.model,
+            self.config,
+            start_states=self.bank,
+            initial=initial,
+            reward_scale=scale,
+            progress=self.progress,
+        ) as trainer:
             if self.last_file.exists():
                 state = load_checkpoint(self.last_file)
                 self.best_score, self.last_validation = state["best_score"], state["last_validation"]
@@ -220,6 +268,7 @@ class _Run:
             while trainer.dream_steps < self.config.steps:
                 report = trainer.train_round()
                 log.write("train", trainer.dream_steps, report)
+                self.alarm.check(report["ep_rew_mean"])
                 good = trainer.snapshot()
                 self._validate(trainer, log)
                 if clock.is_due():
@@ -248,7 +297,7 @@ class _Run:
             state = {
                 "dream_steps": steps,
                 "score": self.best_score,
-                "policy": trainer.snapshot()["parameters"]["policy"],
+                "policy": copy.deepcopy(trainer.policy.state_dict()),
             }
             save_checkpoint(self.best_file, state)
 
@@ -275,12 +324,7 @@ class _Run:
             "saved_at_dream_steps": chosen_at,
             "reward_scale": trainer.reward_scale,
         }
-        staged = save_agent(self.out / _STAGED, trainer.policy, self.model, self.config, metrics)
-        for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == MANIFEST):
-            if entry.is_dir():  # a kill between these moves may have left one, and folders replace only empty ones
-                shutil.rmtree(self.out / entry.name, ignore_errors=True)
-            entry.replace(self.out / entry.name)
-        staged.rmdir()
+        _put(self.out, trainer.policy, self.model, self.config, metrics)
 
     def read_metrics(self) -> dict[str, Any]:
         """The figures that :meth:`train` left with the agent."""
@@ -295,6 +339,21 @@ class _Run:
         except (OSError, yaml.YAMLError, AttributeError, StopIteration):
             return ""
         return f" ({name} was {previous.get(name)!r} and is now {current[name]!r})"
+
+
+def put_agent(agent: LoadedAgent, folder: Path) -> None:
+    """Put a dream-trained agent's files beside the record of the run that it came from; ``agent.yaml`` comes last."""
+    assert isinstance(agent.manifest, AgentManifest)
+    _put(folder, agent.policy, agent.model, agent.manifest.config, agent.metrics)
+
+
+def _put(folder: Path, policy: BasePolicy, model: WorldModel, config: AgentConfig, metrics: dict[str, Any]) -> None:
+    staged = save_agent(folder / _STAGED, policy, model, config, metrics)
+    for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == MANIFEST):
+        if entry.is_dir():  # a kill between these moves may have left one, and folders replace only empty ones
+            shutil.rmtree(folder / entry.name, ignore_errors=True)
+        entry.replace(folder / entry.name)
+    staged.rmdir()
 
 
 def _restore(trainer: ImaginationTrainer, snapshot: Snapshot, file: Path) -> None:
@@ -316,8 +375,8 @@ def _read_record(file: Path) -> dict[str, Any]:
     return record
 
 
-def _digest(bank: LatentState) -> str:
+def _digest(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
-    for tensor in bank:
+    for tensor in tensors:
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -6,7 +6,7 @@ learned agents) are in :mod:`wm_gym.agents`.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -39,6 +39,15 @@ class Behaviour(Protocol):
 
     def act(self, observation: Frame, /) -> FloatArray:
         """The action for the current frame ``(H, W, 3)`` uint8: ``(A,)`` float32 in the stored format."""
+        ...
+
+
+@runtime_checkable
+class TracksActions(Protocol):
+    """A behaviour that follows what it did, and has to be told where something else was done."""
+
+    def carried_out(self, action: FloatArray) -> None:
+        """The action ``(A,)`` that took the place of the last one it gave, in the stored format."""
         ...
 
 
@@ -170,7 +179,10 @@ class Noisy:
         controls = self._controls.from_action(action)
         if self._kind != "none":
             controls = self._disturbed(controls)
-        return self._controls.to_action(controls + self._rng.normal(size=controls.shape) * self._jitter)
+        disturbed = self._controls.to_action(controls + self._rng.normal(size=controls.shape) * self._jitter)
+        if isinstance(self._inner, TracksActions):
+            self._inner.carried_out(disturbed)
+        return disturbed
 
     def _disturbed(self, controls: NDArray[np.float64]) -> NDArray[np.float64]:
         if self._kind == "hold":

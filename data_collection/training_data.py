@@ -1,11 +1,13 @@
-"""A dataset as a world model's training takes it: split by episodes, with the record that identifies it."""
+"""Datasets as a world model's training takes them: split by episodes, with the record that identifies them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wm_gym.data_collection.dataset import Dataset
+from wm_gym.data_collection.joined_dataset import JoinedDataset
 from wm_gym.simulator import SimulatorSpec
 
 _CACHE_BYTES = 4 << 30
@@ -18,32 +20,38 @@ class TrainingData(NamedTuple):
         simulator: The simulator that the episodes were recorded from.
         train: Training episodes.
         validation: Held-out episodes; ``None`` where the fraction is 0.
-        info: Path, fingerprint and counts; kept with the run, and compared when it is resumed.
+        info: Paths, fingerprint and counts; kept with the run, and compared when it is resumed.
     """
 
     simulator: SimulatorSpec
-    train: Dataset
-    validation: Dataset | None
+    train: JoinedDataset
+    validation: JoinedDataset | None
     info: dict[str, Any]
 
 
-def open_training_data(path: str | Path, validation_fraction: float) -> TrainingData:
-    """Open and split a dataset.
+def open_training_data(paths: str | Path | Sequence[str | Path], validation_fraction: float) -> TrainingData:
+    """Open and split one or several datasets.
 
     Args:
-        path: The dataset's folder.
-        validation_fraction: Share of the episodes held out; 0 holds none out.
+        paths: The folder of a dataset, or of several of the same simulator.
+        validation_fraction: Share of each dataset's episodes held out; 0 holds none out.
 
     Raises:
-        DatasetError: The dataset is missing or damaged, or too small to split.
+        DatasetError: A dataset is missing or damaged, or too small to split, or they do not fit each other.
     """
-    dataset = Dataset.open(path, cache_bytes=_CACHE_BYTES)
-    train, validation = dataset.split(validation_fraction) if validation_fraction > 0 else (dataset, None)
+    folders = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    joined = JoinedDataset([Dataset.open(folder, cache_bytes=_CACHE_BYTES // len(folders)) for folder in folders])
+    train, validation = joined, None
+    if validation_fraction > 0:
+        splits = [dataset.split(validation_fraction) for dataset in joined.datasets]
+        train = JoinedDataset([split[0] for split in splits])
+        validation = JoinedDataset([split[1] for split in splits])
+    returns = [header.return_ for dataset in joined.datasets for header in dataset.episodes]
     info = {
-        "path": str(path),
-        "fingerprint": dataset.fingerprint,
-        "num_episodes": dataset.num_episodes,
-        "num_steps": dataset.num_steps,
-        "mean_return": sum(header.return_ for header in dataset.episodes) / dataset.num_episodes,
+        "path": ", ".join(str(folder) for folder in folders),
+        "fingerprint": joined.fingerprint,
+        "num_episodes": joined.num_episodes,
+        "num_steps": joined.num_steps,
+        "mean_return": sum(returns) / len(returns),
     }
-    return TrainingData(dataset.metadata.simulator, train, validation, info)
+    return TrainingData(joined.datasets[0].metadata.simulator, train, validation, info)

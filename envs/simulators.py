@@ -226,6 +226,31 @@ def has_connection(name: str) -> bool:
     return bool(_class_metadata(SIMULATORS.get(name, name)).get("unrecorded"))
 
 
+def return_ceiling(simulator: SimulatorSpec, steps: int) -> float | None:
+    """The most that a task can give in ``steps`` steps by its own rules, whoever drives.
+
+    A simulator says so by a method ``return_ceiling(steps)``; only one that has it is made, for a moment.
+
+    Args:
+        simulator: Its record.
+        steps: Number of actions.
+
+    Returns:
+        The return, or ``None`` where the simulator does not say.
+
+    Raises:
+        ConfigError: ``steps`` is below 1.
+        SimulatorError: The simulator is unknown or cannot be made.
+    """
+    if not callable(getattr(_creator(simulator.id), "return_ceiling", None)):
+        return None
+    env = make_simulator_from_spec(simulator)
+    try:
+        return float(env.unwrapped.return_ceiling(steps))  # type: ignore[attr-defined]
+    finally:
+        env.close()
+
+
 def _split(
     env_id: str, metadata: Mapping[str, Any], kwargs: Mapping[str, Any], connection: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -307,18 +332,20 @@ def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
 
 def _class_metadata(env_id: str) -> Mapping[str, Any]:
     """What the class behind a Gymnasium id says about itself; imports its module."""
+    metadata: Mapping[str, Any] = getattr(_creator(env_id), "metadata", {})
+    return metadata
+
+
+def _creator(env_id: str) -> Any:
+    """The class or function behind a Gymnasium id, or ``None``; imports its module."""
     module, _, plain_id = env_id.rpartition(":")
     try:
         if module:
             importlib.import_module(module)
         spec = gym.spec(plain_id)
-        if spec.entry_point is None:
-            return {}
-        creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, gym.error.DependencyNotInstalled, ImportError) as error:
         raise _unavailable(env_id, error) from error
-    metadata: Mapping[str, Any] = getattr(creator, "metadata", {})
-    return metadata
 
 
 def _make(env_id: str, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from wm_gym.errors import ConfigError, did_you_mean
 
@@ -69,15 +77,40 @@ class DecoderConfig(_Section):
         return self
 
 
+_DYNAMICS_SETTINGS = {
+    "gru": ("kind", "hidden_dim", "num_layers", "mlp_ratio"),
+    "rssm": ("kind", "hidden_dim", "groups", "classes"),
+    "transformer": ("kind", "hidden_dim", "num_layers", "mlp_ratio", "context_length", "num_heads", "dropout"),
+}
+
+
 class DynamicsConfig(_Section):
     """Kind and sizes of the latent dynamics (guide, "Temporal Dynamics")."""
 
     kind: str = Field(default="gru", description="A name from the dynamics registry.")
-    hidden_dim: int = Field(default=512, ge=1, description="Width of the recurrent layers.")
-    num_layers: int = Field(default=4, ge=1, description="Recurrent layers.")
+    hidden_dim: int = Field(default=512, ge=1, description="Width of the layers.")
+    num_layers: int = Field(default=4, ge=1, description="gru, transformer: layers.")
     mlp_ratio: float = Field(
-        default=3.0, ge=0.0, description="Width of each layer's residual MLP over hidden_dim; 0: none."
+        default=3.0, ge=0.0, description="gru, transformer: width of each layer's MLP over hidden_dim; 0: none."
     )
+    groups: int = Field(default=32, ge=1, description="rssm: categorical variables of the stochastic latent.")
+    classes: int = Field(default=32, ge=2, description="rssm: classes of each of them.")
+    context_length: int = Field(default=16, ge=1, description="transformer: steps that attention looks back over.")
+    num_heads: int = Field(default=8, ge=1, description="transformer: attention heads; must divide hidden_dim.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="transformer: share of values dropped in training.")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> DynamicsConfig:
+        if self.kind == "transformer" and self.hidden_dim % self.num_heads:
+            raise ValueError(f"num_heads={self.num_heads} must divide hidden_dim={self.hidden_dim}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _only_what_the_kind_uses(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out other kinds' settings: what a model is, and its fingerprint, must not change with them."""
+        values: dict[str, Any] = handler(self)
+        own = _DYNAMICS_SETTINGS.get(self.kind)
+        return values if own is None else {name: value for name, value in values.items() if name in own}
 
 
 class HeadsConfig(_Section):
@@ -129,7 +162,11 @@ class ModelConfig(_Section):
 
 
 class LossConfig(_Section):
-    """Weights of the loss terms; the first five are the guide's, with its defaults."""
+    """Weights of the loss terms; the first five are the guide's, with its defaults.
+
+    Terms of the pixels whose weight is 0 are not computed. ``consistency`` belongs to deterministic dynamics,
+    ``kl_dynamics`` and ``kl_representation`` to stochastic ones; the other kind has no such term.
+    """
 
     reconstruction: float = Field(default=1.0, ge=0, description="L1 between frames and their reconstructions.")
     prediction: float = Field(default=1.0, ge=0, description="Temporally weighted L1 on predicted frames.")
@@ -139,6 +176,10 @@ class LossConfig(_Section):
     consistency: float = Field(default=1.0, ge=0, description="Square error of predicted against encoded latents.")
     reward: float = Field(default=1.0, ge=0, description="Cross-entropy of the reward head.")
     continuation: float = Field(default=1.0, ge=0, description="Cross-entropy of the termination head.")
+    # The KL is a sum over groups, a few nats; the pixel terms are means, 0.03 to 0.1.
+    kl_dynamics: float = Field(default=1e-3, ge=0, description="KL that moves the prior towards the posterior.")
+    kl_representation: float = Field(default=2e-4, ge=0, description="KL that moves the posterior towards the prior.")
+    free_nats: float = Field(default=1.0, ge=0, description="The KL of a step counts at least this much: no gradient.")
     perceptual_weights: str | None = Field(
         default=None,
         description="A file with torchvision's AlexNet weights for LPIPS; without it lpips downloads them.",
@@ -153,6 +194,16 @@ class TrainingConfig(_Section):
     accumulation: int = Field(default=4, ge=1, description="Micro-batches in one update.")
     clip_length: int = Field(default=10, ge=3, description="Frames in a clip.")
     context: int = Field(default=3, ge=1, description="Frames the model observes before it has to predict the rest.")
+    context_range: tuple[int, int] | None = Field(
+        default=None,
+        description="Fewest and most such frames, drawn anew in each training update; None: always context.",
+    )
+    beginning_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the training clips that are beginnings of episodes, which are rare and unlike the rest.",
+    )
     decode_fraction: float = Field(
         default=1.0, gt=0, le=1, description="Share of a clip's time steps that are decoded in a training update."
     )
@@ -186,6 +237,14 @@ class TrainingConfig(_Section):
     def _context_leaves_something_to_predict(self) -> TrainingConfig:
         if self.context >= self.clip_length:
             raise ValueError(f"context={self.context} must be smaller than clip_length={self.clip_length}")
+        if (
+            self.context_range is not None
+            and not 1 <= self.context_range[0] <= self.context_range[1] < self.clip_length
+        ):
+            raise ValueError(
+                f"context_range={list(self.context_range)} must rise from at least 1 to less than "
+                f"clip_length={self.clip_length}"
+            )
         return self
 
 

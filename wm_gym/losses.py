@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from wm_gym.config import LossConfig
+from wm_gym.models.dynamics.base import Divergence
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
@@ -30,32 +31,48 @@ class ClipTensors(NamedTuple):
 
 
 class Unrolled(NamedTuple):
-    """A clip as the model sees it: observed for ``context`` frames, then predicted without frames.
+    """A clip as the model sees it: observed, and predicted from the first ``context`` frames on.
 
     Attributes:
         latents: ``(B, T, Z)``, encoded from the frames.
-        predicted: ``(B, T - 1, Z)``; entry ``t`` predicts ``latents[:, t + 1]``. Entries from ``context - 1`` on are
-            open-loop predictions of growing horizon; earlier ones are one-step predictions.
-        features: ``(B, T - 1, F)`` of the predicted states.
+        observed: ``(B, T, Z)``, what the decoder shows of the frames once they are seen.
+        open_loop: ``(B, T - context, Z)``, predictions of growing horizon without frames, drawn where the dynamics
+            are stochastic; ``None`` where they were not asked for.
+        predicted: Deterministic dynamics: ``(B, T - 1, Z)``; entry ``t`` predicts ``latents[:, t + 1]``. Entries from
+            ``context - 1`` on are ``open_loop``; earlier ones are one-step predictions.
+        features: ``(B, T - 1, F)`` that the heads learn from: of the predicted states, or of the observed ones where
+            the dynamics are stochastic, since a drawn state need not be the one that the reward belongs to.
+        divergence: Stochastic dynamics: of each observed step, ``(B, T - 1)``.
     """
 
     latents: Tensor
-    predicted: Tensor
+    observed: Tensor
+    open_loop: Tensor | None
+    predicted: Tensor | None
     features: Tensor
+    divergence: Divergence | None
 
 
-def unroll(model: WorldModel, clips: ClipTensors, context: int, checkpointed: bool = False) -> Unrolled:
-    """Encode a batch of clips, observe the first ``context`` frames and imagine the rest.
+def unroll(
+    model: WorldModel, clips: ClipTensors, context: int, checkpointed: bool = False, with_open_loop: bool = True
+) -> Unrolled:
+    """Encode a batch of clips and follow them with the dynamics.
+
+    Deterministic dynamics observe the first ``context`` frames and imagine the rest; stochastic ones observe all
+    frames, and imagine from the state after ``context`` frames beside that.
 
     Args:
         model: The world model.
         clips: The clips.
-        context: Frames to observe, at least 1.
+        context: Frames to observe before predicting, at least 1.
         checkpointed: Recompute the encoder's activations in the backward pass instead of keeping them.
+        with_open_loop: Stochastic dynamics imagine only where this is set.
     """
     latents = (
         checkpoint(model.encode, clips.frames, use_reentrant=False) if checkpointed else model.encode(clips.frames)
     )
+    if model.dynamics.is_stochastic:
+        return _filter(model, clips, latents, context, with_open_loop)
     state = model.dynamics.initial(latents[:, 0])
     predicted: list[Tensor] = []
     features: list[Tensor] = []
@@ -65,7 +82,33 @@ def unroll(model: WorldModel, clips: ClipTensors, context: int, checkpointed: bo
         features.append(model.features(prior))
         is_observed = t + 1 < context
         state = model.dynamics.correct(prior, latents[:, t + 1]) if is_observed else prior
-    return Unrolled(latents, torch.stack(predicted, dim=1), torch.stack(features, dim=1))
+    stacked = torch.stack(predicted, dim=1)
+    return Unrolled(latents, latents, stacked[:, context - 1 :], stacked, torch.stack(features, dim=1), None)
+
+
+def _filter(model: WorldModel, clips: ClipTensors, latents: Tensor, context: int, with_open_loop: bool) -> Unrolled:
+    steps = clips.actions.shape[1]
+    states = [model.dynamics.initial(latents[:, 0])]
+    for t in range(steps):
+        states.append(model.observe_latent(states[-1], clips.actions[:, t], latents[:, t + 1]))
+    # Without a past there is no prediction of the first frame, and so no divergence.
+    arrived = LatentState.cat(states[1:])  # (T - 1) * B rows
+    features = model.features(arrived).unflatten(0, (steps, -1)).transpose(0, 1)
+    divergence = model.dynamics.divergence(arrived, latents[:, 1:].transpose(0, 1).flatten(0, 1))
+
+    open_loop: list[Tensor] = []
+    state = states[context - 1]
+    for t in range(context - 1, steps if with_open_loop else 0):
+        state = model.imagine_state(state, clips.actions[:, t])
+        open_loop.append(state.latent)
+    return Unrolled(
+        latents,
+        torch.stack([state.latent for state in states], dim=1),
+        torch.stack(open_loop, dim=1) if open_loop else None,
+        None,
+        features,
+        Divergence(*(part.unflatten(0, (steps, -1)).transpose(0, 1) for part in divergence)),
+    )
 
 
 def temporal_weights(horizon: int, strength: float) -> Tensor:
@@ -79,6 +122,7 @@ class WorldModelLoss(nn.Module):
     Args:
         config: The weights.
         context: Frames observed before prediction starts.
+        context_range: Fewest and most such frames, drawn with each call's generator; ``None``: always ``context``.
         decode_fraction: Share of the time steps decoded, drawn anew each time; decoding is the costliest part.
         perceptual: LPIPS network, needed where its weight is not 0.
         gradient_checkpointing: Recompute the convolutions' activations in the backward pass.
@@ -91,6 +135,8 @@ class WorldModelLoss(nn.Module):
         decode_fraction: float = 1.0,
         perceptual: nn.Module | None = None,
         gradient_checkpointing: bool = False,
+        *,
+        context_range: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -98,6 +144,7 @@ class WorldModelLoss(nn.Module):
         self.decode_fraction = decode_fraction
         self.perceptual = perceptual
         self.gradient_checkpointing = gradient_checkpointing
+        self.context_range = context_range
 
     def forward(
         self, model: WorldModel, clips: ClipTensors, generator: torch.Generator | None = None
@@ -107,37 +154,56 @@ class WorldModelLoss(nn.Module):
         Args:
             model: The world model.
             clips: The clips.
-            generator: Draws the time steps to decode (on the CPU).
+            generator: Draws the frames to observe and the time steps to decode (on the CPU).
         """
         weights = self.config
-        unrolled = unroll(model, clips, self.context, self.gradient_checkpointing)
-        open_loop = unrolled.predicted[:, self.context - 1 :]
-        horizon = open_loop.shape[1]
+        with_open_loop = weights.prediction > 0
+        context = self.context
+        if self.context_range is not None and generator is not None:
+            fewest, most = self.context_range
+            context = int(torch.randint(fewest, most + 1, (), generator=generator))
+        unrolled = unroll(model, clips, context, self.gradient_checkpointing, with_open_loop)
 
-        terms = {
-            "regularisation": unrolled.latents.float().square().mean(),
-            "consistency": (unrolled.predicted - unrolled.latents[:, 1:].detach()).float().square().mean(),
-            "reward": model.reward_head.loss(unrolled.features, clips.rewards),
-            "continuation": model.continuation_head.loss(unrolled.features, clips.terminated),
-        }
-
-        decoded = self._steps(clips.frames.shape[1], generator)
-        target = clips.frames[:, decoded]
-        reconstruction = self._decode(model, unrolled.latents[:, decoded])
-        terms["reconstruction"] = (reconstruction - target).abs().mean()
-        if weights.perceptual > 0:
-            assert self.perceptual is not None
-            terms["perceptual"] = self.perceptual(reconstruction.flatten(0, 1), target.flatten(0, 1)).mean()
-
-        ahead = self._steps(horizon, generator)
-        target = clips.frames[:, self.context :][:, ahead]
-        prediction = self._decode(model, open_loop[:, ahead])
-        error = (prediction - target).abs().mean(dim=(0, 2, 3, 4))
-        weight = temporal_weights(horizon, weights.temporal)[ahead].to(error)
-        terms["prediction"] = (weight * error).mean()
+        terms = {"regularisation": unrolled.observed.float().square().mean()}
+        if unrolled.predicted is not None and weights.consistency > 0:
+            error = unrolled.predicted - unrolled.latents[:, 1:].detach()
+            terms["consistency"] = error.float().square().mean()
+        terms["reward"] = model.reward_head.loss(unrolled.features, clips.rewards)
+        terms["continuation"] = model.continuation_head.loss(unrolled.features, clips.terminated)
+        if unrolled.divergence is not None:
+            for name, divergence in unrolled.divergence._asdict().items():
+                terms[f"kl_{name}"] = divergence.clamp(min=weights.free_nats).mean()
+        if weights.reconstruction > 0 or weights.perceptual > 0:
+            terms.update(self._reconstruction_terms(model, unrolled.observed, clips.frames, generator))
+        if unrolled.open_loop is not None and with_open_loop:
+            ahead = clips.frames[:, context:]
+            terms["prediction"] = self._prediction_term(model, unrolled.open_loop, ahead, generator)
 
         total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
+
+    def _reconstruction_terms(
+        self, model: WorldModel, observed: Tensor, frames: Tensor, generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        decoded = self._steps(frames.shape[1], generator)
+        target = frames[:, decoded]
+        reconstruction = self._decode(model, observed[:, decoded])
+        terms = {"reconstruction": (reconstruction - target).abs().mean()}
+        if self.config.perceptual > 0:
+            assert self.perceptual is not None
+            terms["perceptual"] = self.perceptual(reconstruction.flatten(0, 1), target.flatten(0, 1)).mean()
+        return terms
+
+    def _prediction_term(
+        self, model: WorldModel, open_loop: Tensor, frames: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        horizon = open_loop.shape[1]
+        ahead = self._steps(horizon, generator)
+        target = frames[:, ahead]
+        prediction = self._decode(model, open_loop[:, ahead])
+        error = (prediction - target).abs().mean(dim=(0, 2, 3, 4))
+        weight = temporal_weights(horizon, self.config.temporal)[ahead].to(error)
+        return (weight * error).mean()
 
     def _steps(self, available: int, generator: torch.Generator | None) -> Tensor:
         count = max(1, round(available * self.decode_fraction))

@@ -59,6 +59,7 @@ def open_loop_metrics(
     for t in range(context - 1):
         state = model.observe_latent(state, clips.actions[:, t], latents[:, t + 1])
 
+    reconstruction = model.decode(state).float()
     last_frame = clips.frames[:, context - 1]
     images: dict[str, dict[int, float]] = {"psnr": {}, "ssim": {}, "psnr_copy": {}}
     rewards, continuations = [], []
@@ -74,7 +75,6 @@ def open_loop_metrics(
             images["psnr"][ahead] = psnr(predicted, target)
             images["ssim"][ahead] = ssim(predicted, target)
             images["psnr_copy"][ahead] = psnr(last_frame, target)
-    reconstruction = model.decode_latent(latents[:, -1]).float()
     return {
         **images,
         "psnr_reconstruction": psnr(reconstruction, last_frame),

@@ -108,7 +108,7 @@ class WorldModel(nn.Module):
 
     def observe_latent(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
         """As :meth:`observe`, for a frame that is encoded already ``(B, Z)``."""
-        return self.dynamics.correct(self.dynamics.imagine(state, self._scaled(action)), latent)
+        return self.dynamics.observe(state, self._scaled(action), latent)
 
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> Imagined:
         """The predicted next state, its reward and continuation probability.

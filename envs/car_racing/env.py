@@ -17,6 +17,13 @@ from wm_gym.envs.car_racing.simulation import CarRacingSimulation
 from wm_gym.errors import ConfigError
 from wm_gym.frames import Frame, resize_frame
 
+TILE_REWARDS = 1000.0
+"""What all tiles of a track pay together."""
+FRAME_COST = 0.1
+"""What every simulator frame costs."""
+FASTEST_LAP_FRAMES = 300
+"""No lap is shorter: Box2D moves nothing by more than 2 units a frame, and no track is shorter than 600 units."""
+
 
 class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
     """
@@ -47,16 +54,18 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
     ## Rewards
     -0.1 for every simulator frame and +1000/N for every track tile visited first, N being the number of tiles;
     the rewards of the frames of one action are summed. With `action_repeat=4`, a whole lap in 732 frames (183
-    actions) returns 1000 - 0.1 * 732 = 926.8. Leaving the playfield costs 100.
+    actions) returns 1000 - 0.1 * 732 = 926.8. A frame in which the car leaves the playfield pays -100 instead.
 
     ## Starting State
     The car stands still on the centre line of a new track, pointing along it. The camera closes in during the first
     simulated second.
 
     ## Episode End
-    Terminated when all tiles are visited, when the car passes the start with more than `lap_complete_percent` of them
-    visited, or when it leaves the playfield. Truncated after `max_frames` simulator frames. Both are looked at after
-    each frame, so an action may be cut short.
+    Terminated when all tiles are visited, when the car first touches the tile of the start with more than
+    `lap_complete_percent` of them visited, or when it leaves the playfield. Truncated after `max_frames` simulator
+    frames. Both are looked at after each frame, so an action may be cut short. The second case never comes about with
+    Gymnasium up to 1.4.0, where the car stands on that tile from the beginning: only visiting every tile finishes a
+    lap.
 
     ## Information
     `info` has the same keys at `reset` and after every step. CarRacing's unit of length is its own; the car is about
@@ -77,7 +86,7 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
     * `frame_size=64`: height and width of the observation in pixels, one number or two; 96 is CarRacing's own.
     * `action_repeat=4`: simulator frames (1/50 s) for each action.
     * `max_frames=1000`: simulator frames after which the episode is truncated; it does not depend on `action_repeat`.
-    * `lap_complete_percent=0.95`: fraction of the tiles after which passing the start finishes the lap.
+    * `lap_complete_percent=0.95`: passed on to Gymnasium; without effect there so far (see Episode End).
     * `domain_randomize=False`: new road and grass colours in each episode; `reset(options={"randomize": False})`
       keeps the last ones.
     * `render_mode=None`: `"rgb_array"` (400 x 600 pixels) or `"human"` (a window that shows every simulator frame).
@@ -147,6 +156,18 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
     def centre_line(self) -> NDArray[np.float64]:
         """The track's centre line in driving order: ``(num_tiles, 2)`` float64, map units, closed."""
         return self._centre_line
+
+    def return_ceiling(self, steps: int) -> float:
+        """The most that ``steps`` actions can return, whoever drives and wherever they begin.
+
+        The tiles pay 1000 together, and collecting them all takes 300 frames at the least. An episode that ends with
+        its lap pays for no further frame, so that longer ones cost no more.
+
+        Raises:
+            ConfigError: ``steps`` is below 1.
+        """
+        frames = _check_at_least_one("steps", steps) * self.action_repeat
+        return TILE_REWARDS - FRAME_COST * min(frames, self.max_frames, FASTEST_LAP_FRAMES)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         """Start an episode on a new track."""

@@ -7,10 +7,21 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from wm_gym import bundle
-from wm_gym.agents.agent_bundle import load_agent, save_agent
+from wm_gym.agents.agent_bundle import (
+    agent_model_path,
+    agent_simulator,
+    load_agent,
+    read_agent_manifest,
+    save_agent,
+    save_pixel_agent,
+)
 from wm_gym.agents.algorithms import ALGORITHMS, resolve
 from wm_gym.agents.config import AgentConfig
+from wm_gym.agents.driver import Driver
 from wm_gym.agents.imagination import ImaginationTrainer
+from wm_gym.agents.observers import PixelObserver
+from wm_gym.agents.pixel_config import PixelAgentConfig
+from wm_gym.agents.policy import rebuild_pixel_policy
 from wm_gym.errors import BundleError
 
 
@@ -54,6 +65,15 @@ def test_an_agent_of_the_bundled_model_refers_to_it_by_name(agent_folder, tiny_m
     tiny_model.save_pretrained(tmp_path / "model")
     with pytest.raises(BundleError, match=r"was trained in the world model \w{12}, but the bundled one is \w{12};"):
         load_agent(tmp_path / "small")
+
+
+def test_an_agent_written_before_there_were_two_kinds_is_read_as_it_was(agent_folder):
+    written = load_agent(agent_folder).manifest
+    replace_in_manifest(agent_folder, lambda values: (values.pop("observation"), values.pop("trained_in")))
+    manifest = read_agent_manifest(agent_folder)[1]
+    assert manifest == written
+    assert (manifest.observation, manifest.trained_in) == ("latent", "dream")
+    assert "trained in imagination" in (agent_folder / "README.md").read_text()
 
 
 def replace_in_manifest(folder, change):
@@ -140,3 +160,60 @@ def test_settings_in_the_manifest_are_the_resolved_ones(agent_folder, small_conf
     values = yaml.safe_load((agent_folder / "agent.yaml").read_text())
     assert values["config"] == resolve(small_config, tiny_model.simulator.action).model_dump(mode="json")
     assert values["provenance"]["packages"]["stable-baselines3"]
+
+
+@pytest.fixture(params=[False, True], ids=["gaussian", "sde"])
+def pixel_agent(request, driving_spec, tmp_path, rng):
+    """The folder of an agent that sees pixels, and what its policy does for eight observations."""
+    further = {"use_sde": request.param, "frame_stack": 3, "action": "steer_accel"}
+    config = PixelAgentConfig(features_dim=16, net_arch=(8,), **further)
+    space = PixelObserver(driving_spec, 3).space
+    policy = rebuild_pixel_policy(config, space, driving_spec.action.space("steer_accel"))
+    policy.set_training_mode(False)
+    observations = rng.integers(0, 256, (8, 9, 64, 64), dtype=np.uint8)
+    folder = save_pixel_agent(tmp_path / "pixels", policy, driving_spec, config, {"frames": 5})
+    return folder, config, observations, policy.predict(observations, deterministic=True)[0]
+
+
+def test_a_loaded_pixel_policy_acts_as_the_saved_one(pixel_agent, driving_spec):
+    folder, config, observations, expected = pixel_agent
+    agent = load_agent(folder)
+    assert np.array_equal(agent.policy.predict(observations, deterministic=True)[0], expected)
+    assert len(np.unique(expected[:, 0])) > 1
+    assert (agent.manifest.config, agent.metrics, agent.observer.simulator) == (config, {"frames": 5}, driving_spec)
+    assert agent_simulator(folder) == driving_spec
+    assert not agent.policy.training
+    files = sorted(file.name for file in folder.iterdir())
+    assert files == ["README.md", "agent.yaml", "metrics.json", "policy.safetensors"]
+
+
+def test_an_agent_of_either_kind_names_its_simulator(agent_folder, tiny_model):
+    assert agent_simulator(agent_folder) == tiny_model.simulator
+
+
+def test_a_pixel_agent_has_no_world_model_to_give(pixel_agent):
+    folder = pixel_agent[0]
+    with pytest.raises(BundleError, match="sees pixels and has no world model; give another one"):
+        load_agent(folder).model  # noqa: B018 - a property that raises
+    with pytest.raises(BundleError, match="sees pixels and has no world model"):
+        agent_model_path(*read_agent_manifest(folder))
+    with pytest.raises(BundleError, match="this agent sees pixels and has no world model"):
+        Driver.load(folder).model  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda v: v.update(observation="radar"), "sees 'radar', but this wm_gym knows only latent, pixels"),
+        (lambda v: v.update(observation="latent"), "is wrong at 'trained_in': input should be 'dream' or 'data'"),
+        (lambda v: v["config"].update(frame_stack=2), "does not fit the ppo policy"),
+        (lambda v: v["config"].update(frame_stack=99), "is wrong at 'config.frame_stack'"),
+        (lambda v: v["config"].update(action="native"), "does not fit its simulator: .* not offered for driving"),
+        (lambda v: v.pop("simulator"), "is wrong at 'simulator'"),
+    ],
+)
+def test_damage_to_a_pixel_agent_gives_one_sentence(pixel_agent, change, sentence):
+    replace_in_manifest(pixel_agent[0], change)
+    with pytest.raises(BundleError, match=sentence) as raised:
+        load_agent(pixel_agent[0])
+    assert "\n" not in str(raised.value)

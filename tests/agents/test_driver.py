@@ -6,6 +6,9 @@ import torch
 
 from wm_gym.agents.agent_bundle import load_agent
 from wm_gym.agents.driver import Driver, check_simulator_fits
+from wm_gym.agents.observers import PixelObserver
+from wm_gym.agents.pixel_config import PixelAgentConfig
+from wm_gym.agents.policy import rebuild_pixel_policy
 from wm_gym.envs.latent_observation import LatentObservation
 from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
@@ -114,3 +117,48 @@ def test_unusable_devices_and_agents_are_named(agent_folder, tmp_path):
         Driver.load(agent_folder, device="gpu")
     with pytest.raises(BundleError, match="there is no agent at"):
         Driver.load(tmp_path / "nothing")
+
+
+@pytest.fixture
+def pixel_driver(driving_spec):
+    config = PixelAgentConfig(features_dim=16, net_arch=(8,), frame_stack=2, action="steer_accel")
+    observer = PixelObserver(driving_spec, 2)
+    policy = rebuild_pixel_policy(config, observer.space, driving_spec.action.space("steer_accel"))
+    policy.set_training_mode(False)
+    return Driver(observer, policy, "steer_accel")
+
+
+def test_a_pixel_driver_acts_by_its_last_frames(pixel_driver, frames):
+    pixel_driver.reset()
+    actions = [pixel_driver.act(frame) for frame in frames]
+    assert (actions[0].shape, actions[0].dtype) == ((4,), np.float32)
+    pixel_driver.reset()
+    again = [pixel_driver.act(frame) for frame in frames[-2:]]
+    # The second action of the second drive follows from the same two frames as the last of the first drive.
+    assert np.array_equal(again[1], actions[-1])
+    assert not np.array_equal(again[0], actions[-2])
+
+
+def test_stacked_frames_begin_with_the_first_one_repeated(driving_spec, frames):
+    observer = PixelObserver(driving_spec, 3)
+    action = np.zeros(4, np.float32)
+    first = observer.observation(frames[0], None)
+    assert np.array_equal(first, np.concatenate([frames[0].transpose(2, 0, 1)] * 3))
+    second = observer.observation(frames[1], action)
+    assert np.array_equal(second, np.concatenate([frames[index].transpose(2, 0, 1) for index in (0, 0, 1)]))
+    second[:] = 0  # belongs to the caller
+    third = observer.observation(frames[2], action)
+    assert np.array_equal(third, np.concatenate([frames[index].transpose(2, 0, 1) for index in (0, 1, 2)]))
+    assert observer.space.contains(third)
+    assert np.array_equal(observer.observation(frames[0], None), first)
+
+
+def test_a_pixel_driver_resizes_frames_and_checks_simulators(pixel_driver, driving_spec, rng):
+    large = rng.integers(0, 256, (128, 160, 3), dtype=np.uint8)
+    pixel_driver.reset()
+    action = pixel_driver.act(large)
+    pixel_driver.reset()
+    assert np.array_equal(action, pixel_driver.act(resize_frame(large, 64, 64)))
+    pixel_driver.check_simulator(driving_spec)
+    with pytest.raises(SimulatorError, match="are 96x96, but the agent was trained with 64x64"):
+        pixel_driver.check_simulator(driving_spec.model_copy(update={"frame_size": (96, 96)}))

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from wm_gym.agents.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation import evaluate
+from wm_gym.cli.main import build_parser
 from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
 
@@ -79,7 +81,7 @@ def test_an_agent_is_warned_of_another_rhythm_and_refuses_other_frames(agent_fol
     arguments = {"episodes": 1, "max_episode_steps": 2, "progress": False}
     with pytest.warns(UserWarning, match=r"an action lasts 0\.02 s"):
         evaluate(agent_folder, simulator_kwargs={"action_repeat": 1}, **arguments)
-    with pytest.raises(SimulatorError, match="are 96x96, but the agent's world model was trained with 64x64"):
+    with pytest.raises(SimulatorError, match="are 96x96, but the agent was trained with 64x64"):
         evaluate(agent_folder, simulator_kwargs={"frame_size": 96}, **arguments)
     with pytest.raises(SimulatorError, match="CarRacing-v3 takes 3 native values"):
         evaluate(agent_folder, "CarRacing-v3", simulator_kwargs={"frame_size": 64}, **arguments)
@@ -91,9 +93,51 @@ def test_a_simulator_that_is_no_driving_one_needs_no_metrics():
     assert result.lengths == [3]
 
 
+def test_an_agents_dreams_are_compared_with_its_drives(agent_folder, tmp_path):
+    arguments = {"episodes": 2, "max_episode_steps": 33, "progress": False}
+    result = evaluate(agent_folder, json_path=tmp_path / "result.json", **arguments)
+    gap = result.reality_gap
+    assert (gap.horizon, gap.windows) == (8, 4)  # trained with 8 steps; starts 20 and 25 of both drives
+    whole = gap.whole_drive
+    assert (whole.drives, whole.mean_steps) == (2, 33)
+    assert whole.mean_real == pytest.approx(result.mean_return, rel=1e-5)
+    assert gap.reward.steps == gap.termination.steps == 66
+    written = json.loads((tmp_path / "result.json").read_text())["reality_gap"]
+    assert written == json.loads(json.dumps(dataclasses.asdict(gap)))
+    assert evaluate(agent_folder, gap_horizon=12, **arguments).reality_gap.windows == 2  # start 20 only
+    without = evaluate(agent_folder, gap=False, **arguments)
+    assert without.reality_gap is None
+    assert without.returns == result.returns
+
+
+def test_the_command_prints_the_gap_unless_told_not_to(agent_folder, capsys):
+    command = ["evaluate", "--agent", str(agent_folder), "--episodes", "1", "--seed", "7", "--device", "cpu", "--quiet"]
+
+    def lines(*options):
+        arguments = build_parser().parse_args([*command, *options])
+        assert arguments.run(arguments) == 0
+        return capsys.readouterr().out.splitlines()
+
+    shown = lines("--max-episode-steps", "30", "--gap-horizon", "5")
+    assert re.fullmatch(r"  dream against simulator over 5 steps: -?\d.* against -?\d.*, 2 windows", shown[-5])
+    assert re.fullmatch(r"  predicted along the recorded actions over 5 steps: .*, correlation .*", shown[-4])
+    assert re.fullmatch(r"  dream against simulator over whole drives \(30 steps\): .* against .*", shown[-3])
+    assert re.fullmatch(r"  predicted reward of the next step: .*, calibration error \d.*", shown[-2])
+    assert re.fullmatch(r"  ends: 0 real, \d+ predicted, precision .*, recall unknown, Brier score \d.*", shown[-1])
+    assert (
+        "no drive has 8 steps after its first 20; give a smaller --gap-horizon" in lines("--max-episode-steps", "9")[-4]
+    )
+    assert not any("dream" in line for line in lines("--max-episode-steps", "9", "--no-gap"))
+
+
+def test_a_driver_that_cannot_dream_has_no_gap():
+    assert run("random").reality_gap is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
+        ({"gap_horizon": 0}, ConfigError, "gap_horizon=0 must be a whole number of at least 1"),
         ({"driver": "autopliot"}, ConfigError, "did you mean 'autopilot'"),
         ({"simulator": "car-raicing"}, SimulatorError, "no simulator is called 'car-raicing'"),
         ({"simulator": None}, SimulatorError, "belongs to no simulator; name one"),

@@ -1,13 +1,16 @@
 import numpy as np
 import pytest
 import torch
+from toy_world import PointWorld
 
-from wm_gym.agents.reality_gap import imagine_along, side_by_side
+from wm_gym.agents.driver import Driver
+from wm_gym.agents.reality_gap import DriveSteps, imagine_along, measure_drive, side_by_side, summarise_gap
 from wm_gym.agents.video import VideoWriter, write_video
 from wm_gym.envs.latent_observation import LatentObservation
 from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import DatasetError, SimulatorError
 from wm_gym.frames import tensor_to_frames
+from wm_gym.state import LatentState
 
 
 @pytest.fixture
@@ -83,3 +86,119 @@ def test_odd_sides_are_written_too(tmp_path, drive):
     frames, _ = drive
     write_video(tmp_path / "odd.mp4", frames[:, :63, :61], fps=10)
     assert (tmp_path / "odd.mp4").stat().st_size > 0
+
+
+class Optimist(PointWorld):
+    """A world that pays 2 a step where the real one pays 1, and fears an end with probability 0.1 after every step.
+
+    The first value of the latent counts steps; the second is the last steering.
+    """
+
+    feature_dim, noise_dim = 2, 0
+
+    def imagine(self, state, action, noise=None):
+        latent = torch.stack((state.latent[:, 0] + 1, action[:, 0]), dim=1)
+        reward = torch.full((len(latent),), 2.0) + (0.0 if noise is None else noise[:, 0] - 0.5)
+        return LatentState(latent, state.memory), reward, torch.full((len(latent),), 0.9)
+
+    def features(self, state):
+        return state.latent
+
+
+class Steers:
+    """A policy that steers by what it sees, so that its dream leaves the recorded drive."""
+
+    def predict(self, features, deterministic):
+        assert deterministic
+        return np.stack((np.tanh(features[:, 0] / 100), np.zeros(len(features))), axis=1).astype(np.float32), None
+
+
+def real_drive(steps, *, terminated):
+    latent = torch.stack((torch.arange(float(steps)), torch.zeros(steps)), dim=1)
+    actions = np.tile(np.float32([0.5, 0, 0, 1]), (steps, 1))
+    return DriveSteps(LatentState(latent, torch.zeros(steps, 1)), actions, np.ones(steps, np.float32), terminated)
+
+
+def driver_in(world):
+    return Driver(world, Steers(), "steer_accel")
+
+
+def test_the_gap_of_an_optimist_is_what_can_be_computed_by_hand():
+    horizon = 12
+    gaps = [measure_drive(driver_in(Optimist()), real_drive(steps, terminated=False), horizon) for steps in (47, 25)]
+    assert [len(gap.windows) for gap in gaps] == [4, 0]  # starts 20, 25, 30 and 35; 25 steps leave no room
+    found = summarise_gap(gaps, horizon)
+    assert (found.windows, found.horizon) == (4, 12)
+    assert [by.steps for by in found.by_horizon] == [1, 5, 10, 12]
+    for by in found.by_horizon:
+        dream = 2 * (1 - 0.9**by.steps) / 0.1
+        assert (by.mean_real, by.mean_predicted) == (by.steps, 2 * by.steps)
+        assert by.mean_dream == pytest.approx(dream, rel=1e-5)
+        assert by.ratio == pytest.approx(dream / by.steps, rel=1e-5)
+        assert (by.predicted_error, by.predicted_correlation) == (by.steps, None)
+    whole = found.whole_drive
+    assert (whole.drives, whole.mean_steps, whole.mean_real) == (2, 36, 36)
+    assert whole.mean_dream == pytest.approx(np.mean([20 * (1 - 0.9**steps) for steps in (47, 25)]), rel=1e-5)
+    assert whole.correlation == pytest.approx(1.0)
+    assert (found.reward.steps, found.reward.expected_calibration_error) == (72, 1.0)
+    assert found.termination.brier == pytest.approx(0.01, rel=1e-5)
+
+
+def test_behind_a_real_end_nothing_is_earned():
+    gap = measure_drive(driver_in(Optimist()), real_drive(27, terminated=True), 10)
+    assert gap.windows.real.sum(1).tolist() == [7, 2]
+    assert gap.windows.predicted.sum(1).tolist() == [14, 4]
+    # The dream goes on where the drive is over: what it promises there is part of the gap.
+    assert gap.windows.dreamt.sum(1) == pytest.approx([20 * (1 - 0.9**10)] * 2, rel=1e-5)
+    assert gap.terminated.nonzero()[0].tolist() == [26]
+    ends = summarise_gap([gap], 10).termination
+    assert (ends.num_real, ends.recall, ends.precision) == (1, 0.0, None)
+
+
+def test_dreams_choose_while_predictions_follow_the_record():
+    seen = []
+
+    class Watched(Optimist):
+        def imagine(self, state, action, noise=None):
+            seen.append((state.latent[:, 0].clone(), action[:, 0].clone()))
+            return super().imagine(state, action, noise)
+
+    measure_drive(driver_in(Watched()), real_drive(30, terminated=False), 5)
+    # Each step is one call for all dreams: the whole drive, two that choose, two along the record; then one by one.
+    assert [len(steering) for _, steering in seen] == [5] * 5 + [1] * 25 + [30]
+    for step, (count, steering) in enumerate(seen[:5]):
+        assert count.tolist() == [step, 20 + step, 25 + step, 20 + step, 25 + step]
+        assert steering[:3].numpy() == pytest.approx(np.tanh(count[:3].numpy() / 100))
+        assert steering[3:].tolist() == [0.5, 0.5]
+
+
+def test_the_noise_follows_the_seed():
+    world = Optimist()
+    world.noise_dim = 1
+    drive = real_drive(40, terminated=False)
+    one, same, other = (measure_drive(driver_in(world), drive, 10, seed) for seed in (1, 1, 2))
+    assert np.array_equal(one.windows.dreamt, same.windows.dreamt)
+    assert one.dream_return == same.dream_return
+    assert not np.array_equal(one.windows.dreamt, other.windows.dreamt)
+    assert not np.array_equal(one.windows.dreamt, one.windows.predicted)
+
+
+def test_numbers_that_are_not_finite_do_not_count():
+    class Diverges(Optimist):
+        def imagine(self, state, action, noise=None):
+            following, reward, continuation = super().imagine(state, action, noise)
+            return following, torch.where(following.latent[:, 0] > 35, torch.nan, reward), continuation
+
+    found = summarise_gap([measure_drive(driver_in(Diverges()), real_drive(40, terminated=False), 10)], 10)
+    assert found.windows == 2  # starts 20 and 25; the one from 30 reaches beyond step 35
+    assert found.whole_drive is None
+    assert found.reward.steps == 35
+    short = summarise_gap([measure_drive(driver_in(Diverges()), real_drive(5, terminated=False), 10)], 10)
+    assert (short.windows, short.by_horizon) == (0, [])
+    assert short.whole_drive.mean_real == 5
+
+
+def test_a_return_of_zero_or_less_has_no_ratio():
+    drive = real_drive(30, terminated=False)._replace(rewards=np.full(30, -0.1, np.float32))
+    found = summarise_gap([measure_drive(driver_in(Optimist()), drive, 5)], 5)
+    assert {by.ratio for by in found.by_horizon} == {found.whole_drive.ratio} == {None}

@@ -20,7 +20,7 @@ from wm_gym.agents.driver import Driver
 from wm_gym.agents.evaluation import evaluate
 from wm_gym.agents.imagination import ImaginationTrainer
 from wm_gym.agents.report import GIF_NAME, write_report
-from wm_gym.agents.report_drives import Drive, make_film, measure_reward_gap, record_drives
+from wm_gym.agents.report_drives import Drive, make_film, measure_gap, record_drives
 from wm_gym.agents.training import train_agent
 from wm_gym.cli import report as report_command
 from wm_gym.config import load_config
@@ -272,7 +272,7 @@ def test_drives_repeat_and_end_where_told(driver, drive):
 def test_too_short_a_drive_has_no_film_and_no_gap(driver, drive, tmp_path):
     short = Drive(drive.seed, drive.frames[:2], drive.actions[:1], drive.rewards[:1])
     assert make_film(driver.model, short, tmp_path / "film.gif") is None
-    assert measure_reward_gap(driver, [short]) is None
+    assert measure_gap(driver, [short]) is None
 
 
 class Pixels(PointWorld):
@@ -323,20 +323,26 @@ def test_a_perfect_model_has_no_gap_but_for_the_dreams_that_it_ends(small_config
     with ImaginationTrainer(world, small_config) as trainer:
         driver = Driver(world, trainer.policy, trainer.config.action)
     drives = [drive_in_pixels(driver, steps) for steps in (60, 40)]
-    gap = measure_reward_gap(driver, drives)
+    windows, gap = measure_gap(driver, drives)
     # 60 steps leave room for 30 behind the first 20, from starts 20, 25 and 30; the shorter drive has none.
-    assert gap.horizons == [1, 5, 10, 20, 30]
-    assert np.array_equal(gap.real, [drives[0].rewards[start : start + 30] for start in (20, 25, 30)])
-    assert gap.real.std() > 10
+    assert windows.horizons == [by.steps for by in gap.by_horizon] == [1, 5, 10, 20, 30]
+    assert gap.windows == 3
+    assert np.array_equal(windows.real, [drives[0].rewards[start : start + 30] for start in (20, 25, 30)])
+    assert windows.real.std() > 10
     # A frame shows the state to half of 2/255, which is worth 0.16 of a reward.
-    assert gap.predicted == pytest.approx(gap.real, abs=0.4)
-    assert gap.dreamt == pytest.approx(gap.real * continuation ** np.arange(30), abs=1.0)
-    assert min(gap.errors()[1].values()) > 0.99
+    assert windows.predicted == pytest.approx(windows.real, abs=0.4)
+    assert windows.dreamt == pytest.approx(windows.real * continuation ** np.arange(30), abs=1.0)
+    assert min(by.predicted_correlation for by in gap.by_horizon) > 0.99
+    assert gap.reward.steps == 100
+    assert gap.reward.expected_calibration_error < 0.4
+    assert gap.termination.brier == pytest.approx((1 - continuation) ** 2)
     # A simulator that pays 2 less than the model believes, in every step; other actions than the agent's.
     wild = drive_in_pixels(driver, 60, rng)
-    stingy = measure_reward_gap(driver, [wild._replace(rewards=wild.rewards - 2)])
-    assert stingy.predicted == pytest.approx(stingy.real + 2, abs=0.4)
-    assert stingy.errors()[0] == pytest.approx({steps: 2 * steps for steps in gap.horizons}, rel=0.1)
+    windows, gap = measure_gap(driver, [wild._replace(rewards=wild.rewards - 2)])
+    assert windows.predicted == pytest.approx(windows.real + 2, abs=0.4)
+    errors = {by.steps: by.predicted_error for by in gap.by_horizon}
+    assert errors == pytest.approx({steps: 2 * steps for steps in errors}, rel=0.1)
+    assert gap.reward.expected_calibration_error == pytest.approx(2, abs=0.4)
 
 
 def test_the_command_prints_the_page(finished_run, tmp_path, capsys):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from wm_gym.cli.options import (
     Subparsers,
@@ -13,6 +15,9 @@ from wm_gym.cli.options import (
     carla_connections,
     simulator_kwargs,
 )
+
+if TYPE_CHECKING:
+    from wm_gym.agents.reality_gap import RealityGap
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -35,6 +40,19 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--max-episode-steps", type=int, default=None, metavar="N", help="cut drives after N steps")
     parser.add_argument("--json", default=None, metavar="FILE", help="write the result as JSON")
     parser.add_argument("--video", default=None, metavar="FILE", help="write the first drive as .mp4 or .gif")
+    parser.add_argument(
+        "--gap",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="compare an agent's dreams with its drives: returns, calibration of rewards and ends (default: yes)",
+    )
+    parser.add_argument(
+        "--gap-horizon",
+        type=int,
+        default=None,
+        metavar="N",
+        help="steps of these dreams (default: the horizon that the agent was trained with)",
+    )
     add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
@@ -55,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         json_path=arguments.json,
         video_path=arguments.video,
         simulator_kwargs=simulator_kwargs(arguments),
+        gap=arguments.gap,
+        gap_horizon=arguments.gap_horizon,
         worker_connections=carla_connections(arguments),
         device=arguments.device,
         progress=not arguments.quiet,
@@ -66,4 +86,48 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for name, value in result.driving.items():
         print(f"  {name}: {value:.3f}")
+    if result.reality_gap is not None:
+        for line in _gap_lines(result.reality_gap):
+            print(f"  {line}")
     return 0
+
+
+def _gap_lines(gap: RealityGap) -> Iterator[str]:
+    """The reality gap in a few lines."""
+    if gap.by_horizon:
+        longest = gap.by_horizon[-1]
+        yield (
+            f"dream against simulator over {longest.steps} steps: {longest.mean_dream:.1f} against "
+            f"{longest.mean_real:.1f}{_ratio(longest.ratio)}, {gap.windows} windows"
+        )
+        yield (
+            f"predicted along the recorded actions over {longest.steps} steps: {longest.mean_predicted:.1f}, mean "
+            f"absolute error {longest.predicted_error:.1f}, correlation {_number(longest.predicted_correlation)}"
+        )
+    else:
+        yield f"no drive has {gap.horizon} steps after its first {gap.first_start}; give a smaller --gap-horizon"
+    if gap.whole_drive is not None:
+        whole = gap.whole_drive
+        yield (
+            f"dream against simulator over whole drives ({whole.mean_steps:.0f} steps): {whole.mean_dream:.1f} against "
+            f"{whole.mean_real:.1f}{_ratio(whole.ratio)}"
+        )
+    if gap.reward is not None:
+        yield (
+            f"predicted reward of the next step: mean absolute error {gap.reward.absolute_error:.2f}, calibration "
+            f"error {gap.reward.expected_calibration_error:.2f}"
+        )
+    if gap.termination is not None:
+        ends = gap.termination
+        yield (
+            f"ends: {ends.num_real} real, {ends.num_predicted} predicted, precision {_number(ends.precision)}, recall "
+            f"{_number(ends.recall)}, Brier score {ends.brier:.4f}"
+        )
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f" (ratio {ratio:.2f})"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"

@@ -1,11 +1,37 @@
-"""``wm-gym train-agent``: train an agent in imagination only."""
+"""``wm-gym train-agent``: train an agent in imagination, or one of its opponents in the simulator or from data."""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from wm_gym.cli.options import Subparsers, add_command, add_common
+from wm_gym.cli.options import Subparsers, add_command, add_common, add_simulator, simulator_kwargs
 from wm_gym.errors import ConfigError
+
+PLACES = ("dream", "simulator", "data")
+"""Where an agent can be trained."""
+
+# Options that belong to some places only: those where each may be given.
+_BELONGS_TO = {
+    "--model": ("dream", "data"),
+    "--algo": ("dream", "simulator"),
+    "--select-drives": ("dream",),
+    "--env": ("simulator",),
+    "--frame-size": ("simulator",),
+    "--action-repeat": ("simulator",),
+    "--env-set": ("simulator",),
+    "--workers": ("simulator", "dream"),
+    "--data": ("data", "dream"),
+    "--rounds": ("dream",),
+    "--frames": ("dream",),
+    "--set-rounds": ("dream",),
+    "--top-fraction": ("data",),
+}
+_NEEDED = {
+    "dream": {"--model": "the world model to dream in"},
+    "simulator": {"--env": "the simulator"},
+    "data": {"--data": "the recorded drives", "--model": "the world model that the policy sees through"},
+}
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -13,17 +39,30 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "train-agent",
-        "Train an agent in a world model's dreams; it never touches the simulator. Run it again to resume.",
-        "wm-gym train-agent --model runs/model --algo ppo --steps 2000000 --out runs/agent",
+        "Train an agent in a world model's dreams, where it never touches the simulator; or, to compare, from pixels "
+        "in the simulator itself, or by cloning recorded drives. Run it again to resume.",
+        "wm-gym train-agent --model runs/model --algo ppo --steps 2000000 --out runs/agent\n"
+        "  wm-gym train-agent --model runs/model --data runs/data --rounds 3 --frames 12000 --out runs/rounds\n"
+        "  wm-gym train-agent --in simulator --env car-racing --steps 25000 --out runs/pixels\n"
+        "  wm-gym train-agent --in data --data runs/data --model runs/model --out runs/clone",
     )
-    parser.add_argument("--model", required=True, metavar="PATH", help="a world model's folder, or 'bundled'")
-    parser.add_argument("--algo", default=None, help="ppo (default), a2c, sac, td3 or ddpg")
-    parser.add_argument("--steps", type=int, default=None, metavar="N", help="dream steps in all")
+    parser.add_argument(
+        "--in",
+        dest="place",
+        choices=PLACES,
+        default=PLACES[0],
+        help="dream (default): imagination only; simulator: PPO from pixels; data: clone recorded drives",
+    )
+    parser.add_argument("--model", default=None, metavar="PATH", help="a world model's folder, or 'bundled'")
+    parser.add_argument("--algo", default=None, help="ppo (default), a2c, sac, td3 or ddpg; in the simulator ppo only")
+    parser.add_argument(
+        "--steps", type=int, default=None, metavar="N", help="in all: dream steps, decisions in the simulator, updates"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; at the end it is the agent")
     parser.add_argument(
         "--select-drives",
         type=int,
-        default=0,
+        default=None,
         metavar="N",
         help="keep the checkpoint that drives best over N training tracks of the simulator (default: 0, keep the last)",
     )
@@ -35,19 +74,128 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="KEY=VALUE",
         help="change a setting; may be repeated",
     )
+    add_simulator(parser, required=False)
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=None,
+        metavar="K",
+        help="processes for the simulators: with --rounds any number that records, else 1 (default) or num_envs",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=None,
+        metavar="DIR",
+        help="the dataset whose drives are cloned; with --rounds the one that --model was trained on (may be repeated)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=None,
+        metavar="K",
+        help="after the first agent, K times: record it in the simulator, train the model further, train it anew",
+    )
+    parser.add_argument(
+        "--frames", type=int, default=None, metavar="N", help="simulator steps to record in all rounds together"
+    )
+    parser.add_argument(
+        "--set-rounds",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting of the rounds (see wm_gym.agents.rounds.RoundsConfig); may be repeated",
+    )
+    parser.add_argument(
+        "--top-fraction", type=float, default=None, metavar="F", help="clone only the best F of the drives, by return"
+    )
     add_common(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train, and print how the dreams went."""
+    """Train, and print how it went."""
+    _check_options(arguments)
+    if arguments.place == "simulator":
+        return _run_in_simulator(arguments)
+    if arguments.place == "data":
+        return _run_on_data(arguments)
+    if arguments.rounds is not None:
+        return _run_in_rounds(arguments)
+    return _run_in_dream(arguments)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Refuse options of another place, and name those that are missing."""
+    place: str = arguments.place
+    for option, places in _BELONGS_TO.items():
+        if _value(arguments, option) not in (None, []) and place not in places:
+            raise ConfigError(f"{option} belongs to --in {' and '.join(places)}, not to --in {place}; leave it out.")
+    for option, meaning in _NEEDED[place].items():
+        if _value(arguments, option) is None:
+            raise ConfigError(f"--in {place} needs {option}, {meaning}; give it as well.")
+    if place == "data" and len(arguments.data) > 1:
+        raise ConfigError("--in data clones one dataset; give --data once.")
+    if place == "dream":
+        with_rounds = {
+            option: _value(arguments, option) for option in ("--data", "--frames", "--set-rounds", "--workers")
+        }
+        if arguments.rounds is None:
+            for option, value in with_rounds.items():
+                if value not in (None, []):
+                    raise ConfigError(f"{option} belongs to --rounds; give that as well, or leave it out.")
+        elif arguments.data is None:
+            raise ConfigError(
+                "--rounds needs --data, the dataset that the world model was trained on; give it as well."
+            )
+
+
+def _value(arguments: argparse.Namespace, option: str) -> Any:
+    return getattr(arguments, option.removeprefix("--").replace("-", "_"))
+
+
+def _run_in_rounds(arguments: argparse.Namespace) -> int:
+    from wm_gym.agents.config import make_agent_config
+    from wm_gym.agents.rounds import make_rounds_config, train_agent_in_rounds
+
+    given = {
+        "rounds": arguments.rounds,
+        "steps": arguments.frames,
+        "select_drives": arguments.select_drives,
+        "workers": arguments.workers,
+        "seed": arguments.seed,
+    }
+    overrides = {"algo": arguments.algo, "steps": arguments.steps, "seed": arguments.seed}
+    summary = train_agent_in_rounds(
+        arguments.model,
+        arguments.data,
+        out=arguments.out,
+        config=make_rounds_config(_given(given), arguments.set_rounds),
+        agent_config=make_agent_config(_given(overrides), arguments.changes),
+        device=arguments.device,
+        progress=not arguments.quiet,
+    )
+    for entry in summary.rounds:
+        recorded = "" if entry.data_return is None else f", mean return {entry.data_return:.1f} while recording"
+        score = "" if entry.score is None else f", best mean return of its selection drives {entry.score:.1f}"
+        print(f"round {entry.number}: {entry.recorded_steps:,} steps recorded{recorded}{score}")
+    print(f"{summary.path}: agent of the last round; {summary.simulator_steps:,} simulator steps in all rounds")
+    return 0
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _run_in_dream(arguments: argparse.Namespace) -> int:
     from wm_gym.agents.config import make_agent_config
     from wm_gym.agents.selection import selection_for
     from wm_gym.agents.training import train_agent
 
-    if arguments.select_drives < 0:
-        raise ConfigError(f"--select-drives {arguments.select_drives} must be a whole number of at least 0.")
-    with selection_for(arguments.model, arguments.select_drives) as selection:
+    drives = arguments.select_drives or 0
+    if drives < 0:
+        raise ConfigError(f"--select-drives {drives} must be a whole number of at least 0.")
+    with selection_for(arguments.model, drives) as selection:
         summary = train_agent(
             arguments.model,
             out=arguments.out,
@@ -59,10 +207,60 @@ def run(arguments: argparse.Namespace) -> int:
             progress=not arguments.quiet,
             on_checkpoint=selection,
         )
-    outcome = "was finished already" if summary.was_finished else f"trained in {summary.wall_s:.0f} s"
+    outcome = _outcome(summary)
     dream_return = "none ended" if summary.dream_return is None else f"{summary.dream_return:.1f}"
     score = "" if summary.score is None else f", best mean return of its selection drives {summary.score:.1f}"
     print(
         f"{summary.path}: agent {outcome}; {summary.dream_steps:,} dream steps, mean dream return {dream_return}{score}"
     )
     return 0
+
+
+def _run_in_simulator(arguments: argparse.Namespace) -> int:
+    from wm_gym.agents.pixel_config import make_pixel_config
+    from wm_gym.agents.simulator_training import train_in_simulator
+
+    if arguments.algo is not None and arguments.algo.lower() != "ppo":
+        raise ConfigError(f"--in simulator trains ppo only, not --algo {arguments.algo}; leave it out.")
+    summary = train_in_simulator(
+        arguments.env,
+        out=arguments.out,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        config=make_pixel_config(changes=arguments.changes),
+        workers=1 if arguments.workers is None else arguments.workers,
+        simulator_kwargs=simulator_kwargs(arguments),
+        device=arguments.device,
+        progress=not arguments.quiet,
+    )
+    mean_return = "none ended" if summary.mean_return is None else f"{summary.mean_return:.1f}"
+    print(
+        f"{summary.path}: agent {_outcome(summary)}; {summary.steps:,} decisions, {summary.frames:,} simulator frames, "
+        f"mean return of its last episodes {mean_return}"
+    )
+    return 0
+
+
+def _run_on_data(arguments: argparse.Namespace) -> int:
+    from wm_gym.agents.behaviour_cloning import clone_behaviour, make_cloning_config
+
+    summary = clone_behaviour(
+        arguments.data[0],
+        arguments.model,
+        out=arguments.out,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        top_fraction=arguments.top_fraction,
+        config=make_cloning_config(changes=arguments.changes),
+        device=arguments.device,
+        progress=not arguments.quiet,
+    )
+    print(
+        f"{summary.path}: agent {_outcome(summary)}; cloned from {summary.episodes} episodes, mean square error of its "
+        f"actions on held-out ones {summary.validation_loss:.4f}"
+    )
+    return 0
+
+
+def _outcome(summary: Any) -> str:
+    return "was finished already" if summary.was_finished else f"trained in {summary.wall_s:.0f} s"

@@ -66,6 +66,7 @@ class ClipLoader:
         clip_length: Frames in a clip.
         accumulation: Micro-batches in an update.
         seed: Seed of the draws.
+        beginning_share: Share of the clips that are moved to the beginning of their episode.
         rank: This process.
         world_size: Number of processes.
     """
@@ -78,6 +79,7 @@ class ClipLoader:
         *,
         accumulation: int,
         seed: int,
+        beginning_share: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -86,6 +88,7 @@ class ClipLoader:
         self.clip_length = clip_length
         self.accumulation = accumulation
         self.seed = seed
+        self.beginning_share = beginning_share
         self.rank = rank
         self.world_size = world_size
 
@@ -93,6 +96,8 @@ class ClipLoader:
         """This rank's share of one micro-batch."""
         rng = np.random.default_rng((self.seed, update, micro))
         draws = self.source.draw_clips(rng, self.batch_size, self.clip_length)
+        if self.beginning_share > 0:
+            draws[rng.random(self.batch_size) < self.beginning_share, 1] = 0
         return self.source.read_clips(draws[self.rank :: self.world_size], self.clip_length)
 
     def updates(self, first: int, stop: int) -> Generator[list[ClipArrays]]:

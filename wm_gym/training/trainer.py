@@ -57,10 +57,11 @@ class WorldModelTrainer:
         data_info: What identifies the data (path, fingerprint, counts); saved, and compared on resume.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"``.
         devices: Number of devices (processes on this machine); under ``torchrun`` it is taken from there.
+        initial: A trained model of the same architecture whose parameters training goes on from, with a new optimiser.
         progress: Show a progress bar.
 
     Raises:
-        TrainingError: The folder holds another run, or the settings do not fit the data or the devices.
+        TrainingError: The folder holds another run, or the settings do not fit the data, the devices or ``initial``.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class WorldModelTrainer:
         data_info: Mapping[str, Any],
         device: str = "auto",
         devices: int = 1,
+        initial: WorldModel | None = None,
         progress: bool = True,
     ) -> None:
         if tuple(simulator.frame_size) != config.model.frame_size:
@@ -82,8 +84,14 @@ class WorldModelTrainer:
                 f"has {config.model.frame_size[0]}x{config.model.frame_size[1]}; choose another config, or collect "
                 f"with --frame-size {config.model.frame_size[0]}."
             )
+        if initial is not None and (initial.config != config.model or initial.simulator != simulator):
+            raise TrainingError(
+                "training cannot go on from a world model of another architecture or simulator; give the config that "
+                "it was trained with, and data of its simulator."
+            )
         self.config = config
         self.simulator = simulator
+        self.initial = initial
         self.train_source = train
         self.validation_source = validation
         self.out = Path(out)
@@ -111,6 +119,8 @@ class WorldModelTrainer:
 
         torch.manual_seed(training.seed)
         model = WorldModel(self.config.model, self.simulator)
+        if self.initial is not None:
+            model.load_state_dict(self.initial.state_dict())
         model.encoder.to(memory_format=torch.channels_last)
         model.decoder.to(memory_format=torch.channels_last)
         objective = _Objective(model, self._make_loss())
@@ -127,6 +137,7 @@ class WorldModelTrainer:
             training.clip_length,
             accumulation=training.accumulation,
             seed=training.seed,
+            beginning_share=training.beginning_share,
             rank=fabric.global_rank,
             world_size=fabric.world_size,
         )
@@ -271,6 +282,8 @@ class WorldModelTrainer:
                 seed=training.seed,
             )
             model.provenance = {**provenance(), "data": self.data_info, "config": self.config.model_dump(mode="json")}
+            if self.initial is not None:
+                model.provenance["initial_model"] = self.initial.fingerprint
             with torch.no_grad():
                 save_model_into_run(model, self.out)
         self.fabric.barrier()
@@ -288,11 +301,13 @@ class WorldModelTrainer:
             training.decode_fraction if decode_fraction is None else decode_fraction,
             self._perceptual,
             training.gradient_checkpointing,
+            context_range=training.context_range,
         )
 
     def _prepare_folder(self) -> None:
         """Create the run's folder, or check that it holds this very run."""
-        record = {"kind": "wm_gym.model_run", "data": self.data_info}
+        initial = None if self.initial is None else self.initial.fingerprint
+        record = {"kind": "wm_gym.model_run", "data": self.data_info, "initial_model": initial}
         config_text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
         config_file, record_file = self.out / "run_config.yaml", self.out / "run.json"
         if record_file.exists():
@@ -308,6 +323,11 @@ class WorldModelTrainer:
                 raise TrainingError(
                     f"{str(self.out)!r} holds a run on other data; give the same --data to resume it, or choose "
                     "another --out."
+                )
+            if previous.get("initial_model") != initial:
+                raise TrainingError(
+                    f"{str(self.out)!r} holds a run that began from another model; give the same one to resume it, or "
+                    "choose another --out."
                 )
         elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
             raise TrainingError(f"{str(self.out)!r} is not empty and holds no training run; choose another --out.")

@@ -6,9 +6,13 @@ from wm_gym.config import DynamicsConfig
 from wm_gym.errors import ConfigError, did_you_mean
 from wm_gym.models.dynamics.base import Dynamics
 from wm_gym.models.dynamics.gru import GRUDynamics
+from wm_gym.models.dynamics.rssm import RSSMDynamics
+from wm_gym.models.dynamics.transformer import TransformerDynamics
 
 DYNAMICS: dict[str, type[Dynamics]] = {
     "gru": GRUDynamics,
+    "rssm": RSSMDynamics,
+    "transformer": TransformerDynamics,
 }
 
 
@@ -26,4 +30,4 @@ def make_dynamics(config: DynamicsConfig, latent_dim: int, action_dim: int) -> D
     return DYNAMICS[config.kind](config, latent_dim, action_dim)
 
 
-__all__ = ["DYNAMICS", "Dynamics", "GRUDynamics", "make_dynamics"]
+__all__ = ["DYNAMICS", "Dynamics", "GRUDynamics", "RSSMDynamics", "TransformerDynamics", "make_dynamics"]

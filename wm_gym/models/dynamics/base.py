@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -10,8 +11,25 @@ from wm_gym.config import DynamicsConfig
 from wm_gym.state import LatentState
 
 
+class Divergence(NamedTuple):
+    """Kullback-Leibler divergence of the posterior from the prior, in nats: one number, two paths for the gradient.
+
+    Attributes:
+        dynamics: ``(B,)``; its gradient moves the prior (the prediction) towards the posterior, not the posterior.
+        representation: ``(B,)``; its gradient moves the posterior (the observation) towards the prior, not the prior.
+    """
+
+    dynamics: Tensor
+    representation: Tensor
+
+
 class Dynamics(nn.Module, ABC):
     """How the latent state moves under an action.
+
+    Deterministic dynamics predict one next state. Stochastic dynamics (``noise_dim > 0``) draw it from a distribution,
+    the prior, and correct it by drawing from another one that has seen the frame, the posterior. They take their
+    random numbers from ``noise``; without it they draw from torch's global generator in training mode, and take the
+    most probable state in evaluation mode.
 
     Args:
         config: Kind and sizes.
@@ -30,6 +48,11 @@ class Dynamics(nn.Module, ABC):
         self.latent_dim = latent_dim
         self.action_dim = action_dim
 
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether the next state is drawn; such dynamics are trained by filtering and :meth:`divergence`."""
+        return self.noise_dim > 0
+
     @abstractmethod
     def initial(self, latent: Tensor) -> LatentState:
         """The state after the first frame of an episode, from its encoded latent ``(B, Z)``."""
@@ -41,6 +64,19 @@ class Dynamics(nn.Module, ABC):
     @abstractmethod
     def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
         """A predicted state corrected with the encoded latent ``(B, Z)`` of the frame that was then seen."""
+
+    def observe(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
+        """:meth:`imagine`, then :meth:`correct`: the state after ``action`` and the frame that was then seen."""
+        return self.correct(self.imagine(state, action), latent)
+
+    def divergence(self, observed: LatentState, latent: Tensor) -> Divergence:
+        """How far the posterior lay from the prior in the step that led to ``observed``; stochastic dynamics only.
+
+        Args:
+            observed: A state that :meth:`observe` gave.
+            latent: ``(B, Z)``, the encoded latent that it was given.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is deterministic: it has no posterior")
 
     @abstractmethod
     def features(self, state: LatentState) -> Tensor:

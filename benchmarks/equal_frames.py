@@ -1,0 +1,323 @@
+"""Compare ways to learn to drive at equal numbers of simulator frames, on the embedded simulator.
+
+* ``dream``: record drives, train a world model on them, train PPO in its dreams.
+* ``cloned``: the same recordings and a world model trained on them; a policy over its features copies their actions.
+* ``pixels``: PPO on the simulator itself, from the last frames, without a world model.
+
+A budget counts every simulator frame (1/50 s) that a method touches: recordings, rollouts, and the drives that choose
+among checkpoints. No method takes more than its budget; what it took is in the results. All agents are evaluated on
+the same held-out tracks. Recordings are made by drivers of the package (the ``--behaviour`` mix), most of them better
+than a beginner: ``pixels`` starts without that knowledge.
+
+Run from the repository's root, and again to go on where it was stopped or to add budgets, seeds and methods::
+
+    python benchmarks/equal_frames.py --budgets 20000,50000,100000 --seeds 0,1,2 --out runs/equal_frames
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wm_gym.agents.agent_bundle import load_agent
+from wm_gym.agents.behaviour_cloning import clone_behaviour, make_cloning_config
+from wm_gym.agents.behaviours import make_behaviour
+from wm_gym.agents.bootstrap import bootstrap_interval
+from wm_gym.agents.config import make_agent_config
+from wm_gym.agents.evaluation import evaluate
+from wm_gym.agents.pixel_config import make_pixel_config
+from wm_gym.agents.selection import selection_for
+from wm_gym.agents.simulator_training import train_in_simulator
+from wm_gym.agents.training import train_agent
+from wm_gym.config import load_config
+from wm_gym.data_collection.collector import collect
+from wm_gym.data_collection.dataset import Dataset
+from wm_gym.data_collection.plan import HELD_OUT_FROM
+from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.errors import ConfigError, WMGymError
+from wm_gym.files import write_json_atomically
+from wm_gym.provenance import provenance
+from wm_gym.training.trainer import WorldModelTrainer
+
+SIMULATOR = "car-racing"
+FRAMES_A_DECISION = 4
+EPISODE_DECISIONS = 250  # 1,000 frames, after which CarRacing truncates
+CHECKPOINTS = 10  # of a dream training, unless validate_every says otherwise
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells have in common; a results file belongs to one such set."""
+
+    tracks: int
+    behaviour: str
+    config: str
+    model_changes: tuple[str, ...]
+    agent_changes: tuple[str, ...]
+    pixel_changes: tuple[str, ...]
+    cloning_changes: tuple[str, ...]
+    select_drives: int
+    top_fraction: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: a method, a budget in simulator frames, a seed, and the folder that its runs share."""
+
+    method: str
+    budget: int
+    seed: int
+    folder: Path
+    workers: int
+    device: str
+    settings: Settings
+
+
+class Trained(NamedTuple):
+    """What a method gives: the agent's folder, and the simulator frames that went into it."""
+
+    agent: Path
+    frames: int
+
+
+def train_in_dream(cell: Cell) -> Trained:
+    """Record, train a world model, train PPO in its dreams."""
+    config = make_agent_config({"seed": cell.seed}, cell.settings.agent_changes)
+    # Drives that choose a checkpoint come off the recording, and count with all the frames that they can take.
+    checkpoints = math.ceil(config.steps / (config.validate_every or math.ceil(config.steps / CHECKPOINTS)))
+    kept_back = checkpoints * cell.settings.select_drives * EPISODE_DECISIONS
+    data, frames = record(cell, kept_back)
+    model = train_model(cell, data)
+    with selection_for(model, cell.settings.select_drives) as selection:
+        summary = train_agent(
+            model, out=cell.folder / "dream", config=config, device=cell.device, on_checkpoint=selection
+        )
+    return Trained(summary.path, frames + kept_back * FRAMES_A_DECISION)
+
+
+def train_by_cloning(cell: Cell) -> Trained:
+    """Record, train a world model, copy the recorded actions over its features."""
+    data, frames = record(cell, 0)
+    summary = clone_behaviour(
+        data,
+        train_model(cell, data),
+        out=cell.folder / "cloned",
+        top_fraction=cell.settings.top_fraction,
+        config=make_cloning_config({"seed": cell.seed}, cell.settings.cloning_changes),
+        device=cell.device,
+    )
+    return Trained(summary.path, frames)
+
+
+def train_from_pixels(cell: Cell) -> Trained:
+    """PPO on the simulator itself."""
+    config = make_pixel_config({"seed": cell.seed}, cell.settings.pixel_changes)
+    decisions = cell.budget // FRAMES_A_DECISION
+    summary = train_in_simulator(
+        SIMULATOR,
+        out=cell.folder / "pixels",
+        config=config,
+        steps=decisions - decisions % config.num_envs,
+        device=cell.device,
+    )
+    return Trained(summary.path, summary.frames)
+
+
+METHODS: dict[str, Callable[[Cell], Trained]] = {
+    "dream": train_in_dream,
+    "pixels": train_from_pixels,
+    "cloned": train_by_cloning,
+}
+"""To compare another recipe, add a function that trains within ``cell.budget`` and counts its frames."""
+
+
+def record(cell: Cell, kept_back: int) -> tuple[Path, int]:
+    """A dataset of the budget without ``kept_back`` decisions, and its frames.
+
+    Episodes are whole, so the last one may not begin where it might end beyond the budget.
+    """
+    decisions = cell.budget // FRAMES_A_DECISION - kept_back
+    wanted = decisions - EPISODE_DECISIONS + 1
+    if wanted < 2 * EPISODE_DECISIONS:
+        raise ConfigError(
+            f"a budget of {cell.budget} frames leaves {max(0, decisions)} decisions to record, too few to train on; "
+            "use a larger budget or fewer selection drives."
+        )
+    folder = cell.folder / f"data-{decisions}"
+    collect(
+        folder,
+        SIMULATOR,
+        make_behaviour=make_behaviour,
+        frames=wanted,
+        behaviour=cell.settings.behaviour,
+        workers=cell.workers,
+        seed=cell.seed,
+    )
+    return folder, Dataset.open(folder).num_steps * FRAMES_A_DECISION
+
+
+def train_model(cell: Cell, data: Path) -> Path:
+    """A world model of a dataset; methods that share the dataset share it."""
+    folder = cell.folder / f"model-{data.name}"
+    config = load_config(cell.settings.config, (f"training.seed={cell.seed}", *cell.settings.model_changes))
+    opened = open_training_data(data, config.training.validation_fraction)
+    WorldModelTrainer(
+        config,
+        opened.simulator,
+        opened.train,
+        opened.validation,
+        folder,
+        data_info=opened.info,
+        device=cell.device,
+    ).run()
+    return folder
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Train and evaluate; the entry of the results file."""
+    started = time.monotonic()
+    trained = METHODS[cell.method](cell)
+    if trained.frames > cell.budget:
+        print(f"{cell.method} took {trained.frames} frames of {cell.budget}", file=sys.stderr)
+    training_s = time.monotonic() - started
+    result = evaluate(str(trained.agent), episodes=cell.settings.tracks, seed=HELD_OUT_FROM, workers=cell.workers)
+    return {
+        "method": cell.method,
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "frames": trained.frames,
+        "mean_return": result.mean_return,
+        "ci95": result.ci95,
+        "returns": result.returns,
+        "driving": result.driving,
+        "training": load_agent(trained.agent).metrics,
+        "seconds": round(training_s, 1),
+    }
+
+
+def render(cells: Sequence[dict[str, Any]]) -> str:
+    """The results as a Markdown table: one row for each budget and method.
+
+    The interval is over tracks, each by its mean over the seeds; the range is over the seeds, each by its mean over
+    the tracks.
+    """
+    lines = [
+        "| budget (frames) | method | taken | mean return | 95 % interval over tracks | range over seeds | seeds |",
+        "| ---: | --- | ---: | ---: | --- | --- | ---: |",
+    ]
+    for budget in sorted({cell["budget"] for cell in cells}):
+        for method in METHODS:
+            row = [cell for cell in cells if (cell["budget"], cell["method"]) == (budget, method)]
+            if not row:
+                continue
+            by_track = [statistics.fmean(track) for track in zip(*(cell["returns"] for cell in row), strict=True)]
+            interval = bootstrap_interval(by_track)
+            means = [cell["mean_return"] for cell in row]
+            lines.append(
+                f"| {budget:,} | {method} | {max(cell['frames'] for cell in row):,} | {statistics.fmean(means):.1f} | "
+                f"{'-' if interval is None else f'{interval[0]:.1f} to {interval[1]:.1f}'} | "
+                f"{min(means):.1f} to {max(means):.1f} | {len(row)} |"
+            )
+    return "\n".join(lines)
+
+
+def read_results(file: Path, settings: Settings) -> dict[str, Any]:
+    """The results so far, which must be of the same settings."""
+    wanted = json.loads(json.dumps(asdict(settings)))
+    if not file.exists():
+        return {"settings": wanted, "cells": []}
+    results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    different = [name for name, value in wanted.items() if results["settings"].get(name) != value]
+    if different:
+        raise ConfigError(
+            f"{str(file)!r} holds results with another {different[0].replace('_', ' ')}; repeat it, or choose another "
+            "folder."
+        )
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the missing cells and print the table."""
+    options = parse(arguments)
+    settings = Settings(
+        tracks=options.tracks,
+        behaviour=options.behaviour,
+        config=options.config,
+        model_changes=tuple(options.set_model),
+        agent_changes=tuple(options.set_agent),
+        pixel_changes=tuple(options.set_pixels),
+        cloning_changes=tuple(options.set_cloning),
+        select_drives=options.select_drives,
+        top_fraction=options.top_fraction,
+    )
+    file = options.out / RESULTS
+    results = read_results(file, settings)
+    done = {(cell["budget"], cell["seed"], cell["method"]) for cell in results["cells"]}
+    for budget in options.budgets:
+        for seed in options.seeds:
+            for method in options.methods:
+                if (budget, seed, method) in done:
+                    continue
+                print(f"{method}, {budget:,} frames, seed {seed}", flush=True)
+                folder = options.out / f"budget-{budget}" / f"seed-{seed}"
+                cell = Cell(method, budget, seed, folder, options.workers, options.device, settings)
+                results["cells"].append(run_cell(cell))
+                results["provenance"] = provenance()
+                write_json_atomically(file, results)
+    print(render(results["cells"]))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--budgets", type=numbers, default=[20_000, 50_000, 100_000], help="simulator frames")
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
+    parser.add_argument("--methods", type=methods, default=list(METHODS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tracks", type=int, default=30, help="held-out tracks for each agent")
+    parser.add_argument("--workers", type=int, default=2, help="processes that record and evaluate")
+    parser.add_argument("--device", default="auto", help="where models and policies train")
+    parser.add_argument("--behaviour", default="noisy:0.85,random:0.05,autopilot:0.1")
+    parser.add_argument("--config", default="tiny", help="preset of the world model")
+    parser.add_argument("--set-model", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-agent", action="append", default=None, metavar="KEY=VALUE")
+    parser.add_argument("--set-pixels", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-cloning", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--select-drives", type=int, default=0, help="drives that choose among dream checkpoints; they cost frames"
+    )
+    parser.add_argument("--top-fraction", type=float, default=1.0, help="share of the recordings that is cloned")
+    options = parser.parse_args(arguments)
+    if options.set_agent is None:
+        options.set_agent = ["steps=600000", "horizon=30"]
+    return options
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers between commas."""
+    return [int(part) for part in text.split(",")]
+
+
+def methods(text: str) -> list[str]:
+    """Names of methods between commas."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no method; use {', '.join(METHODS)}")
+    return names
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except WMGymError as error:
+        sys.exit(f"equal_frames: {error}")

@@ -1,0 +1,105 @@
+"""The closed loop on the real CarRacing: record with the agent, train the model further, train in the new dream."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from wm_gym.agents.agent_bundle import load_agent
+from wm_gym.agents.driver import Driver
+from wm_gym.agents.rounds import RoundsConfig, train_agent_in_rounds
+from wm_gym.config import load_config
+from wm_gym.data_collection import Dataset
+from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.errors import BundleError, DatasetError, TrainingError
+from wm_gym.training.trainer import WorldModelTrainer
+
+ROUNDS = RoundsConfig(rounds=2, steps=40, model_updates=3, agent_steps=32, select_drives=1)
+
+
+@pytest.fixture(scope="module")
+def trained_model(car_racing_data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("model") / "run"
+    config = load_config("debug", ["training.steps=4", "training.validate_every=4"])
+    data = open_training_data(car_racing_data, config.training.validation_fraction)
+    WorldModelTrainer(
+        config, data.simulator, data.train, data.validation, out, data_info=data.info, device="cpu", progress=False
+    ).run()
+    return out
+
+
+def run(model, data, out, config, agent_config):
+    return train_agent_in_rounds(
+        model, [data], out=out, config=config, agent_config=agent_config, max_episode_steps=12, progress=False
+    )
+
+
+def test_rounds_record_with_the_agent_and_go_on_from_the_model(trained_model, car_racing_data, small_config, tmp_path):
+    out = tmp_path / "rounds"
+    summary = run(trained_model, car_racing_data, out, ROUNDS, small_config)
+
+    first, second = (Dataset.open(out / f"round-{number}" / "data") for number in (1, 2))
+    assert [entry.recorded_steps for entry in summary.rounds] == [0, first.num_steps, second.num_steps]
+    assert first.num_steps + second.num_steps >= 40
+    agents = {header.behaviour for header in first.episodes}
+    assert agents
+    assert all(str(out / "round-0" / "agent") in name for name in agents)
+    assert [entry.selection_steps > 0 for entry in summary.rounds] == [False, False, True]
+    assert summary.simulator_steps == sum(e.recorded_steps + e.selection_steps for e in summary.rounds)
+
+    for number, datasets in ((1, [first]), (2, [first, second])):
+        record = json.loads((out / f"round-{number}" / "model" / "run.json").read_text())
+        given = Dataset.open(car_racing_data)
+        assert record["data"]["num_steps"] == given.num_steps + sum(dataset.num_steps for dataset in datasets)
+    earlier = load_agent(out / "round-1" / "agent").model.fingerprint
+    assert record["initial_model"] == earlier
+
+    assert [entry.score is None for entry in summary.rounds] == [True, True, False]
+    last = load_agent(out / "round-2" / "agent")
+    assert Driver.load(out).model.fingerprint == last.model.fingerprint
+
+    changed = (out / "policy.safetensors").stat().st_mtime_ns
+    again = run(trained_model, car_racing_data, out, ROUNDS, small_config)
+    assert again == summary
+    assert (out / "policy.safetensors").stat().st_mtime_ns == changed
+
+
+def test_stopped_rounds_go_on_where_they_were(trained_model, car_racing_data, small_config, tmp_path, monkeypatch):
+    out = tmp_path / "rounds"
+    with monkeypatch.context() as patch:
+        patch.setattr(WorldModelTrainer, "run", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(trained_model, car_racing_data, out, ROUNDS, small_config)
+    recorded = (out / "round-1" / "data" / "dataset.json").stat().st_mtime_ns
+    summary = run(trained_model, car_racing_data, out, ROUNDS, small_config)
+    assert len(summary.rounds) == 3
+    assert (out / "round-1" / "data" / "dataset.json").stat().st_mtime_ns == recorded
+
+
+def _interrupt(self):
+    raise KeyboardInterrupt
+
+
+def test_an_agent_may_go_on_from_the_one_before(trained_model, car_racing_data, small_config, tmp_path):
+    config = ROUNDS.model_copy(update={"rounds": 1, "continue_agent": True})
+    out = tmp_path / "rounds"
+    run(trained_model, car_racing_data, out, config, small_config)
+    record = json.loads((out / "round-1" / "agent" / "run.json").read_text())
+    assert record["initial"] is not None
+    assert json.loads((out / "round-0" / "agent" / "run.json").read_text())["initial"] is None
+    scales = [json.loads((out / f"round-{n}" / "agent" / "metrics.json").read_text())["reward_scale"] for n in (0, 1)]
+    assert scales[0] == scales[1]
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(trained_model, car_racing_data, small_config, tmp_path):
+    out = tmp_path / "rounds"
+    with pytest.raises(DatasetError):
+        run(trained_model, tmp_path / "nothing", out, ROUNDS, small_config)
+    with pytest.raises(BundleError):
+        run(tmp_path / "no_model", car_racing_data, out, ROUNDS, small_config)
+    assert not out.exists()
+    out.mkdir()
+    (out / "mine.txt").write_text("keep")
+    with pytest.raises(TrainingError, match="holds no rounds"):
+        run(trained_model, car_racing_data, out, ROUNDS, small_config)

@@ -1,0 +1,80 @@
+"""Several datasets as one source of training clips."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from episode_factory import make_episode, make_metadata
+
+from wm_gym.data_collection import Dataset
+from wm_gym.data_collection.joined_dataset import JoinedDataset
+from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.errors import DatasetError
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Two datasets whose episodes can be told apart by their first frames."""
+    datasets = []
+    for name, lengths in (("first", (9, 12, 7)), ("second", (20, 5))):
+        first_index = 10 * len(datasets)  # the index decides what is in an episode
+        episodes = [make_episode(first_index + index, steps=steps) for index, steps in enumerate(lengths)]
+        datasets.append(Dataset.create(tmp_path / name, make_metadata(), episodes))
+    return datasets
+
+
+def test_clips_are_those_of_the_datasets_they_come_from(parts):
+    joined = JoinedDataset(parts)
+    assert (joined.num_episodes, joined.num_steps) == (5, 53)
+    draws = joined.draw_clips(np.random.default_rng(0), 60, 5)
+    clips = joined.read_clips(draws, 5)
+    for row, (position, start) in enumerate(draws):
+        owner, local = (parts[0], position) if position < 3 else (parts[1], position - 3)
+        expected = owner.read_clip(int(local), int(start), 5)
+        for ours, theirs in zip(clips, expected, strict=True):
+            np.testing.assert_array_equal(ours[row], theirs[0])
+
+
+def test_draws_are_uniform_over_the_clips_of_all_datasets(parts):
+    joined = JoinedDataset(parts)
+    total = sum(dataset.num_clips(6) for dataset in parts)
+    draws = joined.draw_clips(np.random.default_rng(1), 200 * total, 6)
+    counts = Counter(map(tuple, draws.tolist()))
+    assert len(counts) == total
+    chi_square = sum((count - 200) ** 2 / 200 for count in counts.values())
+    assert chi_square < total + 4 * np.sqrt(2 * total)
+
+
+def test_one_dataset_alone_is_drawn_from_as_ever(parts):
+    alone = JoinedDataset(parts[:1])
+    assert alone.fingerprint == parts[0].fingerprint
+    ours = alone.draw_clips(np.random.default_rng(5), 8, 4)
+    np.testing.assert_array_equal(ours, parts[0].draw_clips(np.random.default_rng(5), 8, 4))
+
+
+def test_contents_name_the_join(parts):
+    assert JoinedDataset(parts).fingerprint != JoinedDataset(parts[::-1]).fingerprint
+    assert JoinedDataset(parts).fingerprint == JoinedDataset(parts).fingerprint
+
+
+def test_each_dataset_is_split_by_itself(parts):
+    data = open_training_data([part.path for part in parts], 0.5)
+    assert data.validation is not None
+    assert [len(part) for part in data.train.datasets] == [2, 1]
+    assert [len(part) for part in data.validation.datasets] == [1, 1]
+    assert data.info["num_episodes"] == 5
+    assert str(parts[0].path) in data.info["path"]
+
+
+def test_what_does_not_fit_is_refused(parts, tmp_path):
+    metadata = make_metadata()
+    other = metadata.model_copy(update={"simulator": metadata.simulator.model_copy(update={"step_s": 1.0})})
+    odd = Dataset.create(tmp_path / "odd", other, [make_episode(0)])
+    with pytest.raises(DatasetError, match="must agree"):
+        JoinedDataset([parts[0], odd])
+    with pytest.raises(DatasetError, match="at least one"):
+        JoinedDataset([])
+    with pytest.raises(DatasetError, match="has 50 frames"):
+        JoinedDataset(parts).draw_clips(np.random.default_rng(0), 2, 50)

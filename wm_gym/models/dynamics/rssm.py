@@ -1,0 +1,140 @@
+"""Recurrent state-space model with a categorical latent (Hafner et al. 2023, arXiv 2301.04104, "World model learning").
+
+A deterministic vector carries the past, a stochastic one says which of the possible presents it is. The prior guesses
+the stochastic one from the past, the posterior reads it off the frame; training makes the two agree, so that a dream
+drawn from the prior looks like what the posterior would have seen. Unlike a deterministic prediction it does not blur
+futures that differ.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from wm_gym.config import DynamicsConfig
+from wm_gym.models.blocks import MLP
+from wm_gym.models.dynamics.base import Divergence, Dynamics
+from wm_gym.state import LatentState
+
+UNIFORM_SHARE = 0.01
+"""Share of a uniform distribution in prior and posterior: keeps the divergence finite (arXiv 2301.04104)."""
+
+
+class NormedGRUCell(nn.Module):
+    """A GRU cell with layer norm on its gates."""
+
+    def __init__(self, in_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(in_dim + hidden_dim, 3 * hidden_dim, bias=False)
+        self.norm = nn.LayerNorm(3 * hidden_dim)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """``x`` ``(B, in)`` and ``hidden`` ``(B, hidden)`` to the new ``hidden``."""
+        reset, candidate, update = self.norm(self.gates(torch.cat((x, hidden), dim=-1))).chunk(3, dim=-1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        # The bias of -1 starts the cell as one that remembers.
+        update = torch.sigmoid(update - 1)
+        return update * candidate + (1 - update) * hidden
+
+
+class RSSMDynamics(Dynamics):
+    """``h' = GRU(h, MLP(z, a))``; ``z'`` is drawn from ``p(z' | h')`` (imagined) or ``q(z' | h', frame)`` (observed).
+
+    ``h`` is a vector of ``hidden_dim``, ``z`` are ``groups`` one-hot vectors of ``classes``. The memory holds both,
+    ``(B, 1, hidden_dim + groups * classes)``, and is what the features show. The latent is a learned read-out of
+    both, for the decoder; the encoder's latent enters through the posterior alone.
+    """
+
+    def __init__(self, config: DynamicsConfig, latent_dim: int, action_dim: int) -> None:
+        super().__init__(config, latent_dim, action_dim)
+        hidden = config.hidden_dim
+        stochastic = config.groups * config.classes
+        self.feature_dim = hidden + stochastic
+        self.noise_dim = config.groups
+        self.start = nn.Parameter(torch.zeros(hidden))
+        self.input = nn.Sequential(nn.Linear(stochastic + action_dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
+        self.cell = NormedGRUCell(hidden, hidden)
+        self.prior = MLP(hidden, hidden, stochastic)
+        # Encoders start with outputs near 0; beside h the posterior would not notice them.
+        self.embedding_norm = nn.LayerNorm(latent_dim)
+        self.posterior = MLP(hidden + latent_dim, hidden, stochastic)
+        self.output = MLP(self.feature_dim, hidden, latent_dim)
+
+    def initial(self, latent: Tensor) -> LatentState:
+        """The posterior of the first frame; ``h`` starts from a learned vector."""
+        hidden = torch.tanh(self.start).expand(latent.shape[0], -1)
+        return self._state(hidden, self._draw(self._posterior(hidden, latent)))
+
+    def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
+        """``z'`` is drawn from the prior, with ``noise`` ``(B, groups)`` by inverse CDF."""
+        hidden = self._advance(state, action)
+        return self._state(hidden, self._draw(self._prior(hidden), noise))
+
+    def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
+        """``z`` of the predicted state is drawn anew from the posterior; ``h`` stays."""
+        hidden = self._hidden(predicted)
+        return self._state(hidden, self._draw(self._posterior(hidden, latent)))
+
+    def observe(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
+        """As the base class does it, without drawing from the prior what the posterior then replaces."""
+        hidden = self._advance(state, action)
+        return self._state(hidden, self._draw(self._posterior(hidden, latent)))
+
+    def features(self, state: LatentState) -> Tensor:
+        """``(B, hidden + groups * classes)``: ``h`` and ``z``."""
+        return state.memory[:, 0]
+
+    def divergence(self, observed: LatentState, latent: Tensor) -> Divergence:
+        """``KL(q || p)``, summed over the groups."""
+        hidden = self._hidden(observed)
+        prior = self._prior(hidden)
+        posterior = self._posterior(hidden, latent)
+        return Divergence(categorical_kl(posterior.detach(), prior), categorical_kl(posterior, prior.detach()))
+
+    def _hidden(self, state: LatentState) -> Tensor:
+        return state.memory[:, 0, : self.config.hidden_dim]
+
+    def _advance(self, state: LatentState, action: Tensor) -> Tensor:
+        stochastic = state.memory[:, 0, self.config.hidden_dim :]
+        hidden: Tensor = self.cell(self.input(torch.cat((stochastic, action), dim=-1)), self._hidden(state))
+        return hidden
+
+    def _prior(self, hidden: Tensor) -> Tensor:
+        """Probabilities ``(B, groups, classes)``."""
+        return self._probabilities(self.prior(hidden))
+
+    def _posterior(self, hidden: Tensor, latent: Tensor) -> Tensor:
+        """Probabilities ``(B, groups, classes)``."""
+        return self._probabilities(self.posterior(torch.cat((hidden, self.embedding_norm(latent)), dim=-1)))
+
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        logits = logits.float().unflatten(-1, (self.config.groups, self.config.classes))
+        return (1 - UNIFORM_SHARE) * logits.softmax(-1) + UNIFORM_SHARE / self.config.classes
+
+    def _draw(self, probabilities: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``(B, groups, classes)`` to one-hot vectors ``(B, groups * classes)``; straight-through in training mode."""
+        if noise is None and self.training:
+            noise = torch.rand(probabilities.shape[:-1], device=probabilities.device)
+        chosen = probabilities.detach().argmax(-1) if noise is None else inverse_cdf(probabilities.detach(), noise)
+        one_hot = F.one_hot(chosen, self.config.classes).to(probabilities.dtype)
+        if self.training:
+            # The value is the one-hot vector, the gradient that of the probabilities.
+            one_hot = one_hot + (probabilities - probabilities.detach())
+        return one_hot.flatten(1)
+
+    def _state(self, hidden: Tensor, stochastic: Tensor) -> LatentState:
+        memory = torch.cat((hidden, stochastic), dim=-1)
+        return LatentState(self.output(memory), memory.unsqueeze(1))
+
+
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The classes ``(...)`` int64 that ``uniform`` ``(...)`` in [0, 1) draws from probabilities ``(..., classes)``."""
+    below = probabilities.cumsum(-1) <= uniform.to(probabilities.dtype).unsqueeze(-1)
+    # Rounding may leave the sum of all probabilities below a number close to one.
+    return below.sum(-1).clamp(max=probabilities.shape[-1] - 1)
+
+
+def categorical_kl(first: Tensor, second: Tensor) -> Tensor:
+    """``KL(first || second)`` ``(B,)`` in nats of independent distributions ``(B, groups, classes)``, all above 0."""
+    return (first * (first.log() - second.log())).sum((-2, -1))
