@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 
 from wm_gym.agents.autopilots import make_autopilot
-from wm_gym.data_collection.behaviours import Behaviour, Noisy, SmoothRandom
+from wm_gym.data_collection.behaviours import SWERVES, Behaviour, Noisy, SmoothRandom
 from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
 
-BEHAVIOURS = ("random", "autopilot", "noisy")
+BEHAVIOURS = ("random", "autopilot", "noisy", "swerving")
 """Names of the behaviours that need no trained agent; ``"noisy"`` is the autopilot at a varied pace, with
-disturbances."""
+disturbances, and ``"swerving"`` the autopilot at its best pace with short ones."""
 
 SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
     "traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:TrafficManager"},
@@ -39,18 +39,24 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
             agent.
         BundleError: The agent cannot be loaded.
     """
-    if name == "random":
-        return SmoothRandom(spec.action)
-    if name == "autopilot":
-        return make_autopilot(spec.id)
-    if name == "noisy":
-        return Noisy(make_autopilot(spec.id, varied_pace=True), spec.action)
+    if name in BEHAVIOURS:
+        return _make_plain(name, spec)
     if varied := _VARIED.fullmatch(name):
         is_noisy, inner = varied["how"] == "noisy", varied["name"]
         return Noisy(make_behaviour(inner, spec), spec.action) if is_noisy else _make_agent(inner, spec, sampled=True)
     if name in SIMULATOR_BEHAVIOURS:
         return _make_simulator_behaviour(name, spec)
     return _make_agent(name, spec)
+
+
+def _make_plain(name: str, spec: SimulatorSpec) -> Behaviour:
+    if name == "random":
+        return SmoothRandom(spec.action)
+    if name == "noisy":
+        return Noisy(make_autopilot(spec.id, varied_pace=True), spec.action)
+    if name == "swerving":
+        return Noisy(make_autopilot(spec.id), spec.action, SWERVES, name="swerving")
+    return make_autopilot(spec.id)
 
 
 def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Behaviour:

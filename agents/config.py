@@ -29,7 +29,7 @@ class AgentConfig(BaseModel):
         default=None, description="Kind of action: None is steer_accel for driving simulators, else native."
     )
     num_envs: int | None = Field(default=None, ge=1, description="Dreams side by side.")
-    horizon: int = Field(default=20, ge=1, description="Steps until a dream is truncated.")
+    horizon: int = Field(default=30, ge=1, description="Steps until a dream is truncated.")
     termination: Literal["sample", "threshold", "never"] = Field(
         default="sample", description="How the model's continuation ends a dream; see DreamDrivingEnv."
     )

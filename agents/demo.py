@@ -50,7 +50,7 @@ class DemoSettings(BaseModel):
     behaviour: str = "noisy:0.85,random:0.05,autopilot:0.1"
     config: str = "tiny"
     model_changes: tuple[str, ...] = ()
-    agent_changes: tuple[str, ...] = ("steps=600000", "horizon=30")
+    agent_changes: tuple[str, ...] = ("steps=600000",)
     select_drives: int = Field(default=8, ge=0)
     evaluation_episodes: int = Field(default=20, ge=1)
     max_episode_steps: int | None = Field(default=None, ge=1)

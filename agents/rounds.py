@@ -56,8 +56,18 @@ class RoundsConfig(BaseModel):
         default="sampled({agent}):0.6,noisy({agent}):0.2,{agent}:0.2",
         description="Who drives in a recording: a behaviour mix where {agent} is the agent of the round before.",
     )
+    patience: int | None = Field(
+        default=40, ge=1, description="A recording is cut after so many steps in a row without a reward above 0."
+    )
     model_updates: int = Field(default=400, ge=1, description="Updates of the world model in a round.")
     model_learning_rate: float = Field(default=5e-4, gt=0, description="Learning rate that each of them begins with.")
+    recorded_share: float = Field(
+        default=0.5,
+        gt=0,
+        lt=1,
+        description="Share of the clips, and so of the dreams' start states, that comes from the rounds' recordings; "
+        "they are few beside the data given, and are where the dream is wrong.",
+    )
     agent_steps: int | None = Field(
         default=None, ge=1, description="Dream steps of an agent in a round after the first; None is as the first."
     )
@@ -214,6 +224,7 @@ class _Rounds:
             seed=self.config.seed + number,
             simulator_kwargs={"frame_size": self.simulator.frame_size, **self.simulator.kwargs},
             max_episode_steps=self.limit,
+            patience=self.config.patience,
             progress=self.progress,
         )
         return summary.num_steps, summary.mean_return
@@ -224,7 +235,7 @@ class _Rounds:
         config = self.model_config.model_copy(
             update={"training": training.model_copy(update={"seed": training.seed + number})}
         )
-        data = open_training_data(self._datasets(number), training.validation_fraction)
+        data = open_training_data(self._datasets(number), training.validation_fraction, self._shares(number))
         out = self._folder(number) / "model"
         WorldModelTrainer(
             config,
@@ -262,6 +273,16 @@ class _Rounds:
     def _datasets(self, number: int) -> list[str | Path]:
         """All that the world model of a round has learned from."""
         return [*self.given_data, *(self._folder(earlier) / "data" for earlier in range(1, number + 1))]
+
+    def _shares(self, number: int) -> list[float]:
+        """How much each dataset is drawn from: within the given and within the recorded ones, by their steps."""
+        steps = [Dataset.open(folder).num_steps for folder in self._datasets(number)]
+        given, recorded = steps[: len(self.given_data)], steps[len(self.given_data) :]
+        share = self.config.recorded_share
+        return [
+            *((1 - share) * count / sum(given) for count in given),
+            *(share * count / sum(recorded) for count in recorded),
+        ]
 
     def _folder(self, number: int) -> Path:
         return self.out / f"round-{number}"

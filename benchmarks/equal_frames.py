@@ -298,7 +298,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top-fraction", type=float, default=1.0, help="share of the recordings that is cloned")
     options = parser.parse_args(arguments)
     if options.set_agent is None:
-        options.set_agent = ["steps=600000", "horizon=30"]
+        options.set_agent = ["steps=600000"]
     return options
 
 

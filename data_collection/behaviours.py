@@ -6,6 +6,7 @@ learned agents) are in :mod:`wm_gym.agents`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import gymnasium as gym
@@ -136,7 +137,44 @@ class SmoothRandom:
         self._noise = SmoothNoise(rng, scale, correlation_steps=rng.uniform(2.0, 12.0))
 
 
-Disturbance = Literal["none", "offset", "noise", "hold", "acceleration"]
+Disturbance = Literal["none", "offset", "noise", "hold", "drift", "acceleration"]
+
+
+@dataclass(frozen=True)
+class Disturbances:
+    """How :class:`Noisy` disturbs: each pair is the least and the most that an episode draws.
+
+    Attributes:
+        strength: Size of offsets and noise; 1 moves a control from its middle to its end.
+        fraction: Share of the time that is disturbed.
+        jitter: Deviation of the noise on every action.
+        mean_steps: Mean length of a disturbance.
+        kinds: Which there are; ``"acceleration"`` is left out where the format has none.
+    """
+
+    strength: tuple[float, float]
+    fraction: tuple[float, float]
+    jitter: tuple[float, float]
+    mean_steps: float
+    kinds: tuple[Disturbance, ...]
+
+
+ROUGH = Disturbances(
+    strength=(0.1, 1.0),
+    fraction=(0.05, 0.7),
+    jitter=(0.0, 0.4),
+    mean_steps=8,
+    kinds=("offset", "noise", "hold", "acceleration"),
+)
+"""From hardly any to most of the time: off the road and back again, mostly slow."""
+SWERVES = Disturbances(
+    strength=(0.05, 0.5),
+    fraction=(0.1, 0.4),
+    jitter=(0.0, 0.15),
+    mean_steps=6,
+    kinds=("drift", "drift", "offset", "acceleration"),
+)
+"""Short and seldom enough to be at speed when they come: what the wheel does there has to be seen to be learned."""
 
 
 class Noisy:
@@ -144,8 +182,9 @@ class Noisy:
 
     An episode alternates between stretches that the inner behaviour drives alone and disturbances of random kind and
     length: a constant offset on the steering (or on one control of a native format), smooth noise on everything, an
-    action that is held, or, for driving formats, an acceleration of its own (full throttle to full brake). Each
-    episode draws how strong disturbances are and how much of the time they take, from hardly any to most of it.
+    action that is held, one that is held with such an offset, or, for driving formats, an acceleration of its own (full
+    throttle to full brake). A good driver steers against an offset; only a held wheel shows where it leads. Each
+    episode draws how strong disturbances are and how much of the time they take.
 
     On top, every action is jittered. A good driver's steering follows from the road; a world model that has seen no
     other takes steering for a sign that the road bends, and in its dreams the road follows the wheel.
@@ -153,15 +192,22 @@ class Noisy:
     Args:
         inner: Drives; it sees the same frames and is reset with the same seed.
         action: The format of the actions.
+        disturbances: How often and how strongly.
+        name: What datasets record as the behaviour; ``None`` makes it from the inner one's.
     """
 
-    def __init__(self, inner: Behaviour, action: ActionFormat) -> None:
-        self.name = f"noisy({inner.name})" if inner.name != "autopilot" else "noisy"
+    def __init__(
+        self,
+        inner: Behaviour,
+        action: ActionFormat,
+        disturbances: Disturbances = ROUGH,
+        name: str | None = None,
+    ) -> None:
+        self.name = name or (f"noisy({inner.name})" if inner.name != "autopilot" else "noisy")
         self._inner = inner
+        self._disturbances = disturbances
         self._controls = ControlSpace(action)
-        self._kinds: tuple[Disturbance, ...] = ("offset", "noise", "hold")
-        if self._controls.is_driving:
-            self._kinds = (*self._kinds, "acceleration")
+        self._kinds = tuple(kind for kind in disturbances.kinds if kind != "acceleration" or self._controls.is_driving)
         self._start(seed=0)
 
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
@@ -187,6 +233,8 @@ class Noisy:
     def _disturbed(self, controls: NDArray[np.float64]) -> NDArray[np.float64]:
         if self._kind == "hold":
             return self._held
+        if self._kind == "drift":
+            return self._held + self._offset
         if self._kind == "offset":
             return controls + self._offset
         if self._kind == "noise":
@@ -197,25 +245,25 @@ class Noisy:
     def _start(self, seed: int) -> None:
         # A stream of its own: an inner behaviour that draws from the same seed must not be correlated with it.
         self._rng = np.random.default_rng((seed, 1))
-        self._strength = self._rng.uniform(0.1, 1.0)
-        self._disturbed_fraction = self._rng.uniform(0.05, 0.7)
-        self._jitter = self._rng.uniform(0.0, 0.4)
+        self._strength = self._rng.uniform(*self._disturbances.strength)
+        self._disturbed_fraction = self._rng.uniform(*self._disturbances.fraction)
+        self._jitter = self._rng.uniform(*self._disturbances.jitter)
         self._kind: Disturbance = "none"
         self._steps_left = 1 + int(self._rng.geometric(1 / 10))
         self._held = self._offset = np.zeros(self._controls.dim)
         self._acceleration = 0.0
 
     def _next_stretch(self, action: FloatArray) -> None:
-        """Draw the next stretch: disturbed ones have a mean of 8 steps, those between follow from the fraction."""
-        rng = self._rng
+        """Draw the next stretch; the mean length of those between disturbances follows from the fraction."""
+        rng, mean_steps = self._rng, self._disturbances.mean_steps
         if self._kind != "none":
             self._kind = "none"
-            mean_steps = 8 * (1 - self._disturbed_fraction) / self._disturbed_fraction
-            self._steps_left = int(rng.geometric(min(1.0, 1 / mean_steps)))
+            between = mean_steps * (1 - self._disturbed_fraction) / self._disturbed_fraction
+            self._steps_left = int(rng.geometric(min(1.0, 1 / between)))
             return
         dim = self._controls.dim
         self._kind = self._kinds[int(rng.integers(len(self._kinds)))]
-        self._steps_left = int(rng.geometric(1 / 8))
+        self._steps_left = int(rng.geometric(1 / mean_steps))
         self._held = self._controls.from_action(action)
         self._offset = np.zeros(dim)
         # Steering is the first control; a native format does not say which of its values matters most.

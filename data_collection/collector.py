@@ -97,6 +97,7 @@ def collect(
     worker_kwargs: Sequence[Mapping[str, Any]] | None = None,
     codec: str = DEFAULT_CODEC,
     max_episode_steps: int | None = None,
+    patience: int | None = None,
     progress: bool = True,
     engine: Engine = "processes",
     ray_address: str | None = None,
@@ -125,6 +126,8 @@ def collect(
             server each. Only arguments of the simulator's connection, which are not recorded.
         codec: ``"png"``, ``"webp"``, ``"raw"``, ``"jpeg"`` or ``"jpeg:QUALITY"``.
         max_episode_steps: Truncate episodes after so many steps; ``None`` leaves it to the simulator.
+        patience: Truncate episodes after so many steps in a row without a reward above 0: a car that is stuck teaches
+            little. ``None`` does not.
         progress: Show a progress bar on standard error.
         engine: ``"processes"`` on this machine, or ``"ray"``: actors on the hosts of a Ray cluster, which send their
             episodes here. The dataset is the same.
@@ -143,12 +146,15 @@ def collect(
     if workers < 1:
         raise DatasetError(f"workers={workers} was given, but 1 or more is wanted.")
     connections = connection_of_each(workers, worker_kwargs)
-    if max_episode_steps is not None and max_episode_steps < 1:
-        raise DatasetError(f"max_episode_steps={max_episode_steps} was given, but 1 or more is wanted.")
+    for name, steps in (("max_episode_steps", max_episode_steps), ("patience", patience)):
+        if steps is not None and steps < 1:
+            raise DatasetError(f"{name}={steps} was given, but 1 or more is wanted.")
     folder = Path(out)
     behaviours = parse_behaviours(behaviour)
     plan = CollectionPlan(seed, behaviours)
-    collection = CollectionSettings(seed=seed, behaviours=behaviours, max_episode_steps=max_episode_steps)
+    collection = CollectionSettings(
+        seed=seed, behaviours=behaviours, max_episode_steps=max_episode_steps, patience=patience
+    )
     frame_codec = FrameCodec.parse(codec)
     existing = _existing(folder)
     if existing is not None:
@@ -161,6 +167,7 @@ def collect(
         folder=folder / EPISODES_FOLDER,
         codec=frame_codec,
         max_episode_steps=max_episode_steps,
+        patience=patience,
     )
     losses = Losses(len(connections))
     started = time.perf_counter()

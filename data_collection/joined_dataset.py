@@ -13,18 +13,21 @@ from wm_gym.errors import DatasetError
 
 
 class JoinedDataset:
-    """Datasets side by side: clips are drawn from all of them, uniformly over their start frames.
+    """Datasets side by side: clips are drawn from all of them, uniformly over the start frames of each.
 
     Positions count through the datasets in the order given.
 
     Args:
         datasets: At least one.
+        shares: How much of the draws each dataset has, relative to each other; ``None`` gives every start frame of all
+            datasets the same chance.
 
     Raises:
-        DatasetError: There are none, or they are of different simulators.
+        DatasetError: There are none, or they are of different simulators, or the shares are not one positive number
+            for each.
     """
 
-    def __init__(self, datasets: Sequence[Dataset]) -> None:
+    def __init__(self, datasets: Sequence[Dataset], shares: Sequence[float] | None = None) -> None:
         if not datasets:
             raise DatasetError("there is no dataset to train on; give at least one.")
         first = datasets[0].metadata.simulator
@@ -35,7 +38,12 @@ class JoinedDataset:
                     f"{dataset.metadata.simulator.id}) or with different settings; datasets that are trained on "
                     "together must agree."
                 )
+        if shares is not None and (len(shares) != len(datasets) or min(shares) <= 0):
+            raise DatasetError(
+                f"the shares {list(shares)} are not one positive number for each of {len(datasets)} datasets."
+            )
         self.datasets = list(datasets)
+        self.shares = None if shares is None else list(shares)
         self._first_positions = np.cumsum([0, *(dataset.num_episodes for dataset in datasets)])
 
     @property
@@ -64,12 +72,11 @@ class JoinedDataset:
         Raises:
             DatasetError: No episode is long enough.
         """
-        ends = np.cumsum([dataset.num_clips(length) for dataset in self.datasets])
-        if ends[-1] == 0:
-            return self.datasets[0].draw_clips(rng, batch_size, length)  # says what is wrong
-        if len(self.datasets) == 1:
-            return self.datasets[0].draw_clips(rng, batch_size, length)
-        owners = np.searchsorted(ends, rng.integers(ends[-1], size=batch_size), side="right")
+        counts = np.array([dataset.num_clips(length) for dataset in self.datasets], np.float64)
+        if len(self.datasets) == 1 or counts.sum() == 0:
+            return self.datasets[0].draw_clips(rng, batch_size, length)  # says what is wrong where no clip is left
+        weights = counts if self.shares is None else np.where(counts > 0, self.shares, 0.0)
+        owners = rng.choice(len(counts), size=batch_size, p=weights / weights.sum())
         draws = np.empty((batch_size, 2), np.int64)
         for index, dataset in enumerate(self.datasets):
             rows = np.flatnonzero(owners == index)

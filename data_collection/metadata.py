@@ -31,6 +31,7 @@ class CollectionSettings(BaseModel):
         seed: Seed of the collection; it decides every episode's own seed and behaviour.
         behaviours: Behaviour names with their weights, which sum to 1.
         max_episode_steps: Steps after which the collector truncates an episode, or ``None``.
+        patience: Steps in a row without a reward above 0 after which it does, or ``None``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,6 +39,7 @@ class CollectionSettings(BaseModel):
     seed: int = Field(ge=0)
     behaviours: dict[str, float]
     max_episode_steps: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
 
 
 class DatasetMetadata(BaseModel):

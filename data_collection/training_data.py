@@ -29,23 +29,27 @@ class TrainingData(NamedTuple):
     info: dict[str, Any]
 
 
-def open_training_data(paths: str | Path | Sequence[str | Path], validation_fraction: float) -> TrainingData:
+def open_training_data(
+    paths: str | Path | Sequence[str | Path], validation_fraction: float, shares: Sequence[float] | None = None
+) -> TrainingData:
     """Open and split one or several datasets.
 
     Args:
         paths: The folder of a dataset, or of several of the same simulator.
         validation_fraction: Share of each dataset's episodes held out; 0 holds none out.
+        shares: How much of the clips comes from each dataset; see :class:`JoinedDataset`.
 
     Raises:
         DatasetError: A dataset is missing or damaged, or too small to split, or they do not fit each other.
     """
     folders = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    joined = JoinedDataset([Dataset.open(folder, cache_bytes=_CACHE_BYTES // len(folders)) for folder in folders])
+    datasets = [Dataset.open(folder, cache_bytes=_CACHE_BYTES // len(folders)) for folder in folders]
+    joined = JoinedDataset(datasets, shares)
     train, validation = joined, None
     if validation_fraction > 0:
         splits = [dataset.split(validation_fraction) for dataset in joined.datasets]
-        train = JoinedDataset([split[0] for split in splits])
-        validation = JoinedDataset([split[1] for split in splits])
+        train = JoinedDataset([split[0] for split in splits], shares)
+        validation = JoinedDataset([split[1] for split in splits], shares)
     returns = [header.return_ for dataset in joined.datasets for header in dataset.episodes]
     info = {
         "path": ", ".join(str(folder) for folder in folders),

@@ -46,6 +46,7 @@ class WorkerSettings:
         folder: Where the episode files go; ``None`` puts their bytes into the reports instead.
         codec: How to store frames.
         max_episode_steps: Steps after which to truncate, or ``None``.
+        patience: Steps in a row without a reward above 0 after which to truncate, or ``None``.
         connection: Where this worker's simulator runs.
     """
 
@@ -56,6 +57,7 @@ class WorkerSettings:
     folder: Path | None
     codec: FrameCodec
     max_episode_steps: int | None = None
+    patience: int | None = None
     connection: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -122,6 +124,7 @@ def run_worker(settings: WorkerSettings, connection: Connection) -> None:
                     action=drivers.simulator.action,
                     codec=settings.codec,
                     max_steps=settings.max_episode_steps,
+                    patience=settings.patience,
                     check_open=lambda: _check_open(connection),
                 )
             except SimulatorLostError as error:
@@ -150,6 +153,7 @@ def record_episode(
     action: ActionFormat,
     codec: FrameCodec,
     max_steps: int | None = None,
+    patience: int | None = None,
     check_open: Callable[[], None] = lambda: None,
 ) -> EpisodeRecorder:
     """Drive one episode from reset to its end.
@@ -164,6 +168,7 @@ def record_episode(
         action: The stored format; actions are clipped to its bounds before they are recorded and used.
         codec: How to store frames.
         max_steps: Steps after which to truncate, or ``None``.
+        patience: Steps in a row without a reward above 0 after which to truncate, or ``None``.
         check_open: Called before every step; may raise to give the episode up.
 
     Raises:
@@ -171,7 +176,7 @@ def record_episode(
     """
     frame = begin_episode(env, behaviour, plan.seed, plan.behaviour_seed)
     recorder = EpisodeRecorder(codec, frame, seed=plan.seed, behaviour=plan.behaviour, index=plan.index)
-    ended = False
+    ended, fruitless = False, 0
     while not ended:
         check_open()
         chosen = action.to_stored(behaviour.act(frame))
@@ -179,7 +184,8 @@ def record_episode(
         check_not_lost(info)
         if action.kind == "driving" and "applied_action" in info:
             chosen = action.to_stored(info["applied_action"])
-        truncated = truncated or len(recorder) + 1 == max_steps
+        fruitless = 0 if reward > 0 else fruitless + 1
+        truncated = truncated or len(recorder) + 1 == max_steps or fruitless == patience
         recorder.add(chosen, frame, float(reward), terminated=terminated, truncated=truncated, infos=scalar_infos(info))
         ended = terminated or truncated
     return recorder

@@ -22,6 +22,7 @@ def small_config() -> AgentConfig:
         termination="never",
         reward_scale=0.5,
         checkpoint_overhead=1.0,
+        policy_average=0.0,
     )
 
 

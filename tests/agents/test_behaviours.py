@@ -166,6 +166,43 @@ def test_noisy_episodes_range_from_clean_to_off_the_road(env):
     assert np.percentile(speeds, 90) > 60
 
 
+def test_swerving_is_disturbed_at_speed(env):
+    behaviour = make_behaviour("swerving", describe_simulator(env))
+    infos = [drive(env, behaviour, seed, num_steps=120)[2] for seed in range(60, 66)]
+    speeds = np.array([info["speed"] for episode in infos for info in episode[40:]])
+    off_road = np.array([info["off_road"] for episode in infos for info in episode])
+    assert np.median(speeds) > 45
+    assert off_road.mean() > 0.01
+    assert behaviour.name == "swerving"
+
+
+class _Recording:
+    """A driver that writes down what it is told."""
+
+    name = "recording"
+
+    def __init__(self):
+        self.told = []
+
+    def reset(self, env, seed):
+        pass
+
+    def act(self, observation):
+        return np.array((0.0, 0.5, 0.0, 1.0), np.float32)
+
+    def carried_out(self, action):
+        self.told.append(action)
+
+
+def test_a_driver_is_told_of_the_disturbed_action(env):
+    inner = _Recording()
+    noisy = Noisy(inner, DRIVING)
+    frame, _ = env.reset(seed=0)
+    noisy.reset(env, 0)
+    given = [noisy.act(frame) for _ in range(30)]
+    np.testing.assert_array_equal(np.stack(inner.told), np.stack(given))
+
+
 @pytest.mark.parametrize("action", [DRIVING, NATIVE])
 def test_noisy_stays_near_the_inner_action_between_disturbances(env, action):
     inner, reference = SmoothRandom(action), SmoothRandom(action)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wm_gym.agents.agent_bundle import load_agent
+from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.driver import Driver, check_simulator_fits
 from wm_gym.agents.observers import PixelObserver
 from wm_gym.agents.pixel_config import PixelAgentConfig
@@ -60,6 +61,28 @@ def test_the_returned_action_may_be_changed_by_the_caller(driver, frames):
         given = driver.act(frame)
         assert np.array_equal(given, action)
         given[:] = 0
+
+
+def test_what_was_carried_out_instead_counts(driver, frames):
+    """The next state follows from the action that the car really took."""
+    driver.act(frames[0])
+    plain = driver.act(frames[1])
+    driver.reset()
+    driver.act(frames[0])
+    driver.carried_out(np.array((1.0, 0.0, 1.0, 1.0), np.float32))
+    assert not np.array_equal(driver.act(frames[1]), plain)
+
+
+def test_sampled_agents_draw_their_actions(agent_folder, driver, frames):
+    sampled = make_behaviour(f"sampled({agent_folder})", driver.simulator)
+    noisy = make_behaviour(f"noisy({agent_folder})", driver.simulator)
+    sampled.reset(None, 0)
+    first = sampled.act(frames[0])
+    sampled.reset(None, 1)
+    assert not np.array_equal(sampled.act(frames[0]), first)
+    assert noisy.name.startswith("noisy(")
+    with pytest.raises(ConfigError, match="neither a folder"):
+        make_behaviour("sampled(nobody)", driver.simulator)
 
 
 def test_draws_repeat_with_the_seed_and_leave_the_global_generator_alone(driver, frames):

@@ -94,6 +94,40 @@ def test_equal_seeds_give_equal_policies_and_others_do_not(small_config):
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+def test_the_average_is_that_of_the_rounds(small_config):
+    """Early rounds count alike; the restored average is the same one."""
+    config = small_config.model_copy(update={"policy_average": 0.6})
+    with ImaginationTrainer(PointWorld(), config) as trainer:
+        expected = None
+        for number in range(1, 5):
+            trainer.train_round()
+            latest = trainer._learner.action_net.weight.detach().clone()
+            share = max(0.4, 1 / number)
+            expected = latest if expected is None else (1 - share) * expected + share * latest
+        torch.testing.assert_close(trainer.policy.action_net.weight, expected)
+        assert not torch.equal(expected, latest)
+        snapshot = trainer.snapshot()
+    with ImaginationTrainer(PointWorld(), config) as other:
+        other.restore(snapshot)
+        torch.testing.assert_close(other.policy.action_net.weight, expected)
+        torch.testing.assert_close(other._learner.action_net.weight, latest)
+
+
+def test_a_reward_limit_bounds_what_is_learned_from_not_what_is_reported():
+    config = AgentConfig(num_envs=8, horizon=HORIZON, reward_scale=0.5, reward_limit=3.0, batch_size=32, net_arch=(8,))
+    unlimited = config.model_copy(update={"reward_limit": None})
+    rewards, returns = [], []
+    for settings in (config, unlimited):
+        with ImaginationTrainer(PointWorld(), settings) as trainer:
+            returns.append(trainer.train_round()["ep_rew_mean"])
+            rewards.append(
+                trainer._algorithm.rollout_buffer.rewards[:-1].copy()
+            )  # the last ones hold bootstrapped values
+    assert rewards[0].max() == 1.5 < rewards[1].max()
+    np.testing.assert_allclose(rewards[0], np.minimum(rewards[1], 1.5))
+    assert returns[0] == returns[1]
+
+
 def test_a_snapshot_does_not_change_with_further_learning(small_config):
     with ImaginationTrainer(PointWorld(), small_config) as trainer:
         trainer.train_round()

@@ -47,6 +47,17 @@ def test_draws_are_uniform_over_the_clips_of_all_datasets(parts):
     assert chi_square < total + 4 * np.sqrt(2 * total)
 
 
+def test_shares_decide_how_much_each_dataset_gives(parts):
+    joined = JoinedDataset(parts, shares=(1, 3))
+    draws = joined.draw_clips(np.random.default_rng(1), 4000, 6)
+    assert np.mean(draws[:, 0] >= 3) == pytest.approx(0.75, abs=0.03)
+    # A dataset whose episodes are all too short gives nothing.
+    assert np.all(joined.draw_clips(np.random.default_rng(1), 50, 16)[:, 0] >= 3)
+    for shares in ((1,), (1, 0)):
+        with pytest.raises(DatasetError, match="one positive number for each"):
+            JoinedDataset(parts, shares)
+
+
 def test_one_dataset_alone_is_drawn_from_as_ever(parts):
     alone = JoinedDataset(parts[:1])
     assert alone.fingerprint == parts[0].fingerprint

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from wm_gym.config import load_config
 from wm_gym.data_collection.training_data import open_training_data
 from wm_gym.errors import TrainingError
 from wm_gym.training.checkpoint import load_checkpoint
+from wm_gym.training.clips import ClipLoader
 from wm_gym.training.log import read_metrics
 from wm_gym.training.trainer import WorldModelTrainer, learning_rate_at
 from wm_gym.world_model import WorldModel
@@ -69,6 +71,54 @@ def test_a_run_folder_holds_everything(car_racing_data, tmp_path):
     assert [row["update"] for row in validations] == [10, 20]
     assert set(validations[-1]["psnr"]) == {"1", "5"}
     assert math.isfinite(validations[-1]["reward"]["absolute_error"]["5"])
+
+
+def test_training_goes_on_from_a_model(car_racing_data, tmp_path):
+    first = train(car_racing_data, tmp_path / "first", "training.steps=40", "training.learning_rate=5e-3")
+    config = load_config("debug", ["training.steps=4", "training.seed=1"])
+    opened = open_training_data(car_racing_data, config.training.validation_fraction)
+
+    def further(initial):
+        return WorldModelTrainer(
+            config,
+            opened.simulator,
+            opened.train,
+            opened.validation,
+            tmp_path / "second",
+            data_info=opened.info,
+            device="cpu",
+            initial=initial,
+            progress=False,
+        )
+
+    model = further(WorldModel.from_pretrained(tmp_path / "first")).run()
+    assert losses(tmp_path / "second")[1] < 0.6 * losses(tmp_path / "first")[1]
+    assert model.provenance["initial_model"] == first.fingerprint
+    assert model.fingerprint != first.fingerprint
+    with pytest.raises(TrainingError, match="began from another model"):
+        further(None).run()
+    other = WorldModel(load_config("tiny").model, opened.simulator)
+    with pytest.raises(TrainingError, match="another architecture or simulator"):
+        further(other)
+
+
+def test_beginnings_of_episodes_have_their_share(car_racing_data):
+    source = open_training_data(car_racing_data, 0.0).train
+    seen = []
+
+    class Spy:
+        def draw_clips(self, rng, batch_size, length):
+            return source.draw_clips(rng, batch_size, length)
+
+        def read_clips(self, draws, length):
+            seen.append(draws.copy())
+            return source.read_clips(draws, length)
+
+    for share in (0.0, 0.5, 1.0):
+        seen.clear()
+        ClipLoader(Spy(), 200, 5, accumulation=1, seed=0, beginning_share=share).read(0, 0)
+        found = float(np.mean(seen[0][:, 1] == 0))
+        assert found == pytest.approx(share + (1 - share) / 27, abs=0.1)  # 27 clips in an episode of 30 steps
 
 
 def test_training_learns(car_racing_data, tmp_path):

@@ -100,6 +100,22 @@ def test_loss_is_the_weighted_sum_worked_out_by_hand(tiny_model, debug_config):
     torch.testing.assert_close(total.detach(), expected)
 
 
+def test_the_observed_frames_may_vary(tiny_model, debug_config):
+    """The number is drawn with the call's generator; without one, as in validation, it is always the same."""
+    clips = random_clips()
+    varied = WorldModelLoss(debug_config.loss, context=2, context_range=(1, 3))
+    fixed = {
+        context: float(WorldModelLoss(debug_config.loss, context)(tiny_model, clips)[1]["prediction"])
+        for context in (1, 2, 3)
+    }
+    drawn = [
+        float(varied(tiny_model, clips, torch.Generator().manual_seed(seed))[1]["prediction"]) for seed in range(12)
+    ]
+    assert {min(fixed, key=lambda context: abs(fixed[context] - value)) for value in drawn} == {1, 2, 3}
+    assert all(min(abs(value - other) for other in fixed.values()) < 1e-6 for value in drawn)
+    assert float(varied(tiny_model, clips)[1]["prediction"]) == fixed[2]
+
+
 def test_gradient_checkpointing_changes_nothing_but_memory(tiny_model, debug_config):
     clips = random_clips()
     gradients = []

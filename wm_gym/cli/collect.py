@@ -45,6 +45,13 @@ def add_parser(subparsers: Subparsers) -> None:
         "--max-episode-steps", type=int, default=None, metavar="N", help="truncate episodes after N steps"
     )
     parser.add_argument(
+        "--patience",
+        type=int,
+        default=None,
+        metavar="N",
+        help="truncate episodes after N steps in a row without a reward above 0, as of a car that is stuck",
+    )
+    parser.add_argument(
         "--engine",
         default="processes",
         choices=["processes", "ray"],
@@ -80,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         worker_kwargs=carla_connections(arguments),
         codec=arguments.codec or DEFAULT_CODEC,
         max_episode_steps=arguments.max_episode_steps,
+        patience=arguments.patience,
         progress=not arguments.quiet,
         engine=arguments.engine,
         ray_address=arguments.ray_address,
