@@ -192,7 +192,7 @@ def test_an_unknown_setting_is_named():
     ("options", "sentence"),
     [
         (["--model", "m", "--env", "car-racing"], "--env belongs to --in simulator, not to --in dream; leave it out."),
-        (["--model", "m", "--data", "d"], "--data belongs to --in data, not to --in dream; leave it out."),
+        (["--model", "m", "--data", "d"], "--data belongs to --rounds; give that as well, or leave it out."),
         ([], "--in dream needs --model, the world model to dream in; give it as well."),
         (["--in", "simulator"], "--in simulator needs --env, the simulator; give it as well."),
         (["--in", "simulator", "--env", "car-racing", "--model", "m"], "--model belongs to --in dream and data, not"),
@@ -200,7 +200,10 @@ def test_an_unknown_setting_is_named():
         (["--in", "simulator", "--env", "car-racing", "--select-drives", "1"], "--select-drives belongs to --in dream"),
         (["--in", "data", "--model", "m"], "--in data needs --data, the recorded drives; give it as well."),
         (["--in", "data", "--data", "d"], "--in data needs --model, the world model that the policy sees through; gi"),
-        (["--in", "data", "--data", "d", "--model", "m", "--workers", "2"], "--workers belongs to --in simulator, not"),
+        (
+            ["--in", "data", "--data", "d", "--model", "m", "--workers", "2"],
+            "--workers belongs to --in simulator and dream, not",
+        ),
     ],
 )
 def test_options_of_another_place_give_one_sentence(tmp_path, capsys, options, sentence):

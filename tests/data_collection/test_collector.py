@@ -330,5 +330,10 @@ def test_progress_shows_episodes_steps_and_return(tmp_path, capsys):
 
 def test_metadata_records_the_settings(reference):
     content = json.loads((reference / "dataset.json").read_text())
-    assert content["collection"] == {"seed": 0, "behaviours": {"wild": 0.4, "calm": 0.6}, "max_episode_steps": None}
+    assert content["collection"] == {
+        "seed": 0,
+        "behaviours": {"wild": 0.4, "calm": 0.6},
+        "max_episode_steps": None,
+        "patience": None,
+    }
     assert content["source"] == f"collected from {toy_simulator.ENV_ID}"
