@@ -184,7 +184,7 @@ def record_episode(
         check_not_lost(info)
         if action.kind == "driving" and "applied_action" in info:
             chosen = action.to_stored(info["applied_action"])
-        fruitless = 0 if reward > 0 else fruitless + 1
+        fruitless = 0 if float(reward) > 0 else fruitless + 1
         truncated = truncated or len(recorder) + 1 == max_steps or fruitless == patience
         recorder.add(chosen, frame, float(reward), terminated=terminated, truncated=truncated, infos=scalar_infos(info))
         ended = terminated or truncated
