@@ -99,6 +99,12 @@ class DynamicsConfig(_Section):
     num_heads: int = Field(default=8, ge=1, description="transformer: attention heads; must divide hidden_dim.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="transformer: share of values dropped in training.")
 
+    action_gains: tuple[float, ...] = Field(
+        default=(),
+        description="The dynamics also see tanh(gain * a) of every action value a in [-1, 1], one for each gain: at "
+        "speed, a twentieth of the steering's range is a sharp turn.",
+    )
+
     @model_validator(mode="after")
     def _heads_fit(self) -> DynamicsConfig:
         if self.kind == "transformer" and self.hidden_dim % self.num_heads:
@@ -109,8 +115,12 @@ class DynamicsConfig(_Section):
     def _only_what_the_kind_uses(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out other kinds' settings: what a model is, and its fingerprint, must not change with them."""
         values: dict[str, Any] = handler(self)
+        if not self.action_gains:
+            del values["action_gains"]
         own = _DYNAMICS_SETTINGS.get(self.kind)
-        return values if own is None else {name: value for name, value in values.items() if name in own}
+        if own is None:
+            return values
+        return {name: value for name, value in values.items() if name in own or name == "action_gains"}
 
 
 class HeadsConfig(_Section):

@@ -64,7 +64,8 @@ class WorldModel(nn.Module):
         self.metrics: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
         self.encoder = SpatialEncoder(config)
-        self.dynamics = make_dynamics(config.dynamics, config.latent_dim, simulator.action.dim)
+        seen = simulator.action.dim * (1 + len(config.dynamics.action_gains))
+        self.dynamics = make_dynamics(config.dynamics, config.latent_dim, seen)
         self.decoder = StateDecoder(config, config.latent_dim)
         self.reward_head = RewardHead(self.dynamics.feature_dim, config.heads)
         self.continuation_head = ContinuationHead(self.dynamics.feature_dim, config.heads)
@@ -140,8 +141,12 @@ class WorldModel(nn.Module):
         return images
 
     def _scaled(self, action: Tensor) -> Tensor:
-        """Stored actions scaled to [-1, 1]."""
-        return 2 * (action - self.action_low) / (self.action_high - self.action_low) - 1
+        """Stored actions as the dynamics see them: scaled to [-1, 1], and bent around the middle by each gain."""
+        scaled = 2 * (action - self.action_low) / (self.action_high - self.action_low) - 1
+        gains = self.config.dynamics.action_gains
+        if not gains:
+            return scaled
+        return torch.cat((scaled, *(torch.tanh(gain * scaled) for gain in gains)), dim=-1)
 
     def num_parameters(self) -> dict[str, int]:
         """Parameters by component, and in all."""

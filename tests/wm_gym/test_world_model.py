@@ -50,6 +50,22 @@ def test_actions_change_what_is_imagined(tiny_model):
     assert imagined.reward[0] != imagined.reward[1]
 
 
+def test_gains_let_small_actions_be_seen(tiny_model, debug_config, driving_spec, tmp_path):
+    dynamics = debug_config.model.dynamics.model_copy(update={"action_gains": (4.0, 16.0)})
+    model = WorldModel(debug_config.model.model_copy(update={"dynamics": dynamics}), driving_spec).eval()
+    action = torch.tensor([[0.05, 0.5, 0.5, 0.0]])  # scaled: 0.05 and zeros
+    seen = model._scaled(action)
+    expected = torch.tensor([[0.05, 0, 0, 0, np.tanh(0.2), 0, 0, 0, np.tanh(0.8), 0, 0, 0]], dtype=torch.float32)
+    torch.testing.assert_close(seen, expected)
+    state = LatentState(*(part[:1] for part in tiny_model.start_states))
+    assert model.imagine(state, action).reward.shape == (1,)
+    model.start_states = state
+    model.save_pretrained(tmp_path / "model")
+    assert WorldModel.from_pretrained(tmp_path / "model").config.dynamics.action_gains == (4.0, 16.0)
+    # Models without gains keep the record, and so the fingerprint, that they had.
+    assert "action_gains" not in debug_config.model.model_dump(mode="json")["dynamics"]
+
+
 def test_a_batch_equals_its_rows(tiny_model):
     state = tiny_model.start_states
     action = torch.rand(state.batch_size, 4)
