@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from wm_gym.agents.algorithms import ALGORITHMS, make_algorithm, resolve
 from wm_gym.agents.config import AgentConfig
+from wm_gym.agents.learning import derived_seed, learn
 from wm_gym.agents.policy import feature_statistics, policy_arguments, rebuild_policy, set_normalisation
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
@@ -163,28 +164,14 @@ class ImaginationTrainer:
         if self._begins_anew:
             algorithm.set_env(self._env)  # lets it reset the dreams
         if self._begins_anew or before == 0:
-            self._env.seed(_derived_seed(self.config.seed, before))
-        set_random_seed(_derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
-        algorithm.action_space.seed(_derived_seed(self.config.seed, before, 2))
+            self._env.seed(derived_seed(self.config.seed, before))
+        set_random_seed(derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
+        algorithm.action_space.seed(derived_seed(self.config.seed, before, 2))
         watch = _RoundCallback(self._bar, first_only=self._begins_anew)
-        try:
-            algorithm.learn(
-                self._round_steps,
-                callback=watch,
-                log_interval=None,  # type: ignore[arg-type]  # every algorithm takes None; their base class omits it
-                reset_num_timesteps=False,
-            )
-        except ValueError as error:
-            # torch's distributions refuse NaN parameters before anything else notices them.
-            if not self._is_finite():
-                raise self._diverged(before) from error
-            raise
-        if not self._is_finite():
-            raise self._diverged(before)
+        report = learn(algorithm, self._round_steps, watch, self._diverged(before))
         self._update_average(before)
         round_s = time.monotonic() - began
         self._trained_s += round_s
-        report = self._reported()
         values: dict[str, Any] = {
             **watch.statistics(),
             "fps": (self.dream_steps - before) / round_s,
@@ -241,7 +228,7 @@ class ImaginationTrainer:
         self._trained_s = float(snapshot["wall_s"])
         self._bar.update(algorithm.num_timesteps - self._bar.n)
         if not self._begins_anew:
-            self._env.seed(_derived_seed(self.config.seed, algorithm.num_timesteps))
+            self._env.seed(derived_seed(self.config.seed, algorithm.num_timesteps))
         replay = snapshot.get("replay")
         if isinstance(algorithm, OffPolicyAlgorithm) and replay is not None:
             buffer = algorithm.replay_buffer
@@ -291,21 +278,11 @@ class ImaginationTrainer:
         for mean, parameter in zip(self._average.parameters(), self._learner.parameters(), strict=True):
             mean.lerp_(parameter, share)
 
-    def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self._learner.parameters())
-
     def _diverged(self, before: int) -> TrainingError:
         return TrainingError(
             f"the policy's parameters are no longer finite after {before:,} dream steps; the last good checkpoint is "
             "kept: lower learning_rate, or check that the world model's rewards are sound."
         )
-
-    def _reported(self) -> dict[str, float]:
-        """What the algorithm has recorded in this round, under names without their group."""
-        recorded = self._algorithm.logger.name_to_value
-        report = {key.split("/", 1)[1]: float(value) for key, value in recorded.items() if key.startswith("train/")}
-        self._algorithm.logger.dump()
-        return {name: value for name, value in report.items() if math.isfinite(value)}
 
 
 def _adopt(policy: BasePolicy, initial: BasePolicy) -> None:
@@ -400,8 +377,3 @@ def measure_reward_scale(dreams: VecEnv, gamma: float, seed: int) -> float:
         actions = np.where(is_new[:, None], rng.uniform(space.low, space.high, shape), actions)
     size = math.sqrt(total / count)
     return 1.0 / size if size > 0 else 1.0
-
-
-def _derived_seed(*parts: int) -> int:
-    """A seed below 2**31 that follows from all parts; the environments add their slot to it."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)

@@ -12,7 +12,6 @@ Every episode is on a track whose seed is below those held out for evaluation.
 from __future__ import annotations
 
 import copy
-import math
 import time
 import warnings
 from collections import deque
@@ -36,10 +35,11 @@ from tqdm import tqdm
 
 from wm_gym.agents.agent_bundle import save_pixel_agent
 from wm_gym.agents.device import resolve_device
+from wm_gym.agents.learning import derived_seed, learn
 from wm_gym.agents.observers import PixelObserver
 from wm_gym.agents.pixel_config import PixelAgentConfig, make_pixel_config, resolve_pixel_config
 from wm_gym.agents.policy import pixel_policy_arguments
-from wm_gym.agents.run_folder import RunFolder
+from wm_gym.agents.run_folder import RunFolder, restore
 from wm_gym.data_collection.plan import HELD_OUT_FROM
 from wm_gym.data_collection.worker import check_not_lost
 from wm_gym.envs.simulators import describe_simulator, has_connection, make_simulator, make_simulator_from_spec
@@ -180,12 +180,7 @@ def _train(
     last_file.parent.mkdir(exist_ok=True)
     with PixelTrainer(spec, config, workers=workers, device=device, progress=progress) as trainer:
         if last_file.exists():
-            try:
-                trainer.restore(load_checkpoint(last_file))
-            except (KeyError, RuntimeError, TypeError, ValueError) as error:
-                raise TrainingError(
-                    f"the checkpoint {str(last_file)!r} does not fit its run; remove the run's folder to start afresh."
-                ) from error
+            restore(trainer, load_checkpoint(last_file), last_file)
         with MetricsLog(folder.path, keep_before=trainer.steps + 1, step_key="steps") as log:
             _train_rounds(trainer, log, last_file)
         metrics = {
@@ -289,7 +284,7 @@ class PixelTrainer:
                 seed=config.seed,
             )
         self._algorithm.set_logger(Logger(folder=None, output_formats=[]))
-        self._env.seed(_derived_seed(config.seed, 0))
+        self._env.seed(derived_seed(config.seed, 0))
         # Where a simulator does not count its frames, an action is taken to last all of its frames.
         self._frames_a_step = int(simulator.kwargs.get("action_repeat", 1))
         self._bar = tqdm(total=config.steps, unit="step", desc="train-agent", unit_scale=True, disable=not progress)
@@ -327,22 +322,9 @@ class PixelTrainer:
         per_env = before // self.config.num_envs
         rollout = next(end for end in self._ends if end > per_env) - per_env
         algorithm.n_steps = algorithm.rollout_buffer.buffer_size = rollout
-        set_random_seed(_derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
+        set_random_seed(derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
         watch = _RolloutCallback(self._bar, self._frames_a_step, self._slot_frames)
-        try:
-            algorithm.learn(
-                rollout * self.config.num_envs,
-                callback=watch,
-                log_interval=None,  # type: ignore[arg-type]  # it takes None, though its signature omits it
-                reset_num_timesteps=False,
-            )
-        except ValueError as error:
-            # torch's distributions refuse NaN parameters before anything else notices them.
-            if not self._is_finite():
-                raise self._diverged(before) from error
-            raise
-        if not self._is_finite():
-            raise self._diverged(before)
+        report = learn(algorithm, rollout * self.config.num_envs, watch, self._diverged(before))
         round_s = time.monotonic() - began
         self.trained_s += round_s
         self.frames += watch.frames
@@ -357,7 +339,7 @@ class PixelTrainer:
             "frames": self.frames,
             "fps": (self.steps - before) / round_s,
             "wall_s": self.trained_s,
-            **self._reported(),
+            **report,
         }
 
     def snapshot(self) -> Snapshot:
@@ -389,7 +371,7 @@ class PixelTrainer:
         self.frames, self.episodes = int(snapshot["frames"]), int(snapshot["episodes"])
         self.trained_s = float(snapshot["wall_s"])
         self._returns.extend(snapshot["returns"])
-        self._env.seed(_derived_seed(self.config.seed, self.steps))
+        self._env.seed(derived_seed(self.config.seed, self.steps))
         self._bar.update(self.steps - self._bar.n)
 
     def close(self) -> None:
@@ -410,21 +392,11 @@ class PixelTrainer:
         progress = self._round_began / self.config.steps
         return self.config.learning_rate * (1.0 - (1.0 - self.config.final_learning_rate) * progress)
 
-    def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.policy.parameters())
-
     def _diverged(self, before: int) -> TrainingError:
         return TrainingError(
             f"the policy's parameters are no longer finite after {before:,} steps; the last good checkpoint is kept: "
             "lower learning_rate."
         )
-
-    def _reported(self) -> dict[str, float]:
-        """What the algorithm has recorded in this round, under names without their group."""
-        recorded = self._algorithm.logger.name_to_value
-        report = {key.split("/", 1)[1]: float(value) for key, value in recorded.items() if key.startswith("train/")}
-        self._algorithm.logger.dump()
-        return {name: value for name, value in report.items() if math.isfinite(value)}
 
 
 class StackedFrames(gym.Wrapper[Any, Any, Frame, Any]):
@@ -495,8 +467,3 @@ def _rollout_ends(config: PixelAgentConfig) -> list[int]:
     per_env = config.steps // config.num_envs
     rollouts = max(1, round(per_env / config.n_steps))
     return [per_env * (index + 1) // rollouts for index in range(rollouts)]
-
-
-def _derived_seed(*parts: int) -> int:
-    """A seed below 2**31 that follows from all parts; the environments add their slot to it."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0] >> 1)

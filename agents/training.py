@@ -15,17 +15,13 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
-from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
 from wm_gym.agents.agent_bundle import (
@@ -42,6 +38,7 @@ from wm_gym.agents.config import AgentConfig, make_agent_config
 from wm_gym.agents.device import resolve_device
 from wm_gym.agents.driver import Driver
 from wm_gym.agents.imagination import ImaginationTrainer, Snapshot
+from wm_gym.agents.run_folder import first_difference, install_agent, read_metrics_of, read_record, restore
 from wm_gym.envs.dream_model import resolve_model, start_states_of
 from wm_gym.envs.simulators import return_ceiling
 from wm_gym.errors import BundleError, TrainingError, WMGymError
@@ -53,7 +50,6 @@ from wm_gym.training.log import MetricsLog, read_metrics
 from wm_gym.world_model import WorldModel
 
 _KIND = "wm_gym.agent_run"
-_STAGED = ".agent"
 _VALIDATIONS = 10
 
 Validation = Callable[[Driver], float | None]
@@ -160,7 +156,7 @@ def train_agent(
     was_finished = run.prepare(resume)
     if not was_finished:
         run.train()
-    metrics = run.read_metrics()
+    metrics = read_metrics_of(run.out)
     return TrainingSummary(
         path=run.out,
         dream_steps=int(metrics["dream_steps"]),
@@ -218,13 +214,13 @@ class _Run:
             write_text_atomically(config_file, config_text)
             write_json_atomically(record_file, {**record, "provenance": provenance()})
             return False
-        previous = _read_record(record_file)
+        previous = read_record(record_file, _KIND)
         if not resume:
             raise TrainingError(f"{str(self.out)!r} holds a training run already; resume it or choose another folder.")
         if not config_file.exists() or config_file.read_text(encoding="utf-8") != config_text:
             raise TrainingError(
-                f"{str(self.out)!r} holds a run with other settings{self._first_difference(config_file)}; repeat those "
-                "of its run_config.yaml to resume it, or choose another folder."
+                f"{str(self.out)!r} holds a run with other settings{first_difference(self.config, config_file)}; "
+                "repeat those of its run_config.yaml to resume it, or choose another folder."
             )
         for key, what in (
             ("model_fingerprint", "in another world model"),
@@ -256,7 +252,7 @@ class _Run:
             if self.last_file.exists():
                 state = load_checkpoint(self.last_file)
                 self.best_score, self.last_validation = state["best_score"], state["last_validation"]
-                _restore(trainer, state["snapshot"], self.last_file)
+                restore(trainer, state["snapshot"], self.last_file)
             with MetricsLog(self.out, keep_before=trainer.dream_steps + 1, step_key="dream_steps") as log:
                 self._train_rounds(trainer, log)
             self._finish(trainer)
@@ -324,55 +320,14 @@ class _Run:
             "saved_at_dream_steps": chosen_at,
             "reward_scale": trainer.reward_scale,
         }
-        _put(self.out, trainer.policy, self.model, self.config, metrics)
-
-    def read_metrics(self) -> dict[str, Any]:
-        """The figures that :meth:`train` left with the agent."""
-        metrics: dict[str, Any] = json.loads((self.out / "metrics.json").read_text(encoding="utf-8"))
-        return metrics
-
-    def _first_difference(self, config_file: Path) -> str:
-        try:
-            previous = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-            current = self.config.model_dump(mode="json")
-            name = next(key for key, value in current.items() if previous.get(key) != value)
-        except (OSError, yaml.YAMLError, AttributeError, StopIteration):
-            return ""
-        return f" ({name} was {previous.get(name)!r} and is now {current[name]!r})"
+        install_agent(self.out, lambda path: save_agent(path, trainer.policy, self.model, self.config, metrics))
 
 
 def put_agent(agent: LoadedAgent, folder: Path) -> None:
     """Put a dream-trained agent's files beside the record of the run that it came from; ``agent.yaml`` comes last."""
     assert isinstance(agent.manifest, AgentManifest)
-    _put(folder, agent.policy, agent.model, agent.manifest.config, agent.metrics)
-
-
-def _put(folder: Path, policy: BasePolicy, model: WorldModel, config: AgentConfig, metrics: dict[str, Any]) -> None:
-    staged = save_agent(folder / _STAGED, policy, model, config, metrics)
-    for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == MANIFEST):
-        if entry.is_dir():  # a kill between these moves may have left one, and folders replace only empty ones
-            shutil.rmtree(folder / entry.name, ignore_errors=True)
-        entry.replace(folder / entry.name)
-    staged.rmdir()
-
-
-def _restore(trainer: ImaginationTrainer, snapshot: Snapshot, file: Path) -> None:
-    try:
-        trainer.restore(snapshot)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise TrainingError(
-            f"the checkpoint {str(file)!r} does not fit its run; remove the run's folder to start afresh."
-        ) from error
-
-
-def _read_record(file: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TrainingError(f"{str(file)!r} is damaged: it is no readable JSON; choose another folder.") from error
-    if not isinstance(record, dict) or record.get("kind") != _KIND:
-        raise TrainingError(f"{str(file.parent)!r} holds another kind of run; choose another folder.")
-    return record
+    policy, model, config, metrics = agent.policy, agent.model, agent.manifest.config, agent.metrics
+    install_agent(folder, lambda path: save_agent(path, policy, model, config, metrics))
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

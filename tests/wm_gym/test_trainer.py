@@ -22,7 +22,7 @@ from wm_gym.training.trainer import WorldModelTrainer, learning_rate_at
 from wm_gym.world_model import WorldModel
 
 
-def make_trainer(data, out, *changes, kind=WorldModelTrainer):
+def make_trainer(data, out, *changes, kind=WorldModelTrainer, **further):
     config = load_config("debug", changes)
     opened = open_training_data(data, config.training.validation_fraction)
     return kind(
@@ -34,6 +34,7 @@ def make_trainer(data, out, *changes, kind=WorldModelTrainer):
         data_info=opened.info,
         device="cpu",
         progress=False,
+        **further,
     )
 
 
@@ -75,21 +76,11 @@ def test_a_run_folder_holds_everything(car_racing_data, tmp_path):
 
 def test_training_goes_on_from_a_model(car_racing_data, tmp_path):
     first = train(car_racing_data, tmp_path / "first", "training.steps=40", "training.learning_rate=5e-3")
-    config = load_config("debug", ["training.steps=4", "training.seed=1"])
-    opened = open_training_data(car_racing_data, config.training.validation_fraction)
+    simulator = open_training_data(car_racing_data, 0.0).simulator
 
     def further(initial):
-        return WorldModelTrainer(
-            config,
-            opened.simulator,
-            opened.train,
-            opened.validation,
-            tmp_path / "second",
-            data_info=opened.info,
-            device="cpu",
-            initial=initial,
-            progress=False,
-        )
+        changes = ("training.steps=4", "training.seed=1")
+        return make_trainer(car_racing_data, tmp_path / "second", *changes, initial=initial)
 
     model = further(WorldModel.from_pretrained(tmp_path / "first")).run()
     assert losses(tmp_path / "second")[1] < 0.6 * losses(tmp_path / "first")[1]
@@ -97,7 +88,7 @@ def test_training_goes_on_from_a_model(car_racing_data, tmp_path):
     assert model.fingerprint != first.fingerprint
     with pytest.raises(TrainingError, match="began from another model"):
         further(None).run()
-    other = WorldModel(load_config("tiny").model, opened.simulator)
+    other = WorldModel(load_config("tiny").model, simulator)
     with pytest.raises(TrainingError, match="another architecture or simulator"):
         further(other)
 
