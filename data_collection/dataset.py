@@ -233,6 +233,10 @@ class Dataset:
         """
         return self.read_clips(self.draw_clips(rng, batch_size, length), length)
 
+    def episode_lengths(self) -> NDArray[np.int64]:
+        """Steps of each episode, by position: ``(E,)`` int64."""
+        return np.array([header.length for header in self.episodes], np.int64)
+
     def draw_clips(self, rng: np.random.Generator, batch_size: int, length: int) -> NDArray[np.int64]:
         """As :meth:`sample_clips`, without reading: ``(B, 2)`` int64, positions of episodes and start frames."""
         ends = self._clip_ends(length)

@@ -64,6 +64,10 @@ class JoinedDataset:
         """Steps of all datasets."""
         return sum(dataset.num_steps for dataset in self.datasets)
 
+    def episode_lengths(self) -> NDArray[np.int64]:
+        """Steps of each episode, by position: ``(E,)`` int64."""
+        return np.concatenate([dataset.episode_lengths() for dataset in self.datasets])
+
     def draw_clips(self, rng: np.random.Generator, batch_size: int, length: int) -> NDArray[np.int64]:
         """Draw clips without reading them: ``(B, 2)`` int64, the position of the episode and the first frame in it.
 

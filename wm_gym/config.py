@@ -196,10 +196,40 @@ class LossConfig(_Section):
     )
 
 
+class LatentPhaseConfig(_Section):
+    """A second phase of training, in which the encoder rests and every frame is encoded once.
+
+    Encoding and its gradient are most of an update's cost. Without them the dynamics, the heads and the decoder learn
+    from longer clips, and several times as many of them.
+    """
+
+    steps: int = Field(default=0, ge=0, description="Optimiser updates of this phase; 0 leaves it out.")
+    batch_size: int = Field(default=24, ge=1, description="Clips in one micro-batch, over all devices.")
+    clip_length: int = Field(
+        default=40,
+        ge=3,
+        description="Frames in a clip. A drive is followed for hundreds of steps: the longer the clips, the better "
+        "what the dynamics remember bears that.",
+    )
+    decoded: int = Field(default=2, ge=1, description="Time steps of a micro-batch's clips that are decoded.")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    final_learning_rate: float = Field(
+        default=0.05, gt=0, le=1, description="Learning rate at the end, as a share of learning_rate (cosine decay)."
+    )
+    warmup_steps: int = Field(default=100, ge=0, description="Updates of linear warm-up.")
+
+    @model_validator(mode="after")
+    def _decoded_steps_exist(self) -> LatentPhaseConfig:
+        if self.decoded > self.clip_length:
+            raise ValueError(f"decoded={self.decoded} is more than the clip_length={self.clip_length} frames there are")
+        return self
+
+
 class TrainingConfig(_Section):
     """The training loop."""
 
-    steps: int = Field(default=100_000, ge=1, description="Optimiser updates.")
+    steps: int = Field(default=100_000, ge=0, description="Optimiser updates of the whole model.")
+    latent: LatentPhaseConfig = LatentPhaseConfig()
     batch_size: int = Field(default=16, ge=1, description="Clips in one micro-batch, over all devices.")
     accumulation: int = Field(default=4, ge=1, description="Micro-batches in one update.")
     clip_length: int = Field(default=10, ge=3, description="Frames in a clip.")
@@ -213,6 +243,13 @@ class TrainingConfig(_Section):
         ge=0,
         le=1,
         description="Share of the training clips that are beginnings of episodes, which are rare and unlike the rest.",
+    )
+    mirror_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the training clips that are mirrored, left for right, with their steering negated; for "
+        "driving actions, and where the task does not tell left from right (a race track, not a road with traffic).",
     )
     decode_fraction: float = Field(
         default=1.0, gt=0, le=1, description="Share of a clip's time steps that are decoded in a training update."
@@ -242,6 +279,21 @@ class TrainingConfig(_Section):
     num_start_states: int = Field(
         default=4096, ge=1, description="Real states kept in the bundle to start dreams from."
     )
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates of both phases."""
+        return self.steps + self.latent.steps
+
+    @model_validator(mode="after")
+    def _there_is_something_to_do(self) -> TrainingConfig:
+        if self.updates < 1:
+            raise ValueError("training.steps and training.latent.steps are both 0; one of them must be at least 1")
+        if self.latent.steps and self.context >= self.latent.clip_length:
+            raise ValueError(
+                f"context={self.context} must be smaller than latent.clip_length={self.latent.clip_length}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _context_leaves_something_to_predict(self) -> TrainingConfig:

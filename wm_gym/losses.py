@@ -18,16 +18,20 @@ class ClipTensors(NamedTuple):
     """A batch of clips on the device.
 
     Attributes:
-        frames: ``(B, T, 3, H, W)`` float in [-1, 1].
+        frames: ``(B, T, 3, H, W)`` float in [-1, 1]; ``(B, S, 3, H, W)`` where only some are ``shown``.
         actions: ``(B, T - 1, A)`` float32, stored format; ``actions[:, t]`` leads from frame ``t`` to ``t + 1``.
         rewards: ``(B, T - 1)`` float32.
         terminated: ``(B, T - 1)`` bool.
+        latents: ``(B, T, Z)``, encoded before; ``None`` leaves that to the model.
+        shown: ``(S,)`` int64 in rising order, the time steps of ``frames``; ``None``: all.
     """
 
     frames: Tensor
     actions: Tensor
     rewards: Tensor
     terminated: Tensor
+    latents: Tensor | None = None
+    shown: Tensor | None = None
 
 
 class Unrolled(NamedTuple):
@@ -68,9 +72,12 @@ def unroll(
         checkpointed: Recompute the encoder's activations in the backward pass instead of keeping them.
         with_open_loop: Stochastic dynamics imagine only where this is set.
     """
-    latents = (
-        checkpoint(model.encode, clips.frames, use_reentrant=False) if checkpointed else model.encode(clips.frames)
-    )
+    if clips.latents is not None:
+        latents = clips.latents
+    elif checkpointed:
+        latents = checkpoint(model.encode, clips.frames, use_reentrant=False)
+    else:
+        latents = model.encode(clips.frames)
     if model.dynamics.is_stochastic:
         return _filter(model, clips, latents, context, with_open_loop)
     state = model.dynamics.initial(latents[:, 0])
@@ -87,27 +94,26 @@ def unroll(
 
 
 def _filter(model: WorldModel, clips: ClipTensors, latents: Tensor, context: int, with_open_loop: bool) -> Unrolled:
-    steps = clips.actions.shape[1]
-    states = [model.dynamics.initial(latents[:, 0])]
-    for t in range(steps):
-        states.append(model.observe_latent(states[-1], clips.actions[:, t], latents[:, t + 1]))
-    # Without a past there is no prediction of the first frame, and so no divergence.
-    arrived = LatentState.cat(states[1:])  # (T - 1) * B rows
-    features = model.features(arrived).unflatten(0, (steps, -1)).transpose(0, 1)
-    divergence = model.dynamics.divergence(arrived, latents[:, 1:].transpose(0, 1).flatten(0, 1))
+    batch, steps = clips.actions.shape[:2]
+    states, divergence = model.filter(latents, clips.actions)
+    arrived = LatentState(states.latent[batch:], states.memory[batch:])  # not the first: no step led to it
+    features = model.features(arrived).unflatten(0, (steps, batch)).transpose(0, 1)
 
     open_loop: list[Tensor] = []
-    state = states[context - 1]
-    for t in range(context - 1, steps if with_open_loop else 0):
-        state = model.imagine_state(state, clips.actions[:, t])
-        open_loop.append(state.latent)
+    if with_open_loop:
+        rows = slice((context - 1) * batch, context * batch)
+        state = LatentState(states.latent[rows], states.memory[rows])
+        for t in range(context - 1, steps):
+            state = model.imagine_state(state, clips.actions[:, t])
+            open_loop.append(state.latent)
+    assert divergence is not None
     return Unrolled(
         latents,
-        torch.stack([state.latent for state in states], dim=1),
+        states.latent.unflatten(0, (steps + 1, batch)).transpose(0, 1),
         torch.stack(open_loop, dim=1) if open_loop else None,
         None,
         features,
-        Divergence(*(part.unflatten(0, (steps, -1)).transpose(0, 1) for part in divergence)),
+        Divergence(*(part.transpose(0, 1) for part in divergence)),
     )
 
 
@@ -174,19 +180,21 @@ class WorldModelLoss(nn.Module):
             for name, divergence in unrolled.divergence._asdict().items():
                 terms[f"kl_{name}"] = divergence.clamp(min=weights.free_nats).mean()
         if weights.reconstruction > 0 or weights.perceptual > 0:
-            terms.update(self._reconstruction_terms(model, unrolled.observed, clips.frames, generator))
+            terms.update(self._reconstruction_terms(model, unrolled.observed, clips, generator))
         if unrolled.open_loop is not None and with_open_loop:
-            ahead = clips.frames[:, context:]
-            terms["prediction"] = self._prediction_term(model, unrolled.open_loop, ahead, generator)
+            terms["prediction"] = self._prediction_term(model, unrolled.open_loop, clips, context, generator)
 
         total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
 
     def _reconstruction_terms(
-        self, model: WorldModel, observed: Tensor, frames: Tensor, generator: torch.Generator | None
+        self, model: WorldModel, observed: Tensor, clips: ClipTensors, generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        decoded = self._steps(frames.shape[1], generator)
-        target = frames[:, decoded]
+        if clips.shown is None:
+            decoded = self._steps(clips.frames.shape[1], generator)
+            target = clips.frames[:, decoded]
+        else:
+            decoded, target = clips.shown, clips.frames
         reconstruction = self._decode(model, observed[:, decoded])
         terms = {"reconstruction": (reconstruction - target).abs().mean()}
         if self.config.perceptual > 0:
@@ -195,14 +203,26 @@ class WorldModelLoss(nn.Module):
         return terms
 
     def _prediction_term(
-        self, model: WorldModel, open_loop: Tensor, frames: Tensor, generator: torch.Generator | None
+        self,
+        model: WorldModel,
+        open_loop: Tensor,
+        clips: ClipTensors,
+        context: int,
+        generator: torch.Generator | None,
     ) -> Tensor:
         horizon = open_loop.shape[1]
-        ahead = self._steps(horizon, generator)
-        target = frames[:, ahead]
+        if clips.shown is None:
+            ahead = self._steps(horizon, generator)
+            target = clips.frames[:, context + ahead]
+        else:
+            is_ahead = clips.shown >= context
+            ahead = clips.shown[is_ahead] - context
+            target = clips.frames[:, is_ahead]
+            if not len(ahead):
+                return open_loop.new_zeros(())
         prediction = self._decode(model, open_loop[:, ahead])
         error = (prediction - target).abs().mean(dim=(0, 2, 3, 4))
-        weight = temporal_weights(horizon, self.config.temporal)[ahead].to(error)
+        weight = temporal_weights(horizon, self.config.temporal).to(error)[ahead]
         return (weight * error).mean()
 
     def _steps(self, available: int, generator: torch.Generator | None) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from wm_gym.config import ModelConfig
 from wm_gym.models.decoder import StateDecoder
 from wm_gym.models.dynamics import make_dynamics
+from wm_gym.models.dynamics.base import Filtered
 from wm_gym.models.encoder import SpatialEncoder
 from wm_gym.models.heads import ContinuationHead, RewardHead
 from wm_gym.simulator import SimulatorSpec
@@ -110,6 +111,10 @@ class WorldModel(nn.Module):
     def observe_latent(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
         """As :meth:`observe`, for a frame that is encoded already ``(B, Z)``."""
         return self.dynamics.observe(state, self._scaled(action), latent)
+
+    def filter(self, latents: Tensor, actions: Tensor) -> Filtered:
+        """Follow whole clips: encoded latents ``(B, T, Z)`` and the actions ``(B, T - 1, A)`` between them."""
+        return self.dynamics.filter(latents, self._scaled(actions))
 
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> Imagined:
         """The predicted next state, its reward and continuation probability.

@@ -15,8 +15,9 @@ import torch
 from wm_gym.config import load_config
 from wm_gym.data_collection.training_data import open_training_data
 from wm_gym.errors import TrainingError
+from wm_gym.losses import WorldModelLoss, unroll
 from wm_gym.training.checkpoint import load_checkpoint
-from wm_gym.training.clips import ClipLoader
+from wm_gym.training.clips import ClipLoader, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import read_metrics
 from wm_gym.training.trainer import WorldModelTrainer, learning_rate_at
 from wm_gym.world_model import WorldModel
@@ -137,6 +138,90 @@ def test_resumed_training_equals_uninterrupted(car_racing_data, tmp_path):
     assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
     for (name, expected), value in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(value, expected, msg=name)
+
+
+LATENT_PHASE = (
+    "training.steps=6",
+    "training.latent.steps=8",
+    "training.latent.clip_length=12",
+    "training.latent.batch_size=4",
+)
+
+
+def test_the_latent_phase_leaves_the_encoder_alone(car_racing_data, tmp_path):
+    config = load_config("debug", LATENT_PHASE)
+    assert [learning_rate_at(update, config) for update in (0, 6)] == [pytest.approx(2e-4), pytest.approx(1e-5)]
+    whole = train(car_racing_data, tmp_path / "whole", *LATENT_PHASE, "training.validation_fraction=0")
+    short = train(car_racing_data, tmp_path / "short", "training.steps=6", "training.validation_fraction=0")
+    before = short.state_dict()
+    changed = {name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any(name.startswith("encoder") for name in changed)
+    for part in ("dynamics", "decoder", "reward_head", "continuation_head"):
+        assert any(name.startswith(part) for name in changed)
+    assert max(losses(tmp_path / "whole")) == 14
+
+
+@pytest.mark.parametrize("stop", [6, 9])
+def test_the_latent_phase_resumes_exactly(car_racing_data, tmp_path, stop):
+    changes = (*LATENT_PHASE, "training.mirror_share=0.5", "model.dynamics.kind=rssm")
+    train(car_racing_data, tmp_path / "whole", *changes)
+
+    class StoppingTrainer(WorldModelTrainer):
+        def _update(self, wrapped, optimizer, micro_batches, update):
+            if update == stop:
+                raise KeyboardInterrupt
+            return super()._update(wrapped, optimizer, micro_batches, update)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(car_racing_data, tmp_path / "cut", *changes, kind=StoppingTrainer).run()
+    train(car_racing_data, tmp_path / "cut", *changes)
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gru", "rssm"])
+def test_encoded_clips_give_the_loss_of_their_frames(car_racing_data, kind):
+    config = load_config("debug", [f"model.dynamics.kind={kind}"])
+    data = open_training_data(car_racing_data, 0.0)
+    model = WorldModel(config.model, data.simulator).eval()
+    episodes = encode_episodes(model, data.train, mirrored=True)
+    sizes = {"accumulation": 1, "seed": 3, "mirror_share": 0.5}
+    plain = to_tensors(ClipLoader(data.train, 4, 6, **sizes).read(0, 0), "cpu")
+    encoded = to_tensors(EncodedClipLoader(episodes, 6, data.train, 4, 6, **sizes).read(0, 0), "cpu")
+    loss = WorldModelLoss(config.loss, context=2)
+    with torch.no_grad():
+        expected, terms = loss(model, plain)
+        total, encoded_terms = loss(model, encoded)
+        torch.testing.assert_close(total, expected)
+        # With some time steps alone, the pictures' terms are those of the steps that are shown.
+        few = encoded._replace(frames=plain.frames[:, [1, 4]], shown=torch.tensor([1, 4]))
+        _, few_terms = loss(model, few)
+        unrolled = unroll(model, plain, 2)
+        shown = model.decode_latent(unrolled.observed[:, [1, 4]].flatten(0, 1)).unflatten(0, (4, 2))
+    assert encoded_terms.keys() == terms.keys() == few_terms.keys()
+    torch.testing.assert_close(few_terms["reconstruction"], (shown - few.frames).abs().mean())
+    torch.testing.assert_close(few_terms["reward"], terms["reward"])
+
+
+def test_mirrored_clips(car_racing_data):
+    source = open_training_data(car_racing_data, 0.0).train
+    sizes = {"accumulation": 1, "seed": 0}
+    straight = ClipLoader(source, 64, 5, mirror_share=1e-9, **sizes).read(0, 0)
+    turned = ClipLoader(source, 64, 5, mirror_share=1.0, **sizes).read(0, 0)
+    np.testing.assert_array_equal(turned.frames, straight.frames[:, :, :, ::-1])
+    np.testing.assert_array_equal(turned.actions[..., 0], -straight.actions[..., 0])
+    np.testing.assert_array_equal(turned.actions[..., 1:], straight.actions[..., 1:])
+    some = ClipLoader(source, 64, 5, mirror_share=0.5, **sizes).read(0, 0)
+    changed = np.any(some.frames != straight.frames, axis=(1, 2, 3, 4))
+    assert 0.3 < changed.mean() < 0.7
+
+
+def test_mirroring_needs_driving_actions(car_racing_data, tmp_path):
+    opened = open_training_data(car_racing_data, 0.0)
+    action = opened.simulator.action.model_copy(update={"kind": "native"})
+    native = opened.simulator.model_copy(update={"action": action})
+    config = load_config("debug", ["training.mirror_share=0.5"])
+    with pytest.raises(TrainingError, match="mirror_share=0"):
+        WorldModelTrainer(config, native, opened.train, None, tmp_path / "run", data_info=opened.info, device="cpu")
 
 
 def test_kill_9_and_the_same_command_again(car_racing_data, tmp_path):

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wm_gym.frames import frames_to_tensor
 from wm_gym.losses import ClipTensors
+from wm_gym.world_model import WorldModel
 
 
 class ClipArrays(Protocol):
@@ -43,15 +46,42 @@ class ClipSource(Protocol):
     def read_clips(self, draws: NDArray[np.int64], length: int) -> ClipArrays:
         """Read the drawn clips."""
 
+    def episode_lengths(self) -> NDArray[np.int64]:
+        """Steps of each episode, by position; an episode has one frame more."""
 
-def to_tensors(clips: ClipArrays, device: torch.device | str) -> ClipTensors:
+
+@dataclass(frozen=True)
+class EncodedClips:
+    """A batch of clips whose frames were encoded before; only those of some time steps are there as pictures.
+
+    Attributes:
+        frames: ``(B, S, H, W, 3)`` uint8.
+        actions: ``(B, T - 1, A)`` float32, stored format.
+        rewards: ``(B, T - 1)`` float32.
+        terminated: ``(B, T - 1)`` bool.
+        latents: ``(B, T, Z)`` float32.
+        shown: ``(S,)`` int64 in rising order, the time steps of ``frames``.
+    """
+
+    frames: NDArray[np.uint8]
+    actions: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    latents: Tensor
+    shown: NDArray[np.int64]
+
+
+def to_tensors(clips: ClipArrays | EncodedClips, device: torch.device | str) -> ClipTensors:
     """Move a batch of clips to the device; frames become float ``(B, T, 3, H, W)`` in [-1, 1] there."""
-    return ClipTensors(
+    tensors = ClipTensors(
         frames=frames_to_tensor(torch.from_numpy(clips.frames).to(device)),
         actions=torch.from_numpy(clips.actions).to(device),
         rewards=torch.from_numpy(clips.rewards).to(device),
         terminated=torch.from_numpy(clips.terminated).to(device),
     )
+    if isinstance(clips, EncodedClips):
+        return tensors._replace(latents=clips.latents.to(device), shown=torch.from_numpy(clips.shown).to(device))
+    return tensors
 
 
 class ClipLoader:
@@ -67,6 +97,7 @@ class ClipLoader:
         accumulation: Micro-batches in an update.
         seed: Seed of the draws.
         beginning_share: Share of the clips that are moved to the beginning of their episode.
+        mirror_share: Share of the clips that are mirrored; see :func:`mirror`.
         rank: This process.
         world_size: Number of processes.
     """
@@ -80,6 +111,7 @@ class ClipLoader:
         accumulation: int,
         seed: int,
         beginning_share: float = 0.0,
+        mirror_share: float = 0.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -89,18 +121,30 @@ class ClipLoader:
         self.accumulation = accumulation
         self.seed = seed
         self.beginning_share = beginning_share
+        self.mirror_share = mirror_share
         self.rank = rank
         self.world_size = world_size
 
-    def read(self, update: int, micro: int) -> ClipArrays:
+    def read(self, update: int, micro: int) -> ClipArrays | EncodedClips:
         """This rank's share of one micro-batch."""
         rng = np.random.default_rng((self.seed, update, micro))
         draws = self.source.draw_clips(rng, self.batch_size, self.clip_length)
         if self.beginning_share > 0:
             draws[rng.random(self.batch_size) < self.beginning_share, 1] = 0
-        return self.source.read_clips(draws[self.rank :: self.world_size], self.clip_length)
+        is_mirrored = np.zeros(self.batch_size, np.bool_)
+        if self.mirror_share > 0:
+            is_mirrored = rng.random(self.batch_size) < self.mirror_share
+        share = slice(self.rank, None, self.world_size)
+        return self._read(draws[share], is_mirrored[share], rng)
 
-    def updates(self, first: int, stop: int) -> Generator[list[ClipArrays]]:
+    def _read(
+        self, draws: NDArray[np.int64], is_mirrored: NDArray[np.bool_], rng: np.random.Generator
+    ) -> ClipArrays | EncodedClips:
+        clips = self.source.read_clips(draws, self.clip_length)
+        mirror(clips.frames, clips.actions, is_mirrored)
+        return clips
+
+    def updates(self, first: int, stop: int) -> Generator[list[ClipArrays | EncodedClips]]:
         """The micro-batches of each update from ``first`` to ``stop`` (excluded), one list an update."""
         with ThreadPoolExecutor(1, thread_name_prefix="clips") as reader:
             ahead = reader.submit(self._read_update, first)
@@ -110,5 +154,86 @@ class ClipLoader:
                     ahead = reader.submit(self._read_update, update + 1)
                 yield clips
 
-    def _read_update(self, update: int) -> list[ClipArrays]:
+    def _read_update(self, update: int) -> list[ClipArrays | EncodedClips]:
         return [self.read(update, micro) for micro in range(self.accumulation)]
+
+
+class EncodedEpisodes(NamedTuple):
+    """The latents of all episodes of a source, by position: ``(frames, Z)`` float32 on the CPU.
+
+    Attributes:
+        latents: Of the frames as they are.
+        mirrored: Of the frames mirrored; ``None`` where they are not needed.
+    """
+
+    latents: list[Tensor]
+    mirrored: list[Tensor] | None
+
+
+class EncodedClipLoader(ClipLoader):
+    """A loader of clips whose frames were encoded before, once each.
+
+    Args:
+        episodes: The latents of ``source``; see :func:`encode_episodes`.
+        shown: Time steps of a micro-batch whose frames are read, for the decoder; the same for all clips.
+        source: The training episodes.
+        batch_size: See the base class, as all further arguments.
+    """
+
+    def __init__(
+        self, episodes: EncodedEpisodes, shown: int, source: ClipSource, batch_size: int, *further: int, **keywords: Any
+    ) -> None:
+        super().__init__(source, batch_size, *further, **keywords)
+        self.episodes = episodes
+        self.shown = shown
+
+    def _read(self, draws: NDArray[np.int64], is_mirrored: NDArray[np.bool_], rng: np.random.Generator) -> EncodedClips:
+        clips = self.source.read_clips(draws, self.clip_length)
+        shown = np.sort(rng.choice(self.clip_length, self.shown, replace=False))
+        frames = np.ascontiguousarray(clips.frames[:, shown])
+        mirror(frames, clips.actions, is_mirrored)
+        latents = []
+        for (position, start), turned in zip(draws, is_mirrored, strict=True):
+            of = self.episodes.mirrored if turned else self.episodes.latents
+            assert of is not None
+            latents.append(of[position][start : start + self.clip_length])
+        return EncodedClips(frames, clips.actions, clips.rewards, clips.terminated, torch.stack(latents), shown)
+
+
+def mirror(frames: NDArray[np.uint8], actions: NDArray[np.float32], which: NDArray[np.bool_]) -> None:
+    """Mirror some clips in place, left for right: their pictures, and the steering of their driving actions.
+
+    Args:
+        frames: ``(B, T, H, W, 3)`` uint8.
+        actions: ``(B, T - 1, A)`` float32, stored driving actions, whose first value is the steering.
+        which: ``(B,)`` bool.
+    """
+    if which.any():
+        frames[which] = frames[which, :, :, ::-1]
+        actions[which, :, 0] *= -1
+
+
+@torch.no_grad()
+def encode_episodes(
+    model: WorldModel, source: ClipSource, *, mirrored: bool = False, batch_size: int = 256
+) -> EncodedEpisodes:
+    """Encode every frame of ``source`` once, and its mirror image too where asked.
+
+    Side effects: none; the model should be in evaluation mode.
+    """
+
+    def encode(frames: Tensor) -> Tensor:
+        parts = [
+            model.encode(frames_to_tensor(frames[first : first + batch_size].to(model.device)))
+            for first in range(0, len(frames), batch_size)
+        ]
+        return torch.cat(parts).float().cpu()
+
+    latents: list[Tensor] = []
+    turned: list[Tensor] = []
+    for position, steps in enumerate(source.episode_lengths()):
+        frames = torch.from_numpy(source.read_clips(np.array([[position, 0]]), int(steps) + 1).frames[0])
+        latents.append(encode(frames))
+        if mirrored:
+            turned.append(encode(frames.flip(2)))
+    return EncodedEpisodes(latents, turned if mirrored else None)

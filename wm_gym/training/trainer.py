@@ -5,6 +5,9 @@ A run is a folder: ``config.yaml`` (the resolved configuration), ``run.json`` (d
 the folder is what :meth:`WorldModel.from_pretrained` reads. Running again on the same folder resumes.
 
 Every update is a pure function of the configuration and its number, so a resumed run equals an uninterrupted one.
+
+There can be two phases. In the second one the encoder rests, all frames are encoded once, and everything behind the
+encoder learns from many more and longer clips (``training.latent``).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ from torch import nn
 from tqdm import tqdm
 
 from wm_gym.bundle import save_model
-from wm_gym.config import Config
+from wm_gym.config import Config, LatentPhaseConfig, TrainingConfig
 from wm_gym.errors import DatasetError, TrainingError
 from wm_gym.files import write_json_atomically, write_text_atomically
 from wm_gym.losses import WorldModelLoss
@@ -35,7 +39,7 @@ from wm_gym.provenance import provenance
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
-from wm_gym.training.clips import ClipLoader, ClipSource, to_tensors
+from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import MetricsLog
 from wm_gym.world_model import WorldModel
 
@@ -84,6 +88,11 @@ class WorldModelTrainer:
                 f"has {config.model.frame_size[0]}x{config.model.frame_size[1]}; choose another config, or collect "
                 f"with --frame-size {config.model.frame_size[0]}."
             )
+        if config.training.mirror_share > 0 and simulator.action.kind != "driving":
+            raise TrainingError(
+                f"the actions of {simulator.id} are {simulator.action.kind}, and it is not known which of their values "
+                "steers; set training.mirror_share=0."
+            )
         if initial is not None and (initial.config != config.model or initial.simulator != simulator):
             raise TrainingError(
                 "training cannot go on from a world model of another architecture or simulator; give the config that "
@@ -108,13 +117,14 @@ class WorldModelTrainer:
         Raises:
             TrainingError: The loss became NaN or infinite; the last good checkpoint is kept.
         """
-        training = self.config.training
         fabric = self.fabric
         fabric.launch()
-        if training.batch_size % fabric.world_size:
-            raise TrainingError(
-                f"training.batch_size={training.batch_size} must be a multiple of the {fabric.world_size} processes."
-            )
+        training = self.config.training
+        for name, batch_size in (("", training.batch_size), ("latent.", training.latent.batch_size)):
+            if batch_size % fabric.world_size and (name == "" or training.latent.steps):
+                raise TrainingError(
+                    f"training.{name}batch_size={batch_size} must be a multiple of the {fabric.world_size} processes."
+                )
         self._prepare_folder()
 
         torch.manual_seed(training.seed)
@@ -123,63 +133,119 @@ class WorldModelTrainer:
             model.load_state_dict(self.initial.state_dict())
         model.encoder.to(memory_format=torch.channels_last)
         model.decoder.to(memory_format=torch.channels_last)
+        state = self._last_checkpoint()
+        progress = _Progress(0, math.inf)
+        if state is not None:
+            model.load_state_dict(state["model"])
+            progress = _Progress(int(state["update"]), float(state["best"]))
+        log = MetricsLog(self.out, keep_before=progress.done + 1) if fabric.is_global_zero else None
+        bar = tqdm(
+            initial=progress.done,
+            total=training.updates,
+            unit="update",
+            desc="train-model",
+            disable=not (self.progress and fabric.is_global_zero),
+        )
+        try:
+            for first, stop in ((0, training.steps), (training.steps, training.updates)):
+                if progress.done < stop and first < stop:
+                    # A checkpoint at the very end of a phase holds the optimiser of that one, not of the next.
+                    resumed = state if state is not None and progress.done > first else None
+                    self._run_phase(model, progress, stop, resumed=resumed, log=log, bar=bar)
+        finally:
+            bar.close()
+            if log is not None:
+                log.close()
+        return self._finish(model, progress.best)
+
+    def _run_phase(
+        self,
+        model: WorldModel,
+        progress: _Progress,
+        stop: int,
+        *,
+        resumed: dict[str, Any] | None,
+        log: MetricsLog | None,
+        bar: Any,
+    ) -> None:
+        """Updates up to ``stop``: of the whole model, or of all but the encoder."""
+        training, fabric = self.config.training, self.fabric
+        is_latent = progress.done >= training.steps
+        if is_latent:
+            model.to(fabric.device)
+            model.eval()
+            loader = self._encoded_loader(model)
+            model.train()
+        else:
+            loader = self._loader()
+        model.encoder.requires_grad_(not is_latent)
         objective = _Objective(model, self._make_loss())
         optimizer = torch.optim.AdamW(
             [parameter for parameter in objective.parameters() if parameter.requires_grad],
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
         )
-        done, best = self._restore(model, optimizer)
+        if resumed is not None:
+            optimizer.load_state_dict(resumed["optimizer"])
+            if self._scaler is not None and resumed["scaler"] is not None:
+                self._scaler.load_state_dict(resumed["scaler"])
         wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
-        loader = ClipLoader(
+        clock = CheckpointClock(training.checkpoint_overhead)
+        started, done_before = time.monotonic(), progress.done
+        updates = loader.updates(progress.done, stop)
+        try:
+            for update, micro_batches in enumerate(updates, start=progress.done):
+                _set_learning_rate(optimizer, learning_rate_at(update, self.config))
+                totals = self._update(wrapped, wrapped_optimizer, micro_batches, update)
+                progress.done = update + 1
+                bar.update()
+                bar.set_postfix(loss=f"{totals['loss']:.3f}", reward=f"{totals['reward']:.3f}", refresh=False)
+                is_last = progress.done == stop
+                if log is not None:
+                    totals["updates_per_s"] = (progress.done - done_before) / (time.monotonic() - started)
+                    log.write("train", progress.done, totals)
+                if progress.done % training.validate_every == 0 or is_last:
+                    progress.best = self._validate(model, progress.done, progress.best, log)
+                if fabric.is_global_zero and (clock.is_due() or is_last):
+                    clock_start = time.monotonic()
+                    self._save(model, optimizer, progress)
+                    clock.record(clock_start)
+        except KeyboardInterrupt:
+            if fabric.is_global_zero:
+                self._save(model, optimizer, progress)
+            raise
+        finally:
+            updates.close()
+
+    def _loader(self) -> ClipLoader:
+        training = self.config.training
+        return ClipLoader(
             self.train_source,
             training.batch_size,
             training.clip_length,
             accumulation=training.accumulation,
             seed=training.seed,
             beginning_share=training.beginning_share,
-            rank=fabric.global_rank,
-            world_size=fabric.world_size,
+            mirror_share=training.mirror_share,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
         )
-        log = MetricsLog(self.out, keep_before=done + 1) if fabric.is_global_zero else None
-        clock = CheckpointClock(training.checkpoint_overhead)
-        bar = tqdm(
-            initial=done,
-            total=training.steps,
-            unit="update",
-            desc="train-model",
-            disable=not (self.progress and fabric.is_global_zero),
+
+    def _encoded_loader(self, model: WorldModel) -> ClipLoader:
+        training = self.config.training
+        return EncodedClipLoader(
+            encode_episodes(model, self.train_source, mirrored=training.mirror_share > 0),
+            training.latent.decoded,
+            self.train_source,
+            training.latent.batch_size,
+            training.latent.clip_length,
+            accumulation=training.accumulation,
+            seed=training.seed,
+            beginning_share=training.beginning_share,
+            mirror_share=training.mirror_share,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
         )
-        started, done_before = time.monotonic(), done
-        updates = loader.updates(done, training.steps)
-        try:
-            for update, micro_batches in enumerate(updates, start=done):
-                _set_learning_rate(optimizer, learning_rate_at(update, self.config))
-                totals = self._update(wrapped, wrapped_optimizer, micro_batches, update)
-                done = update + 1
-                bar.update()
-                bar.set_postfix(loss=f"{totals['loss']:.3f}", reward=f"{totals['reward']:.3f}", refresh=False)
-                is_last = done == training.steps
-                if log is not None:
-                    elapsed = time.monotonic() - started
-                    totals["updates_per_s"] = (done - done_before) / elapsed
-                    log.write("train", done, totals)
-                if done % training.validate_every == 0 or is_last:
-                    best = self._validate(model, done, best, log)
-                if fabric.is_global_zero and (clock.is_due() or is_last):
-                    clock_start = time.monotonic()
-                    self._save(model, optimizer, done, best)
-                    clock.record(clock_start)
-        except KeyboardInterrupt:
-            if fabric.is_global_zero:
-                self._save(model, optimizer, done, best)
-            raise
-        finally:
-            updates.close()
-            bar.close()
-            if log is not None:
-                log.close()
-        return self._finish(model, best)
 
     def _update(self, wrapped: Any, optimizer: Any, micro_batches: list[Any], update: int) -> dict[str, float]:
         training = self.config.training
@@ -338,26 +404,27 @@ class WorldModelTrainer:
             write_json_atomically(record_file, {**record, "provenance": provenance()})
         self.fabric.barrier()
 
-    def _restore(self, model: WorldModel, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    def _last_checkpoint(self) -> dict[str, Any] | None:
         last = self.out / "checkpoints" / "last.pt"
-        if not last.exists():
-            return 0, math.inf
-        state = load_checkpoint(last)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if self._scaler is not None and state["scaler"] is not None:
-            self._scaler.load_state_dict(state["scaler"])
-        return int(state["update"]), float(state["best"])
+        return load_checkpoint(last) if last.exists() else None
 
-    def _save(self, model: WorldModel, optimizer: torch.optim.Optimizer, done: int, best: float) -> None:
+    def _save(self, model: WorldModel, optimizer: torch.optim.Optimizer, progress: _Progress) -> None:
         state = {
-            "update": done,
-            "best": best,
+            "update": progress.done,
+            "best": progress.best,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
         }
         save_checkpoint(self.out / "checkpoints" / "last.pt", _plain(state))
+
+
+@dataclass
+class _Progress:
+    """How far a training has come: updates done, and the lowest validation loss so far."""
+
+    done: int
+    best: float
 
 
 class _Objective(nn.Module):
@@ -374,13 +441,17 @@ class _Objective(nn.Module):
 
 
 def learning_rate_at(update: int, config: Config) -> float:
-    """Linear warm-up (guide, "Learning Rate Warmup"), then cosine decay to ``final_learning_rate``."""
+    """Linear warm-up (guide, "Learning Rate Warmup"), then cosine decay; each phase has its own."""
     training = config.training
-    warmup = min((update + 1) / training.warmup_steps, 1.0) if training.warmup_steps else 1.0
-    progress = update / max(1, training.steps - 1)
-    final = training.final_learning_rate
+    phase: TrainingConfig | LatentPhaseConfig = training
+    if training.latent.steps and update >= training.steps:
+        update -= training.steps
+        phase = training.latent
+    warmup = min((update + 1) / phase.warmup_steps, 1.0) if phase.warmup_steps else 1.0
+    progress = update / max(1, phase.steps - 1)
+    final = phase.final_learning_rate
     decay = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-    return training.learning_rate * warmup * decay
+    return phase.learning_rate * warmup * decay
 
 
 @torch.no_grad()

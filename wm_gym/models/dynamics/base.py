@@ -23,6 +23,18 @@ class Divergence(NamedTuple):
     representation: Tensor
 
 
+class Filtered(NamedTuple):
+    """The states of ``B`` clips of ``T`` frames, every one of which was observed.
+
+    Attributes:
+        states: ``T * B`` rows: all clips after their first frame, all after their second, ….
+        divergence: Of each step, ``(T - 1, B)``; ``None`` where the dynamics are deterministic.
+    """
+
+    states: LatentState
+    divergence: Divergence | None
+
+
 class Dynamics(nn.Module, ABC):
     """How the latent state moves under an action.
 
@@ -68,6 +80,23 @@ class Dynamics(nn.Module, ABC):
     def observe(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
         """:meth:`imagine`, then :meth:`correct`: the state after ``action`` and the frame that was then seen."""
         return self.correct(self.imagine(state, action), latent)
+
+    def filter(self, latents: Tensor, actions: Tensor) -> Filtered:
+        """Follow whole clips with :meth:`observe`.
+
+        Args:
+            latents: ``(B, T, Z)``, encoded from the frames.
+            actions: ``(B, T - 1, A)``, scaled to [-1, 1].
+        """
+        states = [self.initial(latents[:, 0])]
+        for t in range(actions.shape[1]):
+            states.append(self.observe(states[-1], actions[:, t], latents[:, t + 1]))
+        if not self.is_stochastic:
+            return Filtered(LatentState.cat(states), None)
+        # Without a past there is no prediction of the first frame, and so no divergence.
+        steps = actions.shape[1]
+        parts = self.divergence(LatentState.cat(states[1:]), latents[:, 1:].transpose(0, 1).flatten(0, 1))
+        return Filtered(LatentState.cat(states), Divergence(*(part.unflatten(0, (steps, -1)) for part in parts)))
 
     def divergence(self, observed: LatentState, latent: Tensor) -> Divergence:
         """How far the posterior lay from the prior in the step that led to ``observed``; stochastic dynamics only.

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from wm_gym.config import DynamicsConfig
 from wm_gym.models.blocks import MLP
-from wm_gym.models.dynamics.base import Divergence, Dynamics
+from wm_gym.models.dynamics.base import Divergence, Dynamics, Filtered
 from wm_gym.state import LatentState
 
 UNIFORM_SHARE = 0.01
@@ -68,7 +68,7 @@ class RSSMDynamics(Dynamics):
 
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
         """``z'`` is drawn from the prior, with ``noise`` ``(B, groups)`` by inverse CDF."""
-        hidden = self._advance(state, action)
+        hidden = self._advance(state.memory[:, 0], action)
         return self._state(hidden, self._draw(self._prior(hidden), noise))
 
     def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
@@ -78,8 +78,23 @@ class RSSMDynamics(Dynamics):
 
     def observe(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
         """As the base class does it, without drawing from the prior what the posterior then replaces."""
-        hidden = self._advance(state, action)
+        hidden = self._advance(state.memory[:, 0], action)
         return self._state(hidden, self._draw(self._posterior(hidden, latent)))
+
+    def filter(self, latents: Tensor, actions: Tensor) -> Filtered:
+        """As the base class does it; only what one step needs of the one before is computed step by step."""
+        memories = [self.initial(latents[:, 0]).memory[:, 0]]
+        hiddens, posteriors = [], []
+        for t in range(actions.shape[1]):
+            hidden = self._advance(memories[-1], actions[:, t])
+            posterior = self._posterior(hidden, latents[:, t + 1])
+            memories.append(torch.cat((hidden, self._draw(posterior)), dim=-1))
+            hiddens.append(hidden)
+            posteriors.append(posterior)
+        memory = torch.cat(memories)
+        states = LatentState(self.output(memory), memory.unsqueeze(1))
+        divergence = _divergence(torch.stack(posteriors), self._prior(torch.stack(hiddens)))
+        return Filtered(states, divergence)
 
     def features(self, state: LatentState) -> Tensor:
         """``(B, hidden + groups * classes)``: ``h`` and ``z``."""
@@ -88,16 +103,15 @@ class RSSMDynamics(Dynamics):
     def divergence(self, observed: LatentState, latent: Tensor) -> Divergence:
         """``KL(q || p)``, summed over the groups."""
         hidden = self._hidden(observed)
-        prior = self._prior(hidden)
-        posterior = self._posterior(hidden, latent)
-        return Divergence(categorical_kl(posterior.detach(), prior), categorical_kl(posterior, prior.detach()))
+        return _divergence(self._posterior(hidden, latent), self._prior(hidden))
 
     def _hidden(self, state: LatentState) -> Tensor:
         return state.memory[:, 0, : self.config.hidden_dim]
 
-    def _advance(self, state: LatentState, action: Tensor) -> Tensor:
-        stochastic = state.memory[:, 0, self.config.hidden_dim :]
-        hidden: Tensor = self.cell(self.input(torch.cat((stochastic, action), dim=-1)), self._hidden(state))
+    def _advance(self, memory: Tensor, action: Tensor) -> Tensor:
+        """``h'`` ``(B, hidden)`` after ``h`` and ``z``, which ``memory`` ``(B, hidden + groups * classes)`` holds."""
+        size = self.config.hidden_dim
+        hidden: Tensor = self.cell(self.input(torch.cat((memory[:, size:], action), dim=-1)), memory[:, :size])
         return hidden
 
     def _prior(self, hidden: Tensor) -> Tensor:
@@ -126,6 +140,10 @@ class RSSMDynamics(Dynamics):
     def _state(self, hidden: Tensor, stochastic: Tensor) -> LatentState:
         memory = torch.cat((hidden, stochastic), dim=-1)
         return LatentState(self.output(memory), memory.unsqueeze(1))
+
+
+def _divergence(posterior: Tensor, prior: Tensor) -> Divergence:
+    return Divergence(categorical_kl(posterior.detach(), prior), categorical_kl(posterior, prior.detach()))
 
 
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
