@@ -50,7 +50,7 @@ class Algorithm:
         return loaded
 
 
-_ON_POLICY = {"num_envs": 256, "activation": "tanh", "log_std_init": -0.7, "gamma": 0.99, "gae_lambda": 0.95}
+_ON_POLICY = {"num_envs": 256, "activation": "tanh", "log_std_init": -1.2, "gamma": 0.99, "gae_lambda": 0.95}
 _OFF_POLICY = {"num_envs": 64, "activation": "relu", "gamma": 0.99, "learning_rate": 3e-4, "batch_size": 256}
 # 64 dreams take a step together, so that 16 updates a step reuse each transition about 64 times.
 _REPLAY = {"buffer_size": 100_000, "learning_starts": 2_000, "gradient_steps": 16}

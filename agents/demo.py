@@ -34,10 +34,11 @@ class DemoSettings(BaseModel):
     Attributes:
         episodes: Episodes to collect.
         behaviour: Behaviour mix of the collection.
+        patience: Recorded drives are cut after so many steps in a row without a reward above 0.
         config: Preset of the world model.
         model_changes: ``key=value`` changes to it.
         agent_changes: ``key=value`` changes to the agent's configuration.
-        select_drives: Drives on training tracks by which the agent is chosen among ten checkpoints; 0 takes the last.
+        select_drives: Drives on training tracks by which the agent is chosen among its checkpoints; 0 takes the last.
         evaluation_episodes: Held-out tracks for each driver.
         max_episode_steps: Steps after which recorded and evaluated drives are cut.
         workers: Processes for collection and evaluation.
@@ -46,11 +47,17 @@ class DemoSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    episodes: int = Field(default=160, ge=2)
-    behaviour: str = "noisy:0.85,random:0.05,autopilot:0.1"
+    episodes: int = Field(default=144, ge=2)
+    behaviour: str = "swerving:0.55,noisy:0.3,autopilot:0.1,random:0.05"
+    patience: int | None = Field(default=40, ge=1)
     config: str = "tiny"
     model_changes: tuple[str, ...] = ()
-    agent_changes: tuple[str, ...] = ("steps=600000",)
+    agent_changes: tuple[str, ...] = (
+        "steps=400000",
+        "reward_limit=4.5",
+        "final_learning_rate=0.1",
+        "validate_every=80000",
+    )
     select_drives: int = Field(default=8, ge=0)
     evaluation_episodes: int = Field(default=20, ge=1)
     max_episode_steps: int | None = Field(default=None, ge=1)
@@ -110,6 +117,7 @@ def run_demo(
             workers=settings.workers,
             seed=settings.seed,
             max_episode_steps=settings.max_episode_steps,
+            patience=settings.patience,
             progress=progress,
         ),
     )

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,19 +50,23 @@ class RoundsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(default=3, ge=1, description="Rounds after the first agent.")
-    steps: int = Field(default=15_000, ge=1, description="Simulator steps to record, over all rounds together.")
+    rounds: int = Field(default=2, ge=1, description="Rounds after the first agent.")
+    steps: int = Field(default=10_000, ge=1, description="Simulator steps to record, over all rounds together.")
     behaviour: str = Field(
-        default="sampled({agent}):0.6,noisy({agent}):0.2,{agent}:0.2",
+        default="sampled({agent}):0.5,{agent}:0.5",
         description="Who drives in a recording: a behaviour mix where {agent} is the agent of the round before.",
     )
     patience: int | None = Field(
         default=40, ge=1, description="A recording is cut after so many steps in a row without a reward above 0."
     )
-    model_updates: int = Field(default=400, ge=1, description="Updates of the world model in a round.")
-    model_learning_rate: float = Field(default=5e-4, gt=0, description="Learning rate that each of them begins with.")
+    model_updates: int = Field(
+        default=700,
+        ge=1,
+        description="Updates of the world model in a round; with the encoder at rest, where it was trained so.",
+    )
+    model_learning_rate: float = Field(default=6e-4, gt=0, description="Learning rate that each of them begins with.")
     recorded_share: float = Field(
-        default=0.5,
+        default=0.4,
         gt=0,
         lt=1,
         description="Share of the clips, and so of the dreams' start states, that comes from the rounds' recordings; "
@@ -70,6 +74,11 @@ class RoundsConfig(BaseModel):
     )
     agent_steps: int | None = Field(
         default=None, ge=1, description="Dream steps of an agent in a round after the first; None is as the first."
+    )
+    limited: Literal["all", "last"] = Field(
+        default="last",
+        description="Which rounds' agents keep the reward_limit of the agent's settings. Those before the last are "
+        "recorded to show where the dream is wrong, and show most of it when nothing keeps them from haste.",
     )
     continue_agent: bool = Field(default=False, description="Go on from the agent before, rather than anew.")
     select_drives: int = Field(
@@ -254,6 +263,8 @@ class _Rounds:
         config = self.agent_config
         if number > 0 and self.config.agent_steps is not None:
             config = config.model_copy(update={"steps": self.config.agent_steps})
+        if number < self.config.rounds and self.config.limited == "last":
+            config = config.model_copy(update={"reward_limit": None})
         initial = self._folder(number - 1) / "agent" if number > 0 and self.config.continue_agent else None
         returns = [best_recorded_return(Dataset.open(folder), config.horizon) for folder in self._datasets(number)]
         drives = self.config.select_drives if number == self.config.rounds else 0
@@ -326,10 +337,14 @@ def _config_of(provenance: dict[str, Any], rounds: RoundsConfig) -> Config:
             "this world model does not say how it was trained, so it cannot be trained further; train one with "
             "`wm-gym train-model`."
         )
-    changes = (
-        f"training.steps={rounds.model_updates}",
-        f"training.learning_rate={rounds.model_learning_rate}",
-        f"training.warmup_steps={max(1, rounds.model_updates // 20)}",
-        f"training.validate_every={rounds.model_updates}",
-    )
+    phase, warmup = "training", max(1, rounds.model_updates // 20)
+    changes = [f"training.validate_every={rounds.model_updates}"]
+    if values.get("training", {}).get("latent", {}).get("steps", 0) > 0:
+        phase = "training.latent"
+        changes.append("training.steps=0")
+    changes += [
+        f"{phase}.steps={rounds.model_updates}",
+        f"{phase}.learning_rate={rounds.model_learning_rate}",
+        f"{phase}.warmup_steps={warmup}",
+    ]
     return parse_config(Config, values, changes, origin="the configuration that the world model was trained with")

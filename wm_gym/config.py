@@ -262,7 +262,8 @@ class TrainingConfig(_Section):
     warmup_steps: int = Field(default=1000, ge=0, description="Updates of linear warm-up.")
     clip_norm: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        default="auto", description="auto: bf16 where a GPU has it, else fp16 on a GPU, else 32-true."
+        default="auto",
+        description="auto: bf16 where the GPU or the processor computes in it, else fp16 on a GPU, else 32-true.",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
     seed: int = Field(default=0, ge=0)
@@ -270,6 +271,9 @@ class TrainingConfig(_Section):
     validate_every: int = Field(default=500, ge=1, description="Updates between validations.")
     validation_clips: int = Field(default=64, ge=1, description="Clips in one validation.")
     validation_horizon: int = Field(default=30, ge=1, description="Longest open-loop prediction that is validated.")
+    keep: Literal["best", "last"] = Field(
+        default="best", description="Which model the run gives: that of the lowest validation loss, or the last."
+    )
     checkpoint_overhead: float = Field(
         default=0.05,
         gt=0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from wm_gym.agents.agent_bundle import load_agent
 from wm_gym.agents.driver import Driver
@@ -90,6 +91,43 @@ def test_an_agent_may_go_on_from_the_one_before(trained_model, car_racing_data, 
     assert json.loads((out / "round-0" / "agent" / "run.json").read_text())["initial"] is None
     scales = [json.loads((out / f"round-{n}" / "agent" / "metrics.json").read_text())["reward_scale"] for n in (0, 1)]
     assert scales[0] == scales[1]
+
+
+def test_only_the_last_agent_is_kept_from_haste(trained_model, car_racing_data, small_config, tmp_path):
+    config = ROUNDS.model_copy(update={"rounds": 1})
+    limited = small_config.model_copy(update={"reward_limit": 4.5})
+    run(trained_model, car_racing_data, tmp_path / "last", config, limited)
+    assert _limits(tmp_path / "last") == [None, 4.5]
+    everywhere = config.model_copy(update={"limited": "all"})
+    run(trained_model, car_racing_data, tmp_path / "all", everywhere, limited)
+    assert _limits(tmp_path / "all") == [4.5, 4.5]
+
+
+def _limits(out):
+    return [load_agent(out / f"round-{number}" / "agent").manifest.config.reward_limit for number in (0, 1)]
+
+
+def test_a_model_trained_in_two_phases_keeps_its_encoder(car_racing_data, small_config, tmp_path):
+    changes = ["training.steps=3", "training.latent.steps=3", "training.latent.clip_length=8"]
+    config = load_config("debug", [*changes, "model.dynamics.kind=rssm"])
+    data = open_training_data(car_racing_data, config.training.validation_fraction)
+    first = WorldModelTrainer(
+        config,
+        data.simulator,
+        data.train,
+        data.validation,
+        tmp_path / "model",
+        data_info=data.info,
+        device="cpu",
+        progress=False,
+    ).run()
+    rounds = ROUNDS.model_copy(update={"rounds": 1})
+    run(tmp_path / "model", car_racing_data, tmp_path / "rounds", rounds, small_config)
+    further = load_agent(tmp_path / "rounds").model
+    before = first.state_dict()
+    changed = {name for name, value in further.state_dict().items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("dynamics") for name in changed)
+    assert not any(name.startswith("encoder") for name in changed)
 
 
 def test_what_cannot_work_is_refused_before_anything_is_written(trained_model, car_racing_data, small_config, tmp_path):

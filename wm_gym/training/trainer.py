@@ -112,7 +112,7 @@ class WorldModelTrainer:
         """Train to the configured number of updates, from the last checkpoint where there is one.
 
         Returns:
-            The best model by validation loss (the last one without validation), as it was saved.
+            The model that ``training.keep`` asks for (the last one without validation), as it was saved.
 
         Raises:
             TrainingError: The loss became NaN or infinite; the last good checkpoint is kept.
@@ -282,7 +282,7 @@ class WorldModelTrainer:
         return totals
 
     def _validate(self, model: WorldModel, done: int, best: float, log: MetricsLog | None) -> float:
-        """Measure on held-out clips; keep the model as the best one if its loss is the lowest yet."""
+        """Measure on held-out clips; keep the model if its loss is the lowest yet, or the last one is wanted."""
         if self.validation_source is None or not self.fabric.is_global_zero:
             return best
         training = self.config.training
@@ -302,7 +302,7 @@ class WorldModelTrainer:
         model.train()
         if log is not None:
             log.write("validation", done, {"loss": total, **measured})
-        if total < best:
+        if total < best or training.keep == "last":
             state = {"update": done, "validation_loss": total, "model": model.state_dict(), "metrics": measured}
             save_checkpoint(self.out / "checkpoints" / "best.pt", _plain(state))
             return total
@@ -507,9 +507,10 @@ def save_model_into_run(model: WorldModel, folder: Path) -> None:
 def _make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, torch.amp.GradScaler | None]:
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if precision == "auto":
-        precision = "32-true"
         if on_gpu:
             precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        else:
+            precision = "bf16-mixed" if device in {"auto", "cpu"} and _processor_has_bf16() else "32-true"
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("--device cuda was asked for, but PyTorch sees no CUDA GPU here; use --device cpu or auto.")
     accelerator = {"cuda": "cuda", "cpu": "cpu", "mps": "mps", "auto": "auto"}.get(device, device)
@@ -519,6 +520,13 @@ def _make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, tor
         plugin = MixedPrecision("16-mixed", "cuda" if on_gpu else "cpu", scaler=scaler)
         return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, plugins=plugin), scaler
     return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision), None  # type: ignore[arg-type]
+
+
+def _processor_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 matrices by itself; others are slower with bf16 than without."""
+    return any(
+        bool(getattr(torch.cpu, name, bool)()) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
