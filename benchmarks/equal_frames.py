@@ -50,6 +50,7 @@ from wm_gym.training.trainer import WorldModelTrainer
 SIMULATOR = "car-racing"
 FRAMES_A_DECISION = 4
 EPISODE_DECISIONS = 250  # 1,000 frames, after which CarRacing truncates
+PATIENCE = 40  # recordings are cut after so many decisions without a reward above 0
 CHECKPOINTS = 10  # of a dream training, unless validate_every says otherwise
 RESULTS = "results.json"
 
@@ -161,6 +162,7 @@ def record(cell: Cell, kept_back: int) -> tuple[Path, int]:
         behaviour=cell.settings.behaviour,
         workers=cell.workers,
         seed=cell.seed,
+        patience=PATIENCE,
     )
     return folder, Dataset.open(folder).num_steps * FRAMES_A_DECISION
 
@@ -286,7 +288,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tracks", type=int, default=30, help="held-out tracks for each agent")
     parser.add_argument("--workers", type=int, default=2, help="processes that record and evaluate")
     parser.add_argument("--device", default="auto", help="where models and policies train")
-    parser.add_argument("--behaviour", default="noisy:0.85,random:0.05,autopilot:0.1")
+    parser.add_argument("--behaviour", default="swerving:0.55,noisy:0.3,autopilot:0.1,random:0.05")
     parser.add_argument("--config", default="tiny", help="preset of the world model")
     parser.add_argument("--set-model", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-agent", action="append", default=None, metavar="KEY=VALUE")
@@ -298,7 +300,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top-fraction", type=float, default=1.0, help="share of the recordings that is cloned")
     options = parser.parse_args(arguments)
     if options.set_agent is None:
-        options.set_agent = ["steps=600000"]
+        options.set_agent = ["steps=300000", "reward_limit=4.5", "final_learning_rate=0.1"]
     return options
 
 

@@ -1,6 +1,8 @@
-"""Put a finished demo's world model and agent into the package: ``python tools/bundle.py runs/demo``.
+"""Put a world model and an agent that was trained in it into the package.
 
-What the package ships is what ``wm-gym demo`` made, with nothing added.
+What the package ships is what a run made, with nothing added::
+
+    python tools/bundle.py runs/best/round-2/model runs/best
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from wm_gym.world_model import WorldModel
 ASSETS = Path(__file__).resolve().parent.parent / "wm_gym" / "assets"
 
 
-def main(folder: str) -> None:
-    """Replace the bundled model and agent by those of a demo's folder."""
-    run = Path(folder)
+def main(model_folder: str, agent_folder: str) -> None:
+    """Replace the bundled model and agent by those of two folders."""
+    model = WorldModel.from_pretrained(model_folder)
+    agent = load_agent(agent_folder, "cpu")
+    if agent.model.fingerprint != model.fingerprint:
+        sys.exit(f"bundle: the agent in {agent_folder!r} was trained in another world model than {model_folder!r}")
+    metrics = json.loads((Path(agent_folder) / "metrics.json").read_text(encoding="utf-8"))
     shutil.rmtree(ASSETS, ignore_errors=True)
-    WorldModel.from_pretrained(run / "model").save_pretrained(ASSETS / "model")
-    agent = load_agent(run / "agent", "cpu")
-    metrics = json.loads((run / "agent" / "metrics.json").read_text(encoding="utf-8"))
+    model.save_pretrained(ASSETS / "model")
     # With the model in place, the agent names it instead of carrying a copy.
     save_agent(ASSETS / "agent", agent.policy, agent.model, agent.manifest.config, metrics)
     for file in sorted(ASSETS.rglob("*")):
@@ -32,4 +36,4 @@ def main(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
