@@ -37,7 +37,7 @@ def test_changes_reach_nested_keys_with_their_types():
         (["training.stepz=7"], ["stepz", "did you mean 'steps'"]),
         (["trainig.steps=7"], ["trainig", "did you mean 'training'"]),
         (["training.steps=many"], ["training.steps", "many"]),
-        (["training.steps=0"], ["training.steps", "0"]),
+        (["training.steps=-1"], ["training.steps", "-1"]),
         (["training.steps"], ["key=value"]),
         (["training.steps.more=1"], ["steps"]),
         (["model.frame_size=[60,64]"], ["60x64", "multiple of"]),
