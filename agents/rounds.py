@@ -337,14 +337,14 @@ def _config_of(provenance: dict[str, Any], rounds: RoundsConfig) -> Config:
             "this world model does not say how it was trained, so it cannot be trained further; train one with "
             "`wm-gym train-model`."
         )
-    phase, warmup = "training", max(1, rounds.model_updates // 20)
-    changes = [f"training.validate_every={rounds.model_updates}"]
-    if values.get("training", {}).get("latent", {}).get("steps", 0) > 0:
-        phase = "training.latent"
-        changes.append("training.steps=0")
-    changes += [
+    origin = "the configuration that the world model was trained with"
+    is_latent = parse_config(Config, values, origin=origin).training.latent.steps > 0
+    phase = "training.latent" if is_latent else "training"
+    changes = (
+        *(("training.steps=0",) if is_latent else ()),
         f"{phase}.steps={rounds.model_updates}",
         f"{phase}.learning_rate={rounds.model_learning_rate}",
-        f"{phase}.warmup_steps={warmup}",
-    ]
-    return parse_config(Config, values, changes, origin="the configuration that the world model was trained with")
+        f"{phase}.warmup_steps={max(1, rounds.model_updates // 20)}",
+        f"training.validate_every={rounds.model_updates}",
+    )
+    return parse_config(Config, values, changes, origin=origin)

@@ -19,14 +19,18 @@ from wm_gym.training.trainer import WorldModelTrainer
 ROUNDS = RoundsConfig(rounds=2, steps=40, model_updates=3, agent_steps=32, select_drives=1)
 
 
+def train_model(data_folder, out, *changes):
+    config = load_config("debug", changes)
+    data = open_training_data(data_folder, config.training.validation_fraction)
+    return WorldModelTrainer(
+        config, data.simulator, data.train, data.validation, out, data_info=data.info, device="cpu", progress=False
+    ).run()
+
+
 @pytest.fixture(scope="module")
 def trained_model(car_racing_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("model") / "run"
-    config = load_config("debug", ["training.steps=4", "training.validate_every=4"])
-    data = open_training_data(car_racing_data, config.training.validation_fraction)
-    WorldModelTrainer(
-        config, data.simulator, data.train, data.validation, out, data_info=data.info, device="cpu", progress=False
-    ).run()
+    train_model(car_racing_data, out, "training.steps=4", "training.validate_every=4")
     return out
 
 
@@ -108,19 +112,8 @@ def _limits(out):
 
 
 def test_a_model_trained_in_two_phases_keeps_its_encoder(car_racing_data, small_config, tmp_path):
-    changes = ["training.steps=3", "training.latent.steps=3", "training.latent.clip_length=8"]
-    config = load_config("debug", [*changes, "model.dynamics.kind=rssm"])
-    data = open_training_data(car_racing_data, config.training.validation_fraction)
-    first = WorldModelTrainer(
-        config,
-        data.simulator,
-        data.train,
-        data.validation,
-        tmp_path / "model",
-        data_info=data.info,
-        device="cpu",
-        progress=False,
-    ).run()
+    latent = ("training.latent.steps=3", "training.latent.clip_length=8")
+    first = train_model(car_racing_data, tmp_path / "model", "training.steps=3", *latent, "model.dynamics.kind=rssm")
     rounds = ROUNDS.model_copy(update={"rounds": 1})
     run(tmp_path / "model", car_racing_data, tmp_path / "rounds", rounds, small_config)
     further = load_agent(tmp_path / "rounds").model

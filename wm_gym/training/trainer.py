@@ -148,7 +148,7 @@ class WorldModelTrainer:
         )
         try:
             for first, stop in ((0, training.steps), (training.steps, training.updates)):
-                if progress.done < stop and first < stop:
+                if progress.done < stop:
                     # A checkpoint at the very end of a phase holds the optimiser of that one, not of the next.
                     resumed = state if state is not None and progress.done > first else None
                     self._run_phase(model, progress, stop, resumed=resumed, log=log, bar=bar)
@@ -171,13 +171,7 @@ class WorldModelTrainer:
         """Updates up to ``stop``: of the whole model, or of all but the encoder."""
         training, fabric = self.config.training, self.fabric
         is_latent = progress.done >= training.steps
-        if is_latent:
-            model.to(fabric.device)
-            model.eval()
-            loader = self._encoded_loader(model)
-            model.train()
-        else:
-            loader = self._loader()
+        loader = self._make_loader(model, is_latent)
         model.encoder.requires_grad_(not is_latent)
         objective = _Objective(model, self._make_loss())
         optimizer = torch.optim.AdamW(
@@ -217,34 +211,25 @@ class WorldModelTrainer:
         finally:
             updates.close()
 
-    def _loader(self) -> ClipLoader:
+    def _make_loader(self, model: WorldModel, is_latent: bool) -> ClipLoader:
+        """The clips of a phase; ``model`` encodes them where ``is_latent`` says so."""
         training = self.config.training
-        return ClipLoader(
-            self.train_source,
-            training.batch_size,
-            training.clip_length,
-            accumulation=training.accumulation,
-            seed=training.seed,
-            beginning_share=training.beginning_share,
-            mirror_share=training.mirror_share,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-        )
-
-    def _encoded_loader(self, model: WorldModel) -> ClipLoader:
-        training = self.config.training
+        common: dict[str, Any] = {
+            "accumulation": training.accumulation,
+            "seed": training.seed,
+            "beginning_share": training.beginning_share,
+            "mirror_share": training.mirror_share,
+            "rank": self.fabric.global_rank,
+            "world_size": self.fabric.world_size,
+        }
+        if not is_latent:
+            return ClipLoader(self.train_source, training.batch_size, training.clip_length, **common)
+        latent = training.latent
+        model.to(self.fabric.device).eval()
+        episodes = encode_episodes(model, self.train_source, mirrored=training.mirror_share > 0)
+        model.train()
         return EncodedClipLoader(
-            encode_episodes(model, self.train_source, mirrored=training.mirror_share > 0),
-            training.latent.decoded,
-            self.train_source,
-            training.latent.batch_size,
-            training.latent.clip_length,
-            accumulation=training.accumulation,
-            seed=training.seed,
-            beginning_share=training.beginning_share,
-            mirror_share=training.mirror_share,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
+            episodes, latent.decoded, self.train_source, latent.batch_size, latent.clip_length, **common
         )
 
     def _update(self, wrapped: Any, optimizer: Any, micro_batches: list[Any], update: int) -> dict[str, float]:
