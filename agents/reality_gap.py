@@ -166,11 +166,13 @@ class Windows:
         predicted: ``(N, K)`` float32: dreamt from the state at the window's start under the actions really taken.
         dreamt: ``(N, K)`` float32: dreamt from the same states with the agent choosing the actions in the dream, each
             times the probability that the dream has come that far.
+        driven: ``(N, K)`` bool: whether the step is one of the drive, not beyond its end.
     """
 
     real: FloatArray
     predicted: FloatArray
     dreamt: FloatArray
+    driven: NDArray[np.bool_]
 
     def __len__(self) -> int:
         """``N``."""
@@ -192,8 +194,9 @@ class Windows:
         real, predicted, dreamt = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("real", "predicted", "dreamt")
         )
+        driven = np.concatenate([part.driven for part in parts])
         finite = np.isfinite(predicted).all(1) & np.isfinite(dreamt).all(1)
-        return Windows(real[finite], predicted[finite], dreamt[finite])
+        return Windows(real[finite], predicted[finite], dreamt[finite], driven[finite])
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,9 @@ class HorizonGap:
         mean_real: Mean real return of the windows over these steps.
         mean_dream: Mean return of the agent in its dreams, each reward times the probability of coming that far.
         ratio: ``mean_dream / mean_real``; ``None`` where the real return is not above 0.
+        mean_dream_as_driven: As ``mean_dream``, but over as many steps as were driven: a window that the task ended
+            counts up to there. Whether the model foresees ends is told by their calibration.
+        ratio_as_driven: ``mean_dream_as_driven / mean_real``.
         dream_correlation: Of dream and real returns over the windows; ``None`` where one of them is constant.
         mean_predicted: Mean return predicted along the actions really taken.
         predicted_error: Mean absolute difference of this prediction and the real return.
@@ -236,6 +242,8 @@ class HorizonGap:
     mean_real: float
     mean_dream: float
     ratio: float | None
+    mean_dream_as_driven: float
+    ratio_as_driven: float | None
     dream_correlation: float | None
     mean_predicted: float
     predicted_error: float
@@ -334,6 +342,7 @@ def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0
             real=np.where(is_driven, drive.rewards[steps], np.float32(0)),
             predicted=np.where(is_driven, rewards[bound, :horizon], np.float32(0)),
             dreamt=(rewards[free] * reached[free])[:, :horizon],
+            driven=is_driven,
         ),
         rewards=drive.rewards,
         predicted=predicted,
@@ -378,6 +387,7 @@ def gap_by_horizon(windows: Windows) -> list[HorizonGap]:
     found = []
     for steps in windows.horizons:
         mean_real, mean_predicted, mean_dream = (float(np.mean(sums, dtype=np.float64)) for sums in windows.sums(steps))
+        as_driven = windows.dreamt[:, :steps].sum(1, where=windows.driven[:, :steps], dtype=np.float64).mean()
         error = predictions["absolute_error"][steps]
         assert error is not None
         found.append(
@@ -386,6 +396,8 @@ def gap_by_horizon(windows: Windows) -> list[HorizonGap]:
                 mean_real=mean_real,
                 mean_dream=mean_dream,
                 ratio=_ratio(mean_dream, mean_real),
+                mean_dream_as_driven=float(as_driven),
+                ratio_as_driven=_ratio(float(as_driven), mean_real),
                 dream_correlation=dreams["correlation"][steps],
                 mean_predicted=mean_predicted,
                 predicted_error=error,

@@ -283,7 +283,8 @@ def _gap_section(windows: Windows, gap: RealityGap, drives: Sequence[Drive]) -> 
         "Reality gap",
         paragraph(
             f"Over {longest.steps} step{'' if longest.steps == 1 else 's'} from the same moments, the agent earns "
-            f"{longest.mean_real:.1f} in the simulator and {longest.mean_dream:.1f} in the dream."
+            f"{longest.mean_real:.1f} in the simulator and {longest.mean_dream:.1f} in the dream; "
+            f"{longest.mean_dream_as_driven:.1f} in as many of its steps as the simulator had before the task ended."
         ),
         table(
             (

@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -50,8 +50,8 @@ class RoundsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rounds: int = Field(default=2, ge=1, description="Rounds after the first agent.")
-    steps: int = Field(default=10_000, ge=1, description="Simulator steps to record, over all rounds together.")
+    rounds: int = Field(default=3, ge=1, description="Rounds after the first agent.")
+    steps: int = Field(default=13_500, ge=1, description="Simulator steps to record, over all rounds together.")
     behaviour: str = Field(
         default="sampled({agent}):0.5,{agent}:0.5",
         description="Who drives in a recording: a behaviour mix where {agent} is the agent of the round before.",
@@ -75,10 +75,12 @@ class RoundsConfig(BaseModel):
     agent_steps: int | None = Field(
         default=None, ge=1, description="Dream steps of an agent in a round after the first; None is as the first."
     )
-    limited: Literal["all", "last"] = Field(
-        default="last",
-        description="Which rounds' agents keep the reward_limit of the agent's settings. Those before the last are "
-        "recorded to show where the dream is wrong, and show most of it when nothing keeps them from haste.",
+    unlimited_agents: int = Field(
+        default=2,
+        ge=0,
+        description="So many agents, from the first on but never the last, train without the reward_limit of the agent's "
+        "settings. They are recorded to show where the dream is wrong, and show most of it when nothing keeps them from "
+        "haste; the later ones show the model what the last will do.",
     )
     continue_agent: bool = Field(default=False, description="Go on from the agent before, rather than anew.")
     select_drives: int = Field(
@@ -263,7 +265,7 @@ class _Rounds:
         config = self.agent_config
         if number > 0 and self.config.agent_steps is not None:
             config = config.model_copy(update={"steps": self.config.agent_steps})
-        if number < self.config.rounds and self.config.limited == "last":
+        if number < min(self.config.unlimited_agents, self.config.rounds):
             config = config.model_copy(update={"reward_limit": None})
         initial = self._folder(number - 1) / "agent" if number > 0 and self.config.continue_agent else None
         returns = [best_recorded_return(Dataset.open(folder), config.horizon) for folder in self._datasets(number)]

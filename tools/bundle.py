@@ -2,7 +2,7 @@
 
 What the package ships is what a run made, with nothing added::
 
-    python tools/bundle.py runs/best/round-2/model runs/best
+    python tools/bundle.py runs/best/round-3/model runs/best
 """
 
 from __future__ import annotations

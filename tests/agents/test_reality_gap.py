@@ -135,6 +135,7 @@ def test_the_gap_of_an_optimist_is_what_can_be_computed_by_hand():
         assert (by.mean_real, by.mean_predicted) == (by.steps, 2 * by.steps)
         assert by.mean_dream == pytest.approx(dream, rel=1e-5)
         assert by.ratio == pytest.approx(dream / by.steps, rel=1e-5)
+        assert by.ratio_as_driven == pytest.approx(by.ratio, rel=1e-5)
         assert (by.predicted_error, by.predicted_correlation) == (by.steps, None)
     whole = found.whole_drive
     assert (whole.drives, whole.mean_steps, whole.mean_real) == (2, 36, 36)
@@ -151,7 +152,10 @@ def test_behind_a_real_end_nothing_is_earned():
     # The dream goes on where the drive is over: what it promises there is part of the gap.
     assert gap.windows.dreamt.sum(1) == pytest.approx([20 * (1 - 0.9**10)] * 2, rel=1e-5)
     assert gap.terminated.nonzero()[0].tolist() == [26]
-    ends = summarise_gap([gap], 10).termination
+    found = summarise_gap([gap], 10)
+    longest, ends = found.by_horizon[-1], found.termination
+    assert longest.ratio == pytest.approx(20 * (1 - 0.9**10) / 4.5, rel=1e-5)
+    assert longest.ratio_as_driven == pytest.approx(10 * (2 - 0.9**7 - 0.9**2) / 4.5, rel=1e-5)
     assert (ends.num_real, ends.recall, ends.precision) == (1, 0.0, None)
 
 

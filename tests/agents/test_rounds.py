@@ -97,18 +97,15 @@ def test_an_agent_may_go_on_from_the_one_before(trained_model, car_racing_data, 
     assert scales[0] == scales[1]
 
 
-def test_only_the_last_agent_is_kept_from_haste(trained_model, car_racing_data, small_config, tmp_path):
-    config = ROUNDS.model_copy(update={"rounds": 1})
+@pytest.mark.parametrize(("unlimited", "limits"), [(5, [None, None, 4.5]), (1, [None, 4.5, 4.5]), (0, [4.5, 4.5, 4.5])])
+def test_the_first_agents_may_be_hasty_and_never_the_last(
+    trained_model, car_racing_data, small_config, tmp_path, unlimited, limits
+):
+    config = ROUNDS.model_copy(update={"unlimited_agents": unlimited})
     limited = small_config.model_copy(update={"reward_limit": 4.5})
-    run(trained_model, car_racing_data, tmp_path / "last", config, limited)
-    assert _limits(tmp_path / "last") == [None, 4.5]
-    everywhere = config.model_copy(update={"limited": "all"})
-    run(trained_model, car_racing_data, tmp_path / "all", everywhere, limited)
-    assert _limits(tmp_path / "all") == [4.5, 4.5]
-
-
-def _limits(out):
-    return [load_agent(out / f"round-{number}" / "agent").manifest.config.reward_limit for number in (0, 1)]
+    run(trained_model, car_racing_data, tmp_path / "rounds", config, limited)
+    agents = (load_agent(tmp_path / "rounds" / f"round-{number}" / "agent") for number in range(3))
+    assert [agent.manifest.config.reward_limit for agent in agents] == limits
 
 
 def test_a_model_trained_in_two_phases_keeps_its_encoder(car_racing_data, small_config, tmp_path):

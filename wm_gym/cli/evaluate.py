@@ -101,6 +101,10 @@ def _gap_lines(gap: RealityGap) -> Iterator[str]:
             f"{longest.mean_real:.1f}{_ratio(longest.ratio)}, {gap.windows} windows"
         )
         yield (
+            f"the same over as many of these steps as were driven before the task ended: "
+            f"{longest.mean_dream_as_driven:.1f} against {longest.mean_real:.1f}{_ratio(longest.ratio_as_driven)}"
+        )
+        yield (
             f"predicted along the recorded actions over {longest.steps} steps: {longest.mean_predicted:.1f}, mean "
             f"absolute error {longest.predicted_error:.1f}, correlation {_number(longest.predicted_correlation)}"
         )
