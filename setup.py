@@ -19,6 +19,9 @@ FOLDER_OF_PACKAGE = {
     "wm_gym.data_collection": "data_collection",
 }
 
+# ONNX files and what runs them.
+EXPORT = ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
+
 
 def packages() -> list[str]:
     """Every import name with an ``__init__.py``, sub-packages included."""
@@ -57,6 +60,7 @@ setup(
         "tensorboard>=2.14",
         "scipy>=1.11",
         "networkx>=3.0",
+        "fsspec>=2023.10",
         "matplotlib>=3.7",
         "pillow>=10.0",
         "tqdm>=4.66",
@@ -68,6 +72,8 @@ setup(
         ],
         "minari": ["minari[hdf5]>=0.5.4"],
         "ray": ["ray>=2.9"],
+        "export": EXPORT,
+        "tensorrt": ["tensorrt>=10.0", *EXPORT],
         "dev": [
             "pytest>=8.0",
             "hypothesis>=6.100",
@@ -76,6 +82,7 @@ setup(
             "mypy>=1.11",
             "types-PyYAML",
             "types-tqdm",
+            *EXPORT,
         ],
     },
     entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},

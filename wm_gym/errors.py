@@ -34,6 +34,10 @@ class SimulatorLostError(SimulatorError):
     """A simulator died, hung or went away in the middle of its work; what it was doing can be done again."""
 
 
+class ExportError(WMGymError):
+    """A model or agent cannot be exported, or an exported file does not compute what the model computes."""
+
+
 class TrainingError(WMGymError):
     """Training cannot start or go on."""
 

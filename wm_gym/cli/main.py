@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from types import FrameType
 
 from wm_gym._version import __version__
-from wm_gym.cli import bench, collect, dataset, demo, doctor, evaluate, report, train_agent, train_model
+from wm_gym.cli import bench, collect, dataset, demo, doctor, evaluate, export, report, train_agent, train_model
 from wm_gym.errors import WMGymError
 
-COMMANDS = (demo, collect, dataset, train_model, train_agent, evaluate, report, bench, doctor)
+COMMANDS = (demo, collect, dataset, train_model, train_agent, evaluate, report, export, bench, doctor)
 """Modules with ``add_parser(subparsers)``; a new command is one file and one entry."""
 
 EXIT_USER_ERROR = 2

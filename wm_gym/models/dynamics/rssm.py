@@ -38,6 +38,44 @@ class NormedGRUCell(nn.Module):
         return update * candidate + (1 - update) * hidden
 
 
+class CategoricalDraw(nn.Module):
+    """Draws one class of each group; a module without parameters, so that hooks can see what it is given.
+
+    Args:
+        classes: Classes of each group.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, probabilities: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``(B, groups, classes)`` to one-hot vectors ``(B, groups * classes)``; straight-through in training mode.
+
+        Args:
+            probabilities: ``(B, groups, classes)``.
+            noise: ``(B, groups)`` uniform numbers in [0, 1); without them torch's global generator draws in training
+                mode, and the most probable class is taken in evaluation mode.
+        """
+        if noise is None and self.training:
+            noise = torch.rand(probabilities.shape[:-1], device=probabilities.device)
+        chosen = probabilities.detach().argmax(-1) if noise is None else inverse_cdf(probabilities.detach(), noise)
+        one_hot = F.one_hot(chosen, self.classes).to(probabilities.dtype)
+        if self.training:
+            # The value is the one-hot vector, the gradient that of the probabilities.
+            one_hot = one_hot + (probabilities - probabilities.detach())
+        return one_hot.flatten(1)
+
+    @staticmethod
+    def margin(probabilities: Tensor, noise: Tensor | None = None) -> Tensor:
+        """How far a draw was from falling on another class, as a difference of probabilities ``(B, groups)``."""
+        if noise is None:
+            best = probabilities.topk(2, dim=-1).values
+            return best[..., 0] - best[..., 1]
+        bounds = probabilities.cumsum(-1)[..., :-1]
+        return (bounds - noise.to(probabilities.dtype).unsqueeze(-1)).abs().amin(-1)
+
+
 class RSSMDynamics(Dynamics):
     """``h' = GRU(h, MLP(z, a))``; ``z'`` is drawn from ``p(z' | h')`` (imagined) or ``q(z' | h', frame)`` (observed).
 
@@ -56,6 +94,7 @@ class RSSMDynamics(Dynamics):
         self.input = nn.Sequential(nn.Linear(stochastic + action_dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
         self.cell = NormedGRUCell(hidden, hidden)
         self.prior = MLP(hidden, hidden, stochastic)
+        self.draw = CategoricalDraw(config.classes)
         # Encoders start with outputs near 0; beside h the posterior would not notice them.
         self.embedding_norm = nn.LayerNorm(latent_dim)
         self.posterior = MLP(hidden + latent_dim, hidden, stochastic)
@@ -64,22 +103,22 @@ class RSSMDynamics(Dynamics):
     def initial(self, latent: Tensor) -> LatentState:
         """The posterior of the first frame; ``h`` starts from a learned vector."""
         hidden = torch.tanh(self.start).expand(latent.shape[0], -1)
-        return self._state(hidden, self._draw(self._posterior(hidden, latent)))
+        return self._state(hidden, self.draw(self._posterior(hidden, latent)))
 
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
         """``z'`` is drawn from the prior, with ``noise`` ``(B, groups)`` by inverse CDF."""
         hidden = self._advance(state.memory[:, 0], action)
-        return self._state(hidden, self._draw(self._prior(hidden), noise))
+        return self._state(hidden, self.draw(self._prior(hidden), noise))
 
     def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
         """``z`` of the predicted state is drawn anew from the posterior; ``h`` stays."""
         hidden = self._hidden(predicted)
-        return self._state(hidden, self._draw(self._posterior(hidden, latent)))
+        return self._state(hidden, self.draw(self._posterior(hidden, latent)))
 
     def observe(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
         """As the base class does it, without drawing from the prior what the posterior then replaces."""
         hidden = self._advance(state.memory[:, 0], action)
-        return self._state(hidden, self._draw(self._posterior(hidden, latent)))
+        return self._state(hidden, self.draw(self._posterior(hidden, latent)))
 
     def filter(self, latents: Tensor, actions: Tensor) -> Filtered:
         """As the base class does it; only what one step needs of the one before is computed step by step."""
@@ -88,7 +127,7 @@ class RSSMDynamics(Dynamics):
         for t in range(actions.shape[1]):
             hidden = self._advance(memories[-1], actions[:, t])
             posterior = self._posterior(hidden, latents[:, t + 1])
-            memories.append(torch.cat((hidden, self._draw(posterior)), dim=-1))
+            memories.append(torch.cat((hidden, self.draw(posterior)), dim=-1))
             hiddens.append(hidden)
             posteriors.append(posterior)
         memory = torch.cat(memories)
@@ -125,17 +164,6 @@ class RSSMDynamics(Dynamics):
     def _probabilities(self, logits: Tensor) -> Tensor:
         logits = logits.float().unflatten(-1, (self.config.groups, self.config.classes))
         return (1 - UNIFORM_SHARE) * logits.softmax(-1) + UNIFORM_SHARE / self.config.classes
-
-    def _draw(self, probabilities: Tensor, noise: Tensor | None = None) -> Tensor:
-        """``(B, groups, classes)`` to one-hot vectors ``(B, groups * classes)``; straight-through in training mode."""
-        if noise is None and self.training:
-            noise = torch.rand(probabilities.shape[:-1], device=probabilities.device)
-        chosen = probabilities.detach().argmax(-1) if noise is None else inverse_cdf(probabilities.detach(), noise)
-        one_hot = F.one_hot(chosen, self.config.classes).to(probabilities.dtype)
-        if self.training:
-            # The value is the one-hot vector, the gradient that of the probabilities.
-            one_hot = one_hot + (probabilities - probabilities.detach())
-        return one_hot.flatten(1)
 
     def _state(self, hidden: Tensor, stochastic: Tensor) -> LatentState:
         memory = torch.cat((hidden, stochastic), dim=-1)

@@ -1,0 +1,251 @@
+"""The parts of a world model as modules of plain tensors, which other runtimes can hold.
+
+Every tensor has the batch as its first dimension. States enter and leave as their two tensors, ``latent`` and
+``memory``: a file keeps nothing between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from wm_gym.state import LatentState
+from wm_gym.world_model import WorldModel
+
+Tensors = tuple[Tensor, ...]
+
+_OBSERVED_STEPS = 3
+_GOES_ON = 0.7
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a part.
+
+    Attributes:
+        name: As the exported file calls it, where it has names.
+        shape: Without the batch dimension.
+        dtype: Of its values.
+        meaning: In a few words.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    meaning: str
+
+    def describe(self) -> dict[str, object]:
+        """As a record of JSON values; the batch is ``"B"``."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"name": self.name, "shape": ["B", *self.shape], "dtype": dtype, "meaning": self.meaning}
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one exported file computes.
+
+    Attributes:
+        name: Also of its files.
+        meaning: In one sentence.
+        module: In evaluation mode; takes the inputs in their order and returns a tuple of the outputs.
+        inputs: In order.
+        outputs: In order.
+        draw_inputs: Random inputs for a batch of a size, on the module's device, from a generator on the CPU.
+    """
+
+    name: str
+    meaning: str
+    module: nn.Module
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    draw_inputs: Callable[[int, torch.Generator], Tensors]
+
+
+class Encoder(nn.Module):
+    """Frames to encoded latents."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames: Tensor) -> Tensors:
+        """``(B, 3, H, W)`` float32 in [-1, 1] to ``(B, Z)``."""
+        return (self.model.encode(frames),)
+
+
+class Observe(nn.Module):
+    """The state after a frame that was seen."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor, memory: Tensor, action: Tensor, encoded: Tensor, is_first: Tensor) -> Tensors:
+        """Next latent and memory, and the features.
+
+        Args:
+            latent: ``(B, Z)`` of the state before; any numbers where ``is_first``.
+            memory: ``(B, ...)`` of the state before; any numbers where ``is_first``.
+            action: ``(B, A)`` stored action that led to the frame; any numbers where ``is_first``.
+            encoded: ``(B, Z)``, what the encoder makes of the frame.
+            is_first: ``(B,)`` bool; whether the frame is the first of its drive.
+        """
+        first = self.model.dynamics.initial(encoded)
+        later = self.model.observe_latent(LatentState(latent, memory), action, encoded)
+        state = first.where(is_first, later)
+        return *state, self.model.features(state)
+
+
+class Step(nn.Module):
+    """One imagined step."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor, memory: Tensor, action: Tensor, noise: Tensor | None = None) -> Tensors:
+        """Next latent and memory, reward ``(B,)``, continuation ``(B,)`` and features ``(B, F)``."""
+        state, reward, continuation = self.model.imagine(LatentState(latent, memory), action, noise)
+        return *state, reward, continuation, self.model.features(state)
+
+
+class Decoder(nn.Module):
+    """Latents of states to frames."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor) -> Tensors:
+        """``(B, Z)`` to ``(B, 3, H, W)`` float32 in [-1, 1]."""
+        return (self.model.decode_latent(latent),)
+
+
+def model_parts(model: WorldModel) -> tuple[Part, ...]:
+    """Encoder, observe, step and decoder of a world model, which is put in evaluation mode."""
+    model.eval()
+    state = state_specs(model)
+    following = next_state_specs(model)
+    action, is_first, features = action_spec(model), is_first_spec(), features_spec(model)
+    frames = TensorSpec("frames", (3, *model.config.frame_size), torch.float32, "RGB, channels first, in [-1, 1]")
+    encoded = TensorSpec("encoded", state[0].shape, torch.float32, "what the encoder makes of the frame")
+    noise = TensorSpec("noise", (model.noise_dim,), torch.float32, "uniform random numbers in [0, 1)")
+    reward = TensorSpec("reward", (), torch.float32, "expected reward of the step")
+    continuation = TensorSpec("continuation", (), torch.float32, "probability that the episode goes on")
+    noises = (noise,) if model.noise_dim else ()
+
+    def draw_observed(number: int, generator: torch.Generator) -> Tensors:
+        seen = model.encode(random_frames(model, number, generator))
+        states = random_states(model, number, generator)
+        return *states, random_actions(model, number, generator), seen, random_firsts(model, number, generator)
+
+    def draw_step(number: int, generator: torch.Generator) -> Tensors:
+        inputs = (*random_states(model, number, generator), random_actions(model, number, generator))
+        return (*inputs, _uniform(model, generator, number, model.noise_dim)) if model.noise_dim else inputs
+
+    return (
+        Part(
+            "encoder",
+            "What the encoder makes of frames.",
+            Encoder(model).eval(),
+            (frames,),
+            (encoded,),
+            lambda number, generator: (random_frames(model, number, generator),),
+        ),
+        Part(
+            "observe",
+            "The state after an action and the frame that followed it, or after the first frame of a drive.",
+            Observe(model).eval(),
+            (*state, action, encoded, is_first),
+            (*following, features),
+            draw_observed,
+        ),
+        Part(
+            "step",
+            "One imagined step, which sees no frame.",
+            Step(model).eval(),
+            (*state, action, *noises),
+            (*following, reward, continuation, features),
+            draw_step,
+        ),
+        Part(
+            "decoder",
+            "The picture of a state.",
+            Decoder(model).eval(),
+            (state[0],),
+            (frames,),
+            lambda number, generator: random_states(model, number, generator)[:1],
+        ),
+    )
+
+
+def state_specs(model: WorldModel) -> tuple[TensorSpec, TensorSpec]:
+    """Latent and memory of a state, as inputs."""
+    with torch.no_grad():
+        state = model.initial_state(torch.zeros(1, 3, *model.config.frame_size, device=model.device))
+    return (
+        TensorSpec("latent", tuple(state.latent.shape[1:]), torch.float32, "latent of the state"),
+        TensorSpec("memory", tuple(state.memory.shape[1:]), torch.float32, "memory of the state"),
+    )
+
+
+def next_state_specs(model: WorldModel) -> tuple[TensorSpec, TensorSpec]:
+    """Latent and memory of the state that follows, as outputs."""
+    latent, memory = state_specs(model)
+    return (
+        TensorSpec("next_latent", latent.shape, latent.dtype, "latent of the state that follows"),
+        TensorSpec("next_memory", memory.shape, memory.dtype, "memory of the state that follows"),
+    )
+
+
+def action_spec(model: WorldModel, name: str = "action") -> TensorSpec:
+    """An action in the stored format."""
+    stored = model.simulator.action
+    meaning = "steering, throttle, brake, gear" if stored.kind == "driving" else "the simulator's own action"
+    return TensorSpec(name, (stored.dim,), torch.float32, meaning)
+
+
+def is_first_spec() -> TensorSpec:
+    """Whether a row begins a drive."""
+    return TensorSpec(
+        "is_first", (), torch.bool, "whether the frame is the first of its drive: state and action before do not count"
+    )
+
+
+def features_spec(model: WorldModel) -> TensorSpec:
+    """What a policy sees."""
+    return TensorSpec("features", (model.feature_dim,), torch.float32, "what a policy sees of the state that follows")
+
+
+@torch.no_grad()
+def random_states(model: WorldModel, number: int, generator: torch.Generator) -> LatentState:
+    """States of ``number`` drives over random frames, some of them only begun and others some steps long."""
+    state = model.initial_state(random_frames(model, number, generator))
+    for _ in range(_OBSERVED_STEPS):
+        action, frame = random_actions(model, number, generator), random_frames(model, number, generator)
+        goes_on = torch.rand(number, generator=generator) < _GOES_ON
+        state = model.observe(state, action, frame).where(goes_on.to(model.device), state)
+    return state
+
+
+def random_frames(model: WorldModel, number: int, generator: torch.Generator) -> Tensor:
+    """``(number, 3, H, W)`` in [-1, 1]."""
+    return 2 * _uniform(model, generator, number, 3, *model.config.frame_size) - 1
+
+
+def random_actions(model: WorldModel, number: int, generator: torch.Generator) -> Tensor:
+    """``(number, A)`` within the bounds of the stored format."""
+    low, high = model.action_low, model.action_high
+    return low + (high - low) * _uniform(model, generator, number, len(low))
+
+
+def random_firsts(model: WorldModel, number: int, generator: torch.Generator) -> Tensor:
+    """``(number,)`` bool, half of them true in the mean."""
+    return _uniform(model, generator, number) < 0.5
+
+
+def _uniform(model: WorldModel, generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=generator).to(model.device)
