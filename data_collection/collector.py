@@ -27,6 +27,7 @@ from wm_gym.data_collection.metadata import (
     versions,
 )
 from wm_gym.data_collection.plan import CollectionPlan, parse_behaviours
+from wm_gym.data_collection.remote_folder import local_folder
 from wm_gym.data_collection.worker import MakeBehaviour, Report, WorkerSettings, run_worker
 from wm_gym.data_collection.worker_pool import (
     MAX_RETRIES,
@@ -149,7 +150,7 @@ def collect(
     for name, steps in (("max_episode_steps", max_episode_steps), ("patience", patience)):
         if steps is not None and steps < 1:
             raise DatasetError(f"{name}={steps} was given, but 1 or more is wanted.")
-    folder = Path(out)
+    folder = local_folder(out)
     behaviours = parse_behaviours(behaviour)
     plan = CollectionPlan(seed, behaviours)
     collection = CollectionSettings(

@@ -6,6 +6,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
 from wm_gym.data_collection.dataset_writer import check_sizes, new_dataset
+from wm_gym.data_collection.download_cache import DownloadCache
 from wm_gym.data_collection.episode import BoolArray, Episode
 from wm_gym.data_collection.episode_file import (
     EPISODE_PATTERN,
@@ -26,9 +28,12 @@ from wm_gym.data_collection.episode_file import (
     read_slice,
 )
 from wm_gym.data_collection.metadata import EPISODES_FOLDER, DatasetMetadata
+from wm_gym.data_collection.remote_dataset import open_remote
+from wm_gym.data_collection.remote_folder import is_url, local_folder
 from wm_gym.errors import DatasetError
 
 DEFAULT_CACHE_BYTES = 1 << 30
+_DOWNLOADS_AT_ONCE = 8
 
 
 class ClipBatch(NamedTuple):
@@ -66,7 +71,7 @@ class _FrameCache:
         whole = self._episodes.get(header.path)
         if whole is None and self._reserve(header):
             try:
-                episode = read_episode(header.path)
+                episode = header.read(read_episode)
                 if len(episode) != header.length or episode.frame_size != header.frame_size:
                     raise DatasetError(f"{header.path} has changed since the dataset was opened; open it again.")
             except BaseException:
@@ -79,9 +84,13 @@ class _FrameCache:
             frames = whole.frames[start : start + length]
             return EpisodeSlice(frames, whole.actions[steps], whole.rewards[steps], whole.terminated[steps])
         if header.path not in self._checked:
-            check_episode_file(header.path)
+            header.read(check_episode_file)
             self._checked.add(header.path)
         return read_slice(header, start, length)
+
+    def holds(self, header: EpisodeHeader) -> bool:
+        """Whether the episode is in memory."""
+        return header.path in self._episodes
 
     def __getstate__(self) -> dict[str, int]:
         return {"limit_bytes": self.limit_bytes}  # another process reads and checks for itself
@@ -101,12 +110,12 @@ class _FrameCache:
 
 
 class Dataset:
-    """Recorded episodes in a folder; see ``docs/dataset.md`` for the format.
+    """Recorded episodes in a folder, here or on object storage; see ``docs/dataset.md`` for the format.
 
     Make one with :meth:`open` or :meth:`create`. Reading is safe from several threads.
 
     Attributes:
-        path: The dataset's folder.
+        path: The dataset's folder, or its URL as text.
         metadata: What ``dataset.json`` says.
 
     Example::
@@ -117,7 +126,7 @@ class Dataset:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         metadata: DatasetMetadata,
         files: Sequence[Path],
         cache: _FrameCache,
@@ -129,16 +138,30 @@ class Dataset:
         self._first_clips: dict[int, NDArray[np.int64]] = {}
 
     @classmethod
-    def open(cls, path: str | Path, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Dataset:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        downloads: DownloadCache | None = None,
+    ) -> Dataset:
         """Open a dataset for reading. Only ``dataset.json`` and the folder's listing are read here.
 
         Args:
-            path: The dataset's folder.
+            path: The dataset's folder, or a URL that fsspec knows (``"s3://bucket/car"``), to which
+                :func:`~wm_gym.data_collection.push` has put a dataset; its episodes are downloaded on first use.
             cache_bytes: Most bytes of decoded frames to keep in memory (per process); 0 keeps none.
+            downloads: Where downloaded episodes are kept; ``None``: :meth:`DownloadCache.default`.
 
         Raises:
-            DatasetError: the folder is missing, is no dataset, has another version, or has no episodes.
+            DatasetError: the folder is missing, is no dataset, has another version, or has no episodes; the network
+                fails, or the package for the URL's protocol is missing.
         """
+        if is_url(path):
+            url, metadata, headers = open_remote(str(path), downloads)
+            remote = cls(url, metadata, [header.path for header in headers], _FrameCache(cache_bytes))
+            remote.episodes = headers
+            return remote
         folder = Path(path)
         metadata = DatasetMetadata.read(folder)
         files = list_episode_files(folder)
@@ -153,7 +176,7 @@ class Dataset:
         Raises:
             DatasetError: the folder is in use, an episode does not fit, or the disk refuses it.
         """
-        folder = Path(path)
+        folder = local_folder(path)
         with new_dataset(folder, metadata) as add:
             for episode in episodes:
                 add(episode)
@@ -199,7 +222,7 @@ class Dataset:
         Raises:
             DatasetError: there is none at that position, or its file is damaged.
         """
-        return read_episode(self._header(position).path)
+        return self._header(position).read(read_episode)
 
     def read_clip(self, position: int, start: int, length: int) -> ClipBatch:
         """Read ``length`` frames from ``start`` on, and the steps between them, as a batch of one clip.
@@ -215,6 +238,14 @@ class Dataset:
             )
         part = self._cache.read(header, start, length)
         return ClipBatch(part.frames[None], part.actions[None], part.rewards[None], part.terminated[None])
+
+    def download(self) -> None:
+        """Bring every episode to this machine, to work without the network; does nothing where they are here.
+
+        Raises:
+            DatasetError: the network fails, or a file is damaged there.
+        """
+        self._fetch(self.episodes)
 
     def num_clips(self, length: int) -> int:
         """Number of different clips of ``length`` frames."""
@@ -258,6 +289,7 @@ class Dataset:
             DatasetError: a file is damaged.
         """
         batch_size = len(draws)
+        self._fetch([self.episodes[position] for position in np.unique(draws[:, 0])])
         height, width = self.metadata.simulator.frame_size
         batch = ClipBatch(
             np.empty((batch_size, length, height, width, 3), np.uint8),
@@ -294,6 +326,14 @@ class Dataset:
             chosen[0] = False
         return self._subset([not yes for yes in chosen]), self._subset(chosen)
 
+    def _fetch(self, headers: Sequence[EpisodeHeader]) -> None:
+        """Download episodes side by side, before they are read one by one."""
+        elsewhere = [header for header in headers if header.origin is not None and not self._cache.holds(header)]
+        if len(elsewhere) > 1:
+            with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE, thread_name_prefix="downloads") as pool:
+                for _ in pool.map(_fetch, elsewhere):
+                    pass
+
     def _subset(self, chosen: Sequence[bool]) -> Dataset:
         files = [path for path, yes in zip(self._files, chosen, strict=True) if yes]
         part = Dataset(self.path, self.metadata, files, self._cache)
@@ -318,6 +358,11 @@ class Dataset:
 def list_episode_files(folder: Path) -> list[Path]:
     """The episode files of a dataset folder in the order of their indices; the listing is the index."""
     return sorted((folder / EPISODES_FOLDER).glob(EPISODE_PATTERN), key=lambda path: (len(path.name), path.name))
+
+
+def _fetch(header: EpisodeHeader) -> None:
+    if header.origin is not None:
+        header.origin.fetch(header)
 
 
 def _is_for_validation(index: int, fraction: float) -> bool:

@@ -22,11 +22,11 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ EPISODE_VERSION = "1"
 EPISODE_PATTERN = "episode-*.safetensors"
 
 End = Literal["terminated", "truncated", "none"]
+T = TypeVar("T")
 
 
 def episode_file_name(index: int) -> str:
@@ -53,12 +54,22 @@ def episode_file_name(index: int) -> str:
     return f"episode-{index:06d}.safetensors"
 
 
+class EpisodeOrigin(Protocol):
+    """Where the files of episodes come from that are not on this machine yet."""
+
+    def fetch(self, header: EpisodeHeader) -> None:
+        """Bring the episode's file to its path, unless it is there."""
+
+    def read(self, header: EpisodeHeader, function: Callable[[Path], T]) -> T:
+        """Bring the file here, and let the function read it."""
+
+
 @dataclass(frozen=True)
 class EpisodeHeader:
     """What is known of an episode without reading its tensors.
 
     Attributes:
-        path: Its file.
+        path: Its file on this machine; of an episode that is elsewhere (``origin``), where its copy will be.
         index: Number of the episode.
         length: Number of steps ``T``; there is one frame more.
         frame_size: Height and width of its frames, in pixels.
@@ -71,6 +82,7 @@ class EpisodeHeader:
             ``"none"`` where the recording just stops.
         sha256: Checksum of the episode.
         file_bytes: Size of the file.
+        origin: Where the file comes from; ``None`` where it is no copy.
     """
 
     path: Path
@@ -85,6 +97,15 @@ class EpisodeHeader:
     end: End
     sha256: str
     file_bytes: int
+    origin: EpisodeOrigin | None = field(default=None, compare=False, repr=False)
+
+    def read(self, function: Callable[[Path], T]) -> T:
+        """Let a function read the episode's file, which is brought to this machine first where it is elsewhere.
+
+        Raises:
+            DatasetError: the file cannot be had, or what the function raises.
+        """
+        return function(self.path) if self.origin is None else self.origin.read(self, function)
 
 
 class EpisodeRecorder:
@@ -291,9 +312,13 @@ def read_steps(header: EpisodeHeader) -> dict[str, NDArray[Any]]:
     Raises:
         DatasetError: the file is missing, cut or damaged.
     """
-    with _opened(header.path) as file:
-        names = [name for name in file.keys() if not name.startswith("frame")]  # noqa: SIM118 - safe_open is no mapping
-        return {name: file.get_tensor(name) for name in names}
+
+    def read(path: Path) -> dict[str, NDArray[Any]]:
+        with _opened(path) as file:
+            names = [name for name in file.keys() if not name.startswith("frame")]  # noqa: SIM118 - no mapping
+            return {name: file.get_tensor(name) for name in names}
+
+    return header.read(read)
 
 
 def check_episode_file(path: Path) -> None:
@@ -336,7 +361,11 @@ def read_slice(header: EpisodeHeader, start: int, length: int) -> EpisodeSlice:
     Raises:
         DatasetError: the file is missing, cut, damaged or has changed.
     """
-    with _opened(header.path) as file:
+    return header.read(lambda path: _read_slice(path, header, start, length))
+
+
+def _read_slice(path: Path, header: EpisodeHeader, start: int, length: int) -> EpisodeSlice:
+    with _opened(path) as file:
         if (file.metadata() or {}).get("sha256") != header.sha256:
             raise DatasetError(f"{header.path} has changed since the dataset was opened; open the dataset again.")
         steps = slice(start, start + length - 1)

@@ -18,6 +18,7 @@ from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.dataset_writer import check_is_free
 from wm_gym.data_collection.episode import Episode
 from wm_gym.data_collection.metadata import DatasetMetadata, versions
+from wm_gym.data_collection.remote_folder import local_folder
 from wm_gym.errors import DatasetError
 from wm_gym.frames import resize_frame
 from wm_gym.simulator import SimulatorSpec
@@ -61,7 +62,7 @@ def import_folder(
     Raises:
         DatasetError: the folder, an image or a table does not fit; nothing is left behind.
     """
-    folder, target = Path(source), Path(out)
+    folder, target = local_folder(source), local_folder(out)
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder} to import from.")
     episodes = [path for path in _natural(folder.iterdir()) if path.is_dir() and (path / FRAMES_FOLDER).is_dir()]

@@ -89,11 +89,23 @@ class DatasetMetadata(BaseModel):
                 "or import your recordings with `wm-gym dataset convert`."
             )
         try:
-            content = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f"{path} is damaged and no JSON; restore it from a copy of the dataset.") from error
+            content = path.read_bytes()
         except OSError as error:
             raise DatasetError(f"{path} cannot be read: {error.strerror or error}.") from error
+        return cls.parse(content, str(folder))
+
+    @classmethod
+    def parse(cls, file: bytes, folder: str) -> DatasetMetadata:
+        """Read the bytes of ``dataset.json``; ``folder`` is what the messages call the dataset.
+
+        Raises:
+            DatasetError: the file is damaged or of another version.
+        """
+        path = f"{folder}/{METADATA_FILE}"
+        try:
+            content = json.loads(file)
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{path} is damaged and no JSON; restore it from a copy of the dataset.") from error
         if not isinstance(content, dict) or content.get("format") != DATASET_FORMAT:
             raise DatasetError(f"{path} does not declare the format {DATASET_FORMAT!r}, so it is no wm_gym dataset.")
         if content.get("version") != DATASET_VERSION:

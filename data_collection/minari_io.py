@@ -20,6 +20,7 @@ from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.dataset_writer import check_is_free
 from wm_gym.data_collection.episode import Episode
 from wm_gym.data_collection.metadata import DatasetMetadata, versions
+from wm_gym.data_collection.remote_folder import local_folder
 from wm_gym.errors import DatasetError
 from wm_gym.frames import resize_frame
 from wm_gym.simulator import SimulatorSpec
@@ -86,7 +87,7 @@ def import_minari(
         DatasetError: Minari is not installed, the dataset is missing, or it does not fit.
     """
     minari = _minari()
-    target = Path(out)
+    target = local_folder(out)
     check_is_free(target)
     _check_id(dataset_id)
     source, described = _load(minari, dataset_id)

@@ -68,7 +68,7 @@ class DatasetStatistics:
     """What :func:`describe` found.
 
     Attributes:
-        path: The dataset's folder.
+        path: The dataset's folder or URL.
         fingerprint: Name of its content.
         simulator: Gymnasium id of the simulator.
         frame_size: Height and width of the frames, in pixels.
@@ -122,9 +122,12 @@ class DatasetStatistics:
 def describe(dataset: Dataset) -> DatasetStatistics:
     """Count lengths, returns, rewards and actions, and look for what may harm training. Frames are not read.
 
+    A dataset on object storage is downloaded for it.
+
     Raises:
-        DatasetError: a file is cut or damaged.
+        DatasetError: a file is cut or damaged, or cannot be downloaded.
     """
+    dataset.download()
     headers = dataset.episodes
     steps = [read_steps(header) for header in headers]
     actions = np.concatenate([tensors["actions"] for tensors in steps])

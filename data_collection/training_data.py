@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wm_gym.data_collection.dataset import Dataset
+from wm_gym.data_collection.download_cache import DownloadCache
 from wm_gym.data_collection.joined_dataset import JoinedDataset
 from wm_gym.simulator import SimulatorSpec
 
@@ -30,20 +31,26 @@ class TrainingData(NamedTuple):
 
 
 def open_training_data(
-    paths: str | Path | Sequence[str | Path], validation_fraction: float, shares: Sequence[float] | None = None
+    paths: str | Path | Sequence[str | Path],
+    validation_fraction: float,
+    shares: Sequence[float] | None = None,
+    *,
+    downloads: DownloadCache | None = None,
 ) -> TrainingData:
     """Open and split one or several datasets.
 
     Args:
-        paths: The folder of a dataset, or of several of the same simulator.
+        paths: The folder or URL of a dataset, or of several of the same simulator.
         validation_fraction: Share of each dataset's episodes held out; 0 holds none out.
         shares: How much of the clips comes from each dataset; see :class:`JoinedDataset`.
+        downloads: Where downloaded episodes are kept; see :meth:`Dataset.open`.
 
     Raises:
         DatasetError: A dataset is missing or damaged, or too small to split, or they do not fit each other.
     """
     folders = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    datasets = [Dataset.open(folder, cache_bytes=_CACHE_BYTES // len(folders)) for folder in folders]
+    cache_bytes = _CACHE_BYTES // len(folders)
+    datasets = [Dataset.open(folder, cache_bytes=cache_bytes, downloads=downloads) for folder in folders]
     joined = JoinedDataset(datasets, shares)
     train, validation = joined, None
     if validation_fraction > 0:
@@ -52,7 +59,7 @@ def open_training_data(
         validation = JoinedDataset([split[1] for split in splits], shares)
     returns = [header.return_ for dataset in joined.datasets for header in dataset.episodes]
     info = {
-        "path": ", ".join(str(folder) for folder in folders),
+        "path": ", ".join(str(dataset.path) for dataset in datasets),
         "fingerprint": joined.fingerprint,
         "num_episodes": joined.num_episodes,
         "num_steps": joined.num_steps,

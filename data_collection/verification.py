@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from wm_gym.data_collection.dataset import list_episode_files
 from wm_gym.data_collection.dataset_writer import check_fits
+from wm_gym.data_collection.download_cache import DownloadCache
 from wm_gym.data_collection.episode_file import read_episode, read_header
 from wm_gym.data_collection.metadata import DatasetMetadata
+from wm_gym.data_collection.remote_dataset import open_remote
+from wm_gym.data_collection.remote_folder import is_url
 from wm_gym.errors import DatasetError
 
 
@@ -19,13 +24,13 @@ class Verification:
     """What :func:`verify` found.
 
     Attributes:
-        path: The dataset's folder.
+        path: The dataset's folder, or its URL as text.
         num_episodes: Episodes without a fault.
         num_steps: Their steps.
         problems: One sentence for each bad file.
     """
 
-    path: Path
+    path: Path | str
     num_episodes: int = 0
     num_steps: int = 0
     problems: list[str] = field(default_factory=list)
@@ -39,11 +44,17 @@ class Verification:
 def verify(path: str | Path) -> Verification:
     """Read every episode whole: checksum, shapes, finite numbers, every frame decodes, header agrees with content.
 
-    Bad episodes do not raise; each becomes a sentence in ``problems``.
+    Bad episodes do not raise; each becomes a sentence in ``problems``. Of a dataset on object storage every episode is
+    downloaded anew, whatever the cache holds, and not kept.
+
+    Args:
+        path: The dataset's folder or URL.
 
     Raises:
         DatasetError: the folder is missing or no dataset, or its ``dataset.json`` is bad.
     """
+    if is_url(path):
+        return _verify_remote(str(path))
     folder = Path(path)
     metadata = DatasetMetadata.read(folder)
     found = Verification(folder)
@@ -55,6 +66,21 @@ def verify(path: str | Path) -> Verification:
             found.problems.append(str(error))
     if not found.num_episodes and not found.problems:
         found.problems.append(f"{folder} has no episodes; run the collection again.")
+    return found
+
+
+def _verify_remote(url: str) -> Verification:
+    with TemporaryDirectory(prefix="wm_gym-") as folder:
+        downloads = DownloadCache(Path(folder))
+        shown, metadata, headers = open_remote(url, downloads)
+        found = Verification(shown)
+        for header in headers:
+            try:
+                found.num_steps += header.read(partial(_verify_episode, metadata=metadata))
+                found.num_episodes += 1
+            except DatasetError as error:
+                found.problems.append(str(error))
+            downloads.discard(header.path)
     return found
 
 

@@ -1,25 +1,28 @@
-"""``wm-gym dataset``: look at, check and convert datasets."""
+"""``wm-gym dataset``: look at, check, convert and publish datasets."""
 
 from __future__ import annotations
 
 import argparse
 import json
 
-from wm_gym.cli.options import Subparsers, add_command
+from wm_gym.cli.options import Subparsers, add_cache, add_command, download_cache
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """Add the command with its three actions."""
-    parser = add_command(subparsers, "dataset", "Look at, check or convert a dataset.", "wm-gym dataset info data/car")
+    """Add the command with its four actions."""
+    parser = add_command(
+        subparsers, "dataset", "Look at, check, convert or publish a dataset.", "wm-gym dataset info data/car"
+    )
     actions = parser.add_subparsers(title="actions", dest="action", required=True, metavar="ACTION")
 
     info = add_command(actions, "info", "Counts, statistics and warnings.", "wm-gym dataset info data/car --json")
-    info.add_argument("path", metavar="DIR")
+    info.add_argument("path", metavar="DIR", help="the dataset's folder, or its URL")
+    add_cache(info)
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
 
     verify = add_command(actions, "verify", "Check every file of a dataset.", "wm-gym dataset verify data/car")
-    verify.add_argument("path", metavar="DIR")
+    verify.add_argument("path", metavar="DIR", help="the dataset's folder, or its URL: then all of it is downloaded")
     verify.set_defaults(run=_verify)
 
     convert = add_command(
@@ -34,12 +37,23 @@ def add_parser(subparsers: Subparsers) -> None:
     convert.add_argument("--codec", default=None, help="how imported frames are stored (default: png)")
     convert.set_defaults(run=_convert)
 
+    push = add_command(
+        actions,
+        "push",
+        "Put a dataset on object storage, or add there what it has gained. Run it again to resume.",
+        "wm-gym dataset push data/car s3://bucket/car",
+    )
+    push.add_argument("path", metavar="DIR", help="the dataset's folder")
+    push.add_argument("url", metavar="URL", help="where to put it: s3://, gs://, or what else fsspec knows")
+    push.add_argument("--quiet", action="store_true", help="show no progress bar")
+    push.set_defaults(run=_push)
+
 
 def _info(arguments: argparse.Namespace) -> int:
     from wm_gym.data_collection.dataset import Dataset
     from wm_gym.data_collection.statistics import describe, render
 
-    statistics = describe(Dataset.open(arguments.path))
+    statistics = describe(Dataset.open(arguments.path, downloads=download_cache(arguments)))
     print(json.dumps(statistics.to_dict(), indent=2) if arguments.json else render(statistics))
     return 0
 
@@ -76,4 +90,15 @@ def _convert(arguments: argparse.Namespace) -> int:
     else:
         dataset = import_folder(source, target, frame_size=frame_size, codec=codec, notify=print)
     print(f"{source} -> {target}: {dataset.num_episodes} episodes, {dataset.num_steps} steps")
+    return 0
+
+
+def _push(arguments: argparse.Namespace) -> int:
+    from wm_gym.data_collection.remote_dataset import push
+
+    summary = push(arguments.path, arguments.url, progress=not arguments.quiet)
+    print(
+        f"{arguments.path} -> {summary.url}: {summary.num_episodes} episodes, {summary.num_sent} of them sent now "
+        f"({summary.sent_bytes / 1e6:.1f} MB)"
+    )
     return 0

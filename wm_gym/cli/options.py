@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from wm_gym.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wm_gym.data_collection.download_cache import DownloadCache
 
 Subparsers = Any  # argparse's own type of add_subparsers() is private
 
@@ -32,6 +35,23 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=None, help="seed of everything random (default: the command's own)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """``--cache``; see :func:`download_cache`."""
+    parser.add_argument(
+        "--cache",
+        default=None,
+        metavar="DIR",
+        help="where downloaded episodes are kept (default: WM_GYM_CACHE, or a folder of the user's cache)",
+    )
+
+
+def download_cache(arguments: argparse.Namespace) -> DownloadCache:
+    """The cache that ``--cache`` and the environment name."""
+    from wm_gym.data_collection.download_cache import DownloadCache
+
+    return DownloadCache.default(arguments.cache)
 
 
 def add_simulator(parser: argparse.ArgumentParser, *, required: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_command, add_common
+from wm_gym.cli.options import Subparsers, add_cache, add_command, add_common, download_cache
 from wm_gym.errors import TrainingError
 
 
@@ -16,7 +16,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "Train a world model on a dataset. Run it again to resume.",
         "wm-gym train-model --data data/car --config tiny --out runs/model --set training.steps=2000",
     )
-    parser.add_argument("--data", required=True, metavar="DIR", help="the dataset's folder")
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="the dataset's folder, or its URL (s3://, gs://, ...)"
+    )
+    add_cache(parser)
     parser.add_argument("--config", default="tiny", help="tiny (default), compact, base, large, or a YAML file")
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; at the end it is the model")
     parser.add_argument(
@@ -51,7 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
     from wm_gym.data_collection.training_data import open_training_data
     from wm_gym.training.trainer import WorldModelTrainer
 
-    data = open_training_data(arguments.data, config.training.validation_fraction)
+    fraction = config.training.validation_fraction
+    data = open_training_data(arguments.data, fraction, downloads=download_cache(arguments))
     trainer = WorldModelTrainer(
         config,
         data.simulator,
