@@ -137,6 +137,7 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
     continuation = TensorSpec("continuation", (), torch.float32, "probability that the episode goes on")
     noises = (noise,) if model.noise_dim else ()
 
+    @torch.no_grad()
     def draw_observed(number: int, generator: torch.Generator) -> Tensors:
         seen = model.encode(random_frames(model, number, generator))
         states = random_states(model, number, generator)
