@@ -13,12 +13,15 @@ import pytest
 import torch
 
 from wm_gym.config import load_config
+from wm_gym.data_collection import DownloadCache, push
 from wm_gym.data_collection.training_data import open_training_data
 from wm_gym.errors import TrainingError
 from wm_gym.losses import WorldModelLoss, unroll
+from wm_gym.models.dynamics.rssm import CategoricalDraw
 from wm_gym.training.checkpoint import load_checkpoint
 from wm_gym.training.clips import ClipLoader, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import read_metrics
+from wm_gym.training.shared_noise import SharedNoise
 from wm_gym.training.trainer import WorldModelTrainer, learning_rate_at
 from wm_gym.world_model import WorldModel
 
@@ -251,15 +254,105 @@ def test_kill_9_and_the_same_command_again(car_racing_data, tmp_path):
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def train_with_two_processes(data, out, *changes, **environment):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wm_gym"]
+    command += [*cli(data, out, *changes), "--devices", "2", "--quiet"]
+    surroundings = run_environment() | environment
+    finished = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+
+
 def test_two_processes_follow_the_same_curve_as_one(car_racing_data, tmp_path):
     changes = ["training.steps=8", "training.accumulation=2"]
     train(car_racing_data, tmp_path / "one", *changes)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wm_gym"]
-    command += [*cli(car_racing_data, tmp_path / "two", *changes), "--devices", "2", "--quiet"]
-    finished = subprocess.run(command, env=run_environment(), capture_output=True, text=True, timeout=300, check=False)
-    assert finished.returncode == 0, finished.stderr[-2000:]
+    train_with_two_processes(car_racing_data, tmp_path / "two", *changes)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
     assert WorldModel.from_pretrained(tmp_path / "two").start_states is not None
+
+
+STOCHASTIC = (
+    *LATENT_PHASE,
+    "training.accumulation=2",
+    "training.mirror_share=0.5",
+    "training.beginning_share=0.2",
+    "training.context_range=[1,3]",
+    "training.decode_fraction=0.5",
+    "training.learning_rate=5e-3",
+    "training.latent.learning_rate=5e-3",
+    "loss.prediction=0.5",
+    "model.dynamics.kind=rssm",
+    "model.dynamics.groups=8",
+    "model.dynamics.classes=8",
+)
+
+
+def test_two_processes_draw_the_same_stochastic_states_as_one_in_both_phases(car_racing_data, tmp_path):
+    """Clips, decoded steps, mirrored clips and drawn states hang on seed and update alone, wherever the data are."""
+    train(car_racing_data, tmp_path / "one", *STOCHASTIC)
+    url = f"file://{tmp_path}/elsewhere"
+    push(car_racing_data, url, progress=False)
+    train_with_two_processes(url, tmp_path / "two", *STOCHASTIC, WM_GYM_CACHE=str(tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").glob("??/*/episode-*.safetensors"))) == 4
+    one = losses(tmp_path / "one")
+    assert sorted(one) == list(range(1, 15))
+    assert losses(tmp_path / "two") == pytest.approx(one, rel=1e-5)
+
+
+def test_a_run_resumed_with_more_processes_goes_on_exactly(car_racing_data, tmp_path):
+    train(car_racing_data, tmp_path / "whole", *STOCHASTIC)
+
+    class StoppingTrainer(WorldModelTrainer):
+        def _update(self, wrapped, optimizer, micro_batches, update):
+            if update == 9:
+                raise KeyboardInterrupt
+            return super()._update(wrapped, optimizer, micro_batches, update)
+
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(car_racing_data, tmp_path / "cut", *STOCHASTIC, kind=StoppingTrainer).run()
+    train_with_two_processes(car_racing_data, tmp_path / "cut", *STOCHASTIC)
+    assert losses(tmp_path / "cut") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+def test_processes_share_out_the_clips_of_one_draw(car_racing_data):
+    source = open_training_data(car_racing_data, 0.0).train
+    sizes = {"accumulation": 2, "seed": 5, "beginning_share": 0.2, "mirror_share": 0.5}
+    for update, micro in ((0, 0), (7, 1)):
+        whole = ClipLoader(source, 8, 5, **sizes).read(update, micro)
+        for rank in range(4):
+            part = ClipLoader(source, 8, 5, **sizes, rank=rank, world_size=4).read(update, micro)
+            for name in ("frames", "actions", "rewards", "terminated"):
+                np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[rank::4])
+
+
+def test_a_process_downloads_what_it_draws(car_racing_data, tmp_path):
+    url = f"file://{tmp_path}/elsewhere"
+    push(car_racing_data, url, progress=False)
+    for rank in range(2):
+        cache = DownloadCache(tmp_path / str(rank))
+        source = open_training_data(url, 0.0, downloads=cache).train
+        loader = ClipLoader(source, 2, 5, accumulation=1, seed=1, rank=rank, world_size=2)
+        loader.read(3, 0)
+        (drawn,) = source.draw_clips(np.random.default_rng((1, 3, 0)), 2, 5)[rank::2, 0]
+        (kept,) = cache.folder.glob("??/*/*")
+        assert kept.name == f"episode-{drawn:06d}.safetensors"
+
+
+def test_shared_noise_is_that_of_a_single_process():
+    draw = CategoricalDraw(4).train()
+    probabilities = torch.full((6, 3, 4), 0.25)
+    torch.manual_seed(9)
+    expected = [draw(probabilities), draw(probabilities)]
+    for rank in range(3):
+        noise = SharedNoise(draw, rank, 3, torch.device("cpu"))
+        noise.manual_seed(9)
+        torch.manual_seed(rank)
+        for whole in expected:
+            torch.testing.assert_close(draw(probabilities[rank::3]), whole[rank::3], rtol=0, atol=0)
+        given = torch.zeros(2, 3)
+        assert (draw(probabilities[rank::3], given).argmax(-1) == 0).all()
+        noise.close()
+    torch.manual_seed(9)
+    torch.testing.assert_close(draw(probabilities), expected[0], rtol=0, atol=0)
 
 
 def test_nan_stops_training_and_keeps_the_last_good_checkpoint(car_racing_data, tmp_path):

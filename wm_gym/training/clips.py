@@ -215,11 +215,23 @@ def mirror(frames: NDArray[np.uint8], actions: NDArray[np.float32], which: NDArr
 
 @torch.no_grad()
 def encode_episodes(
-    model: WorldModel, source: ClipSource, *, mirrored: bool = False, batch_size: int = 256
+    model: WorldModel,
+    source: ClipSource,
+    *,
+    mirrored: bool = False,
+    batch_size: int = 256,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> EncodedEpisodes:
     """Encode every frame of ``source`` once, and its mirror image too where asked.
 
-    Side effects: none; the model should be in evaluation mode.
+    Args:
+        model: The model, which should be in evaluation mode.
+        source: The episodes.
+        mirrored: Encode the mirror images too.
+        batch_size: Frames at once.
+        rank: This process, which reads and encodes every ``world_size``-th episode.
+        world_size: Number of processes; they exchange what they have encoded, so that each gets everything.
     """
 
     def encode(frames: Tensor) -> Tensor:
@@ -232,8 +244,24 @@ def encode_episodes(
     latents: list[Tensor] = []
     turned: list[Tensor] = []
     for position, steps in enumerate(source.episode_lengths()):
-        frames = torch.from_numpy(source.read_clips(np.array([[position, 0]]), int(steps) + 1).frames[0])
-        latents.append(encode(frames))
-        if mirrored:
-            turned.append(encode(frames.flip(2)))
+        num_frames = int(steps) + 1
+        if position % world_size == rank:
+            frames = torch.from_numpy(source.read_clips(np.array([[position, 0]]), num_frames).frames[0])
+            latents.append(encode(frames))
+            if mirrored:
+                turned.append(encode(frames.flip(2)))
+        else:
+            latents.append(torch.zeros(num_frames, model.config.latent_dim))
+            if mirrored:
+                turned.append(torch.zeros(num_frames, model.config.latent_dim))
+    if world_size > 1:
+        # All but one process have zeros for an episode, so that the sum is what that one encoded, to the last bit.
+        latents, turned = ([_summed(part, model.device) for part in parts] for parts in (latents, turned))
     return EncodedEpisodes(latents, turned if mirrored else None)
+
+
+def _summed(values: Tensor, device: torch.device) -> Tensor:
+    """The sum over all processes."""
+    total = values.to(device)
+    torch.distributed.all_reduce(total)
+    return total.cpu()

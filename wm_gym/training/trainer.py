@@ -41,6 +41,7 @@ from wm_gym.state import LatentState
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import MetricsLog
+from wm_gym.training.shared_noise import SharedNoise
 from wm_gym.world_model import WorldModel
 
 _VALIDATION_STREAM = 1_000_003  # separates the draws of validation and start states from those of training
@@ -138,6 +139,7 @@ class WorldModelTrainer:
         if state is not None:
             model.load_state_dict(state["model"])
             progress = _Progress(int(state["update"]), float(state["best"]))
+        noise = SharedNoise(model, fabric.global_rank, fabric.world_size, fabric.device)
         log = MetricsLog(self.out, keep_before=progress.done + 1) if fabric.is_global_zero else None
         bar = tqdm(
             initial=progress.done,
@@ -151,8 +153,9 @@ class WorldModelTrainer:
                 if progress.done < stop:
                     # A checkpoint at the very end of a phase holds the optimiser of that one, not of the next.
                     resumed = state if state is not None and progress.done > first else None
-                    self._run_phase(model, progress, stop, resumed=resumed, log=log, bar=bar)
+                    self._run_phase(model, progress, stop, resumed=resumed, noise=noise, log=log, bar=bar)
         finally:
+            noise.close()
             bar.close()
             if log is not None:
                 log.close()
@@ -165,6 +168,7 @@ class WorldModelTrainer:
         stop: int,
         *,
         resumed: dict[str, Any] | None,
+        noise: SharedNoise,
         log: MetricsLog | None,
         bar: Any,
     ) -> None:
@@ -190,6 +194,7 @@ class WorldModelTrainer:
         try:
             for update, micro_batches in enumerate(updates, start=progress.done):
                 _set_learning_rate(optimizer, learning_rate_at(update, self.config))
+                noise.manual_seed(_mix(training.seed, update, 0))
                 totals = self._update(wrapped, wrapped_optimizer, micro_batches, update)
                 progress.done = update + 1
                 bar.update()
@@ -226,7 +231,13 @@ class WorldModelTrainer:
             return ClipLoader(self.train_source, training.batch_size, training.clip_length, **common)
         latent = training.latent
         model.to(self.fabric.device).eval()
-        episodes = encode_episodes(model, self.train_source, mirrored=training.mirror_share > 0)
+        episodes = encode_episodes(
+            model,
+            self.train_source,
+            mirrored=training.mirror_share > 0,
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
         model.train()
         return EncodedClipLoader(
             episodes, latent.decoded, self.train_source, latent.batch_size, latent.clip_length, **common
@@ -236,7 +247,8 @@ class WorldModelTrainer:
         training = self.config.training
         fabric = self.fabric
         sums: dict[str, torch.Tensor] = {}
-        # All randomness of an update (dropout, sampled latents, decoded steps) hangs on its number alone.
+        # All randomness of an update hangs on its number alone. Dropout differs between processes; decoded steps do
+        # not, nor do the states that are drawn for a clip (SharedNoise).
         torch.manual_seed(_mix(training.seed, update, fabric.global_rank))
         for micro, arrays in enumerate(micro_batches):
             generator = torch.Generator().manual_seed(_mix(training.seed, update, micro))
