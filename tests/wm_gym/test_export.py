@@ -343,6 +343,14 @@ class TestRefusals:
         assert "\n" not in told
         return told
 
+    def test_what_to_export_has_to_be_said(self, capsys, tmp_path):
+        for source in ([], ["--model", "bundled", "--agent", "bundled"]):
+            with pytest.raises(SystemExit):
+                main(["export", "--out", str(tmp_path / "export"), *source])
+        with pytest.raises(SystemExit):
+            main(["export", "--help"])
+        assert "example:\n  wm-gym export" in capsys.readouterr().out
+
     @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
     def test_a_missing_back_end_names_its_extra(self, missing, monkeypatch, capsys, tmp_path):
         monkeypatch.setitem(sys.modules, missing, None)

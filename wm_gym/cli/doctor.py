@@ -69,6 +69,7 @@ def examine() -> list[Check]:
             "LPIPS weights", False, _lpips_weights, "set loss.perceptual=0, or loss.perceptual_weights to a local file"
         ),
         _package("minari", "minari", is_required=False, install="wm_gym[minari]"),
+        _package("onnxruntime", "onnxruntime", is_required=False, install="wm_gym[export]"),
     ]
 
 
