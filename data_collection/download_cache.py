@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from wm_gym.data_collection.lock import exclusive_lock
@@ -18,20 +17,20 @@ FOLDER_VARIABLE = "WM_GYM_CACHE"
 LIMIT_VARIABLE = "WM_GYM_CACHE_GB"
 
 
-@dataclass(frozen=True)
 class DownloadCache:
     """Downloaded files by the checksum of their content, so that equal episodes of any datasets are kept once.
 
     A file is downloaded under a temporary name and moved into place. Any number of processes of this machine may share
     the folder: what one downloads, the others wait for. Deleting the folder loses nothing but time.
 
-    Attributes:
+    Args:
         folder: Where it is; made on first use.
         limit_bytes: Most bytes to keep; the files that were not read for the longest time go first. ``None``: no limit.
     """
 
-    folder: Path
-    limit_bytes: int | None = None
+    def __init__(self, folder: str | Path, limit_bytes: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.limit_bytes = limit_bytes
 
     @classmethod
     def default(cls, folder: str | Path | None = None) -> DownloadCache:
@@ -46,14 +45,14 @@ class DownloadCache:
         chosen = folder or os.environ.get(FOLDER_VARIABLE) or _users_cache_folder() / "wm_gym"
         text = os.environ.get(LIMIT_VARIABLE)
         if not text:
-            return cls(Path(chosen))
+            return cls(chosen)
         try:
             limit = float(text)
         except ValueError:
             limit = 0.0
         if not 0 < limit < float("inf"):
             raise ConfigError(f"{LIMIT_VARIABLE}={text} must be a positive number of gigabytes, as in 50.")
-        return cls(Path(chosen), int(limit * 1e9))
+        return cls(chosen, int(limit * 1e9))
 
     def path(self, sha256: str, name: str) -> Path:
         """Where a file with this checksum and name is, or will be."""

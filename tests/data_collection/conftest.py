@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests and worker processes import the helper modules by name
@@ -8,6 +9,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests and worker processes imp
 from episode_factory import make_episode, make_metadata
 
 from wm_gym.data_collection import Dataset
+
+
+@pytest.fixture(autouse=True)
+def _empty_memory():
+    """``memory://`` is one for the whole process; no test leaves anything there."""
+    yield
+    fsspec.filesystem("memory").store.clear()
 
 
 @pytest.fixture

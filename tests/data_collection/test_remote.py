@@ -30,9 +30,6 @@ def _surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("WM_GYM_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("WM_GYM_CACHE_GB", raising=False)
     monkeypatch.setattr(remote_folder, "BACKOFF_S", 0.001)
-    yield
-    fsspec.filesystem("memory").store.clear()
-    fsspec.filesystem("memory").pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -433,7 +430,8 @@ def test_the_command_line(dataset, capsys, tmp_path, monkeypatch):
 
 def test_the_environment_names_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("WM_GYM_CACHE_GB", "1.5")
-    assert DownloadCache.default() == DownloadCache(tmp_path / "cache", 1_500_000_000)
+    found = DownloadCache.default()
+    assert (found.folder, found.limit_bytes) == (tmp_path / "cache", 1_500_000_000)
     assert DownloadCache.default(tmp_path / "mine").folder == tmp_path / "mine"
     monkeypatch.delenv("WM_GYM_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
