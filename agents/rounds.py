@@ -78,9 +78,9 @@ class RoundsConfig(BaseModel):
     unlimited_agents: int = Field(
         default=2,
         ge=0,
-        description="So many agents, from the first on but never the last, train without the reward_limit of the agent's "
-        "settings. They are recorded to show where the dream is wrong, and show most of it when nothing keeps them from "
-        "haste; the later ones show the model what the last will do.",
+        description="So many agents, from the first on but never the last, train without the reward_limit of the "
+        "agent's settings. They are recorded to show where the dream is wrong, and show most of it when nothing keeps "
+        "them from haste; the later ones show the model what the last will do.",
     )
     continue_agent: bool = Field(default=False, description="Go on from the agent before, rather than anew.")
     select_drives: int = Field(

@@ -265,9 +265,10 @@ def test_doctor_finds_this_machine_sound(capsys):
 
 def test_bench_measures_dream_and_simulator_in_one_run(capsys, tmp_path):
     table = tmp_path / "bench.json"
-    code, out, _ = run(capsys, "bench", "--num-envs", "1,8", "--seconds", "0.2", "--json", str(table))
+    options = ("--parts", "environments", "--num-envs", "1,8", "--seconds", "0.2", "--json", str(table))
+    code, out, _ = run(capsys, "bench", *options)
     assert code == 0
-    rows = json.loads(table.read_text())["rows"]
+    rows = json.loads(table.read_text())["environments"]
     assert [(row["environment"], row["num_envs"]) for row in rows] == [
         ("CarRacing-v3", 1),
         ("CarRacingDriving-v0", 1),

@@ -120,7 +120,9 @@ def test_the_command_prints_the_gap_unless_told_not_to(agent_folder, capsys):
 
     shown = lines("--max-episode-steps", "30", "--gap-horizon", "5")
     assert re.fullmatch(r"  dream against simulator over 5 steps: -?\d.* against -?\d.*, 2 windows", shown[-6])
-    assert re.fullmatch(r"  the same over as many of these steps as were driven before .*: -?\d.* against .*", shown[-5])
+    assert re.fullmatch(
+        r"  the same over as many of these steps as were driven before .*: -?\d.* against .*", shown[-5]
+    )
     assert re.fullmatch(r"  predicted along the recorded actions over 5 steps: .*, correlation .*", shown[-4])
     assert re.fullmatch(r"  dream against simulator over whole drives \(30 steps\): .* against .*", shown[-3])
     assert re.fullmatch(r"  predicted reward of the next step: .*, calibration error \d.*", shown[-2])

@@ -1,12 +1,17 @@
-"""``wm-gym bench``: steps a second of the dream beside the simulator's, or of CarlaDriving beside a bare client."""
+"""``wm-gym bench``: what an imagined step and a training cost here; or CarlaDriving beside a bare client."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wm_gym.cli.options import Subparsers, add_command, add_common
+
+if TYPE_CHECKING:
+    from wm_gym.bench import Table
+
+_PARTS = ("environments", "peak", "components", "sequences", "scaling")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -14,13 +19,25 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "bench",
-        "Measure steps a second of the dream and of CarRacing in one run.",
-        "wm-gym bench --num-envs 1,16,256 --json bench.json",
+        "Measure dream and simulator, the share of the machine's peak, components, training and its scaling.",
+        "wm-gym bench --out runs/bench",
+    )
+    parser.add_argument(
+        "--parts", default="all", metavar="PART,PART", help=f"what to measure: {', '.join(_PARTS)} or all (default)"
     )
     parser.add_argument("--model", default="bundled", metavar="PATH", help="a world model's folder (default: bundled)")
-    parser.add_argument("--num-envs", default="1,16,256", metavar="N,N", help="numbers of dreams (default: 1,16,256)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time for each measurement (default: 5)")
-    parser.add_argument("--json", default=None, metavar="FILE", help="also write the table as JSON")
+    parser.add_argument(
+        "--num-envs", default="1,16,256,4096", metavar="N,N", help="numbers of dreams (default: 1,16,256,4096)"
+    )
+    parser.add_argument(
+        "--configs", default=None, metavar="CONFIG,CONFIG", help="configs of components and sequences (default: all)"
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="time for each measurement (default: 3)")
+    parser.add_argument(
+        "--limit", type=float, default=20.0, metavar="S", help="leave out what takes longer in one call (default: 20)"
+    )
+    parser.add_argument("--out", default=None, metavar="DIR", help="also write bench.md and bench.json there")
+    parser.add_argument("--json", default=None, metavar="FILE", help="also write the numbers as JSON to this file")
     parser.add_argument(
         "--carla",
         default=None,
@@ -33,16 +50,21 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print a Markdown table."""
+    """Measure and print Markdown tables."""
     from wm_gym.errors import ConfigError
-    from wm_gym.files import write_json_atomically
+    from wm_gym.files import write_json_atomically, write_text_atomically
 
     if arguments.seconds <= 0:
         raise ConfigError("--seconds must be above 0.")
-    result, table = _measure_carla(arguments) if arguments.carla is not None else _measure_dream(arguments)
+    result, table = _measure_carla(arguments) if arguments.carla is not None else _measure_parts(arguments)
     print(table)
     if arguments.json is not None:
         write_json_atomically(Path(arguments.json), result)
+    if arguments.out is not None:
+        folder = Path(arguments.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(folder / "bench.json", result)
+        write_text_atomically(folder / "bench.md", table + "\n")
     return 0
 
 
@@ -60,24 +82,65 @@ def _measure_carla(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return result, render_markdown(result)
 
 
-def _measure_dream(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _measure_parts(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from wm_gym.agents.device import resolve_device
-    from wm_gym.benchmark import measure_dream_and_simulator, render_markdown
+    from wm_gym.bench import measured_on, render_markdown
+    from wm_gym.config import load_config, preset_names
+    from wm_gym.errors import ConfigError, did_you_mean
+
+    parts = _PARTS if arguments.parts == "all" else tuple(arguments.parts.split(","))
+    for part in parts:
+        if part not in _PARTS:
+            raise ConfigError(f"--parts knows no {part!r}{did_you_mean(part, _PARTS)}; use {', '.join(_PARTS)} or all.")
+    num_envs = _numbers("--num-envs", arguments.num_envs)
+    # "debug" is for tests, and says nothing about a machine.
+    configs = [name for name in preset_names() if name != "debug"]
+    if arguments.configs is not None:
+        configs = arguments.configs.split(",")
+    for name in configs:
+        load_config(name)
+    device = str(resolve_device(arguments.device))
+    tables = []
+    for part in parts:
+        if not arguments.quiet:
+            print(f"measuring {part} …", flush=True)
+        tables.append(_measure(part, arguments, num_envs, configs, device))
+    settings = {"model": arguments.model, "seconds": arguments.seconds, "seed": arguments.seed or 0, "device": device}
+    machine = measured_on(device)
+    result = {**{table.name: table.rows for table in tables}, "settings": settings, "machine": machine}
+    return result, render_markdown(tables, settings, machine)
+
+
+def _measure(part: str, arguments: argparse.Namespace, num_envs: list[int], configs: list[str], device: str) -> Table:
+    """One part's table."""
+    seconds, limit = arguments.seconds, arguments.limit
+    if part == "environments":
+        from wm_gym.bench.environments import measure_environments
+
+        return measure_environments(arguments.model, num_envs, seconds, seed=arguments.seed or 0, device=device)
+    if part == "peak":
+        from wm_gym.bench.peak import measure_peak
+
+        return measure_peak(("tiny", "tiny_gru"), num_envs, seconds, device=device)
+    if part == "scaling":
+        from wm_gym.bench.scaling import measure_scaling
+
+        return measure_scaling("tiny", seconds, device=device)
+    from wm_gym.bench.components import measure_components, measure_sequences
+
+    if part == "components":
+        return measure_components(configs, seconds, device=device, limit_s=limit)
+    return measure_sequences(configs, seconds, device=device, limit_s=limit)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Whole numbers above 0 between commas."""
     from wm_gym.errors import ConfigError
 
     try:
-        sizes = [int(text) for text in arguments.num_envs.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise ConfigError(
-            f"--num-envs {arguments.num_envs!r} is no list of numbers, as in --num-envs 1,16,256."
-        ) from error
-    if min(sizes) < 1:
-        raise ConfigError("--num-envs must be above 0.")
-    result = measure_dream_and_simulator(
-        arguments.model,
-        sizes,
-        arguments.seconds,
-        seed=arguments.seed or 0,
-        device=str(resolve_device(arguments.device)),
-    )
-    return result, render_markdown(result)
+        raise ConfigError(f"{option} {text!r} is no list of numbers, as in {option} 1,16,256.") from error
+    if min(numbers) < 1:
+        raise ConfigError(f"{option} must be above 0.")
+    return numbers

@@ -107,7 +107,7 @@ class WorldModelTrainer:
         self.out = Path(out)
         self.data_info = dict(data_info)
         self.progress = progress
-        self.fabric, self._scaler = _make_fabric(config.training.precision, device, devices)
+        self.fabric, self._scaler = make_fabric(config.training.precision, device, devices)
 
     def run(self) -> WorldModel:
         """Train to the configured number of updates, from the last checkpoint where there is one.
@@ -177,7 +177,7 @@ class WorldModelTrainer:
         is_latent = progress.done >= training.steps
         loader = self._make_loader(model, is_latent)
         model.encoder.requires_grad_(not is_latent)
-        objective = _Objective(model, self._make_loss())
+        objective = Objective(model, self._make_loss())
         optimizer = torch.optim.AdamW(
             [parameter for parameter in objective.parameters() if parameter.requires_grad],
             lr=training.learning_rate,
@@ -353,22 +353,20 @@ class WorldModelTrainer:
         return model
 
     def _make_loss(self, decode_fraction: float | None = None) -> WorldModelLoss:
-        training = self.config.training
         if not hasattr(self, "_perceptual"):
             self._perceptual: nn.Module | None = None
             if self.config.loss.perceptual > 0:
                 self._perceptual = load_perceptual_network(self.config.loss.perceptual_weights).to(self.fabric.device)
-        return WorldModelLoss(
-            self.config.loss,
-            training.context,
-            training.decode_fraction if decode_fraction is None else decode_fraction,
-            self._perceptual,
-            training.gradient_checkpointing,
-            context_range=training.context_range,
-        )
+        return make_loss(self.config, self._perceptual, decode_fraction)
 
     def _prepare_folder(self) -> None:
         """Create the run's folder, or check that it holds this very run."""
+        fingerprint = self.data_info.get("fingerprint")
+        if self.fabric.broadcast(fingerprint) != fingerprint:
+            raise TrainingError(
+                "this process sees other data than the first one; give all of them the same --data, and add nothing to "
+                "it while they start."
+            )
         initial = None if self.initial is None else self.initial.fingerprint
         record = {"kind": "wm_gym.model_run", "data": self.data_info, "initial_model": initial}
         config_text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
@@ -382,7 +380,7 @@ class WorldModelTrainer:
                     f"{str(self.out)!r} holds a run with other settings (see its run_config.yaml); repeat those "
                     "settings to resume it, or choose another --out."
                 )
-            if previous["data"].get("fingerprint") != self.data_info.get("fingerprint"):
+            if previous["data"].get("fingerprint") != fingerprint:
                 raise TrainingError(
                     f"{str(self.out)!r} holds a run on other data; give the same --data to resume it, or choose "
                     "another --out."
@@ -424,7 +422,20 @@ class _Progress:
     best: float
 
 
-class _Objective(nn.Module):
+def make_loss(config: Config, perceptual: nn.Module | None, decode_fraction: float | None = None) -> WorldModelLoss:
+    """The loss that a configuration asks for; ``decode_fraction`` takes the place of its own."""
+    training = config.training
+    return WorldModelLoss(
+        config.loss,
+        training.context,
+        training.decode_fraction if decode_fraction is None else decode_fraction,
+        perceptual,
+        training.gradient_checkpointing,
+        context_range=training.context_range,
+    )
+
+
+class Objective(nn.Module):
     """Model and loss in one module, so that data-parallel wrappers see the forward pass."""
 
     def __init__(self, model: WorldModel, loss: WorldModelLoss) -> None:
@@ -433,6 +444,7 @@ class _Objective(nn.Module):
         self.loss = loss
 
     def forward(self, clips: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The total loss and its terms; see :class:`wm_gym.losses.WorldModelLoss`."""
         total, terms = self.loss(self.model, clips, generator)
         return total, terms
 
@@ -501,7 +513,8 @@ def save_model_into_run(model: WorldModel, folder: Path) -> None:
     staged.rmdir()
 
 
-def _make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, torch.amp.GradScaler | None]:
+def make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, torch.amp.GradScaler | None]:
+    """Processes, device and precision of a training; with fp16 also the scaler of its gradients."""
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if precision == "auto":
         if on_gpu:

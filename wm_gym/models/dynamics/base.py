@@ -60,6 +60,9 @@ class Dynamics(nn.Module, ABC):
         self.latent_dim = latent_dim
         self.action_dim = action_dim
 
+    reads_latent: bool = True
+    """Whether the next state depends on the latent; where it does not, the memory alone tells it (:meth:`shown`)."""
+
     @property
     def is_stochastic(self) -> bool:
         """Whether the next state is drawn; such dynamics are trained by filtering and :meth:`divergence`."""
@@ -106,6 +109,10 @@ class Dynamics(nn.Module, ABC):
             latent: ``(B, Z)``, the encoded latent that it was given.
         """
         raise NotImplementedError(f"{type(self).__name__} is deterministic: it has no posterior")
+
+    def shown(self, state: LatentState) -> Tensor:
+        """``(B, Z)``: the latent for the decoder; made from the memory where the memory tells it."""
+        return state.latent
 
     @abstractmethod
     def features(self, state: LatentState) -> Tensor:

@@ -59,8 +59,10 @@ class CategoricalDraw(nn.Module):
         """
         if noise is None and self.training:
             noise = torch.rand(probabilities.shape[:-1], device=probabilities.device)
-        chosen = probabilities.detach().argmax(-1) if noise is None else inverse_cdf(probabilities.detach(), noise)
-        one_hot = F.one_hot(chosen, self.classes).to(probabilities.dtype)
+        if noise is None:
+            one_hot = F.one_hot(probabilities.detach().argmax(-1), self.classes).to(probabilities.dtype)
+        else:
+            one_hot = inverse_cdf(probabilities.detach(), noise)
         if self.training:
             # The value is the one-hot vector, the gradient that of the probabilities.
             one_hot = one_hot + (probabilities - probabilities.detach())
@@ -83,6 +85,8 @@ class RSSMDynamics(Dynamics):
     ``(B, 1, hidden_dim + groups * classes)``, and is what the features show. The latent is a learned read-out of
     both, for the decoder; the encoder's latent enters through the posterior alone.
     """
+
+    reads_latent = False
 
     def __init__(self, config: DynamicsConfig, latent_dim: int, action_dim: int) -> None:
         super().__init__(config, latent_dim, action_dim)
@@ -135,6 +139,11 @@ class RSSMDynamics(Dynamics):
         divergence = _divergence(torch.stack(posteriors), self._prior(torch.stack(hiddens)))
         return Filtered(states, divergence)
 
+    def shown(self, state: LatentState) -> Tensor:
+        """The read-out of the memory."""
+        latent: Tensor = self.output(state.memory[:, 0])
+        return latent
+
     def features(self, state: LatentState) -> Tensor:
         """``(B, hidden + groups * classes)``: ``h`` and ``z``."""
         return state.memory[:, 0]
@@ -175,10 +184,11 @@ def _divergence(posterior: Tensor, prior: Tensor) -> Divergence:
 
 
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The classes ``(...)`` int64 that ``uniform`` ``(...)`` in [0, 1) draws from probabilities ``(..., classes)``."""
-    below = probabilities.cumsum(-1) <= uniform.to(probabilities.dtype).unsqueeze(-1)
-    # Rounding may leave the sum of all probabilities below a number close to one.
-    return below.sum(-1).clamp(max=probabilities.shape[-1] - 1)
+    """One-hot vectors of what ``uniform`` ``(...)`` in [0, 1) draws from probabilities ``(..., classes)``."""
+    # Rounding may leave the sum of all probabilities below a number close to one: the last bound is not asked.
+    bounds = probabilities.cumsum(-1)[..., :-1]
+    is_above = (bounds <= uniform.to(probabilities.dtype).unsqueeze(-1)).to(probabilities.dtype)
+    return F.pad(is_above, (1, 0), value=1.0) - F.pad(is_above, (0, 1))
 
 
 def categorical_kl(first: Tensor, second: Tensor) -> Tensor:

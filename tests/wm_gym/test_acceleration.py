@@ -1,0 +1,125 @@
+import warnings
+
+import gymnasium as gym
+import pytest
+import torch
+
+from wm_gym.acceleration import AcceleratedModel, accelerate
+from wm_gym.actions import ActionFormat
+from wm_gym.config import load_config
+from wm_gym.envs import DreamVecEnv
+from wm_gym.envs.dream_model import DreamModel
+from wm_gym.errors import ConfigError
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.state import LatentState
+from wm_gym.world_model import WorldModel
+
+BATCH = 3
+
+
+@pytest.fixture(params=["gru", "rssm", "transformer"])
+def model(request):
+    torch.manual_seed(0)
+    config = load_config("debug", [f"model.dynamics.kind={request.param}", "model.dynamics.groups=4"]).model
+    model = WorldModel(config, SimulatorSpec(id="x", frame_size=config.frame_size, action=ActionFormat.driving()))
+    torch.nn.init.normal_(model.reward_head.mlp[-1].weight)  # heads begin at zero, where nothing could differ
+    return model.eval()
+
+
+def step_of(model, batch=BATCH):
+    generator = torch.Generator().manual_seed(1)
+    state = model.initial_state(torch.rand(batch, 3, *model.config.frame_size, generator=generator) * 2 - 1)
+    action = torch.rand(batch, 4, generator=generator)
+    noise = torch.rand(batch, model.noise_dim, generator=generator) if model.noise_dim else None
+    return state, action, noise
+
+
+@torch.no_grad()
+def test_a_compiled_step_is_the_model_s_own(model):
+    fast = AcceleratedModel(model)
+    assert isinstance(fast, DreamModel)
+    for batch in (BATCH, 1):
+        state, action, noise = step_of(model, batch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            found = fast.imagine(state, action, noise)
+        assert fast.is_compiled
+        wanted = model.imagine(state, action, noise)
+        torch.testing.assert_close(found.state.memory, wanted.state.memory, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.reward, wanted.reward, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.continuation, wanted.continuation)
+        torch.testing.assert_close(fast.features(found.state), model.features(wanted.state), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(fast.decode(found.state), model.decode(wanted.state), atol=1e-4, rtol=1e-4)
+    assert fast.device == model.device
+    assert (fast.noise_dim, fast.feature_dim, fast.simulator) == (model.noise_dim, model.feature_dim, model.simulator)
+
+
+@torch.no_grad()
+def test_bf16_is_close_and_gives_float32(model):
+    fast = AcceleratedModel(model, "bf16", compiled=False)
+    state, action, noise = step_of(model)
+    found, wanted = fast.imagine(state, action, noise), model.imagine(state, action, noise)
+    assert {part.dtype for part in (*found.state, found.reward, found.continuation)} == {torch.float32}
+    hidden = model.config.dynamics.hidden_dim  # of rssm; beyond it, one draw in many may fall on another class
+    ours, theirs = fast.features(found.state), model.features(wanted.state)
+    torch.testing.assert_close(ours[:, :hidden], theirs[:, :hidden], atol=0.05, rtol=0.05)
+    assert not torch.equal(ours, theirs)
+
+
+def test_where_nothing_can_be_compiled_a_warning_says_so(model):
+    fast = AcceleratedModel(model)
+
+    def cannot(*_):
+        raise RuntimeError("no C++ compiler\nand more")
+
+    fast._step = cannot
+    state, action, noise = step_of(model)
+    with pytest.warns(UserWarning, match=r"could not be compiled \(no C\+\+ compiler\); it dreams as it is"):
+        found = fast.imagine(state, action, noise)
+    torch.testing.assert_close(found.reward, model.imagine(state, action, noise).reward)
+    assert not fast.is_compiled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fast.imagine(state, action, noise)
+
+
+def test_wrong_arguments_are_no_reason_to_give_up_compiling(model):
+    fast = AcceleratedModel(model)
+    state, action, noise = step_of(model)
+    with pytest.raises(RuntimeError):
+        fast.imagine(state, action[:, :2], noise)
+    assert fast.is_compiled
+
+
+def test_an_unknown_precision_is_named(model):
+    with pytest.raises(ConfigError, match=r"precision='fp16' is unknown.*use fp32 or bf16"):
+        AcceleratedModel(model, "fp16")
+
+
+def test_dreams_take_an_accelerated_model():
+    fast = accelerate("bundled")
+    env = gym.make("DreamDriving-v0", model=fast, render_mode="rgb_array")
+    plain = gym.make("DreamDriving-v0", render_mode="rgb_array")
+    for each in (env, plain):
+        each.reset(seed=3)
+    for _ in range(3):
+        (ours, reward, *_), (theirs, wanted, *_) = (each.step(each.action_space.low * 0) for each in (env, plain))
+        assert ours == pytest.approx(theirs, abs=1e-3)
+        assert reward == pytest.approx(wanted, abs=1e-3)
+    difference = env.render().astype(int) - plain.render().astype(int)
+    assert abs(difference).max() <= 2
+    many = DreamVecEnv(8, model=fast, action="steer_accel")
+    many.reset()
+    assert many.step(torch.zeros(8, 2).numpy())[1].shape == (8,)
+
+
+def test_states_of_a_read_out_keep_no_latent_of_their_own():
+    fast = accelerate("bundled")
+    bank = fast.start_states
+    state = LatentState(bank.latent[:2], bank.memory[:2])
+    noise = torch.rand(2, fast.noise_dim, generator=torch.Generator().manual_seed(0))
+    found = fast.imagine(state, torch.zeros(2, 4), noise)
+    assert torch.equal(found.state.latent, state.latent)
+    with torch.no_grad():
+        wanted = fast.model.imagine(state, torch.zeros(2, 4), noise).state
+        torch.testing.assert_close(fast.model.dynamics.shown(wanted), wanted.latent)

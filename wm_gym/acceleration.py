@@ -1,0 +1,155 @@
+"""A world model made fast for dreaming: compiled for its batch sizes, and in bf16 where asked.
+
+A dream needs of a model the next state, reward and continuation, and nothing that can be told from a state later. The
+compiled step leaves the rest out, fuses what lies between the matrix products, and holds the parameters in the layout
+that the products like best. On a GPU the step is recorded as a CUDA graph, so that it costs one launch.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from wm_gym.config import ModelConfig
+from wm_gym.errors import ConfigError, did_you_mean
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.state import LatentState
+from wm_gym.world_model import Imagined, WorldModel
+
+Precision = Literal["fp32", "bf16"]
+
+_Step = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor, Tensor]]
+
+
+class AcceleratedModel:
+    """A trained world model whose imagined step is compiled.
+
+    It takes the place of the model in every dream environment and in training in imagination: ``gym.make(
+    "DreamDriving-v0", model=AcceleratedModel(model))``. The first step with a batch size compiles for it, which takes
+    some ten seconds on a CPU and less when PyTorch finds it in its cache. Where nothing can be compiled, for lack of a
+    C++ compiler for example, a warning says so and the model steps as it is.
+
+    The parameters at the first step are part of what is compiled: a model that goes on learning needs a new one.
+
+    For dynamics whose latent is only a read-out of the memory (``rssm``) the states that :meth:`imagine` gives keep the
+    latent that they came with, and :meth:`decode` makes it anew.
+
+    Args:
+        model: The world model; used as it is, on its device, in evaluation mode.
+        precision: ``"fp32"``, or ``"bf16"`` for the matrix products; states, rewards and probabilities stay float32.
+        compiled: ``False`` takes the step as it is, in the wanted precision.
+
+    Raises:
+        ConfigError: The precision is unknown.
+    """
+
+    def __init__(self, model: WorldModel, precision: Precision = "fp32", *, compiled: bool = True) -> None:
+        if precision not in get_args(Precision):
+            known = get_args(Precision)
+            raise ConfigError(f"precision={precision!r} is unknown{did_you_mean(precision, known)}; use fp32 or bf16.")
+        self.model = model.eval()
+        self.precision = precision
+        self.is_compiled = compiled
+        self._step: _Step = self._eager_step
+        if compiled:
+            options: dict[str, Any] = {"freezing": True}
+            if model.device.type == "cuda":
+                options = {"triton.cudagraphs": True}
+            self._step = torch.compile(self._eager_step, dynamic=False, options=options)
+
+    @property
+    def start_states(self) -> LatentState | None:
+        """Real encoded states that dreams start from, or ``None``."""
+        return self.model.start_states
+
+    @property
+    def config(self) -> ModelConfig:
+        """Configuration of the model."""
+        return self.model.config
+
+    @property
+    def simulator(self) -> SimulatorSpec:
+        """The simulator that the model was trained on."""
+        return self.model.simulator
+
+    @property
+    def feature_dim(self) -> int:
+        """``F``: size of the vector that a policy sees."""
+        return self.model.feature_dim
+
+    @property
+    def noise_dim(self) -> int:
+        """Uniform random numbers that one imagined step takes."""
+        return self.model.noise_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.model.device
+
+    def initial_state(self, frame: Tensor) -> LatentState:
+        """As :meth:`WorldModel.initial_state`."""
+        return self.model.initial_state(frame)
+
+    def observe(self, state: LatentState, action: Tensor, frame: Tensor) -> LatentState:
+        """As :meth:`WorldModel.observe`."""
+        return self.model.observe(state, action, frame)
+
+    @torch.no_grad()
+    def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> Imagined:
+        """As :meth:`WorldModel.imagine`, but for the latent; see the class."""
+        try:
+            latent, memory, reward, continuation = self._step(state.latent, state.memory, action, noise)
+        except Exception as error:
+            if not self.is_compiled:
+                raise
+            # Where the arguments are wrong this raises what they deserve.
+            latent, memory, reward, continuation = self._eager_step(state.latent, state.memory, action, noise)
+            self._step, self.is_compiled = self._eager_step, False
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(f"the world model could not be compiled ({reason}); it dreams as it is.", stacklevel=2)
+        if self.is_compiled and self.device.type == "cuda":
+            # What a CUDA graph gives lies in memory that its next run writes into.
+            latent, memory, reward, continuation = (part.clone() for part in (latent, memory, reward, continuation))
+        return Imagined(LatentState(latent, memory), reward, continuation)
+
+    def features(self, state: LatentState) -> Tensor:
+        """As :meth:`WorldModel.features`."""
+        return self.model.features(state)
+
+    def decode(self, state: LatentState) -> Tensor:
+        """Frames ``(B, 3, H, W)`` float in [-1, 1]."""
+        return self.model.decode_latent(self.model.dynamics.shown(state))
+
+    def _eager_step(
+        self, latent: Tensor, memory: Tensor, action: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        with self._autocast():
+            following, reward, continuation = self.model.imagine(LatentState(latent, memory), action, noise)
+        if not self.model.dynamics.reads_latent:
+            # Not using what was computed is what lets the compiler leave it out.
+            return latent, following.memory.float(), reward, continuation
+        return following.latent.float(), following.memory.float(), reward, continuation
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def accelerate(
+    model: str | WorldModel = "bundled", precision: Precision = "fp32", *, device: str | torch.device = "cpu"
+) -> AcceleratedModel:
+    """A world model for fast dreams, from its folder, ``"bundled"`` or the model itself; see :class:`AcceleratedModel`.
+
+    Raises:
+        BundleError: The folder is missing or damaged.
+        ConfigError: The precision is unknown.
+    """
+    loaded = model if isinstance(model, WorldModel) else WorldModel.from_pretrained(model, device)
+    return AcceleratedModel(loaded, precision)

@@ -1,0 +1,84 @@
+"""A measured table: rows of numbers, and how to show them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wm_gym.provenance import provenance
+
+_NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What one part of the benchmark found.
+
+    Attributes:
+        name: Key of the part.
+        title: Heading.
+        columns: Key, heading and number format of each column; the format of a text is empty.
+        rows: One mapping a row; ``None`` or a missing key is shown as a dash.
+        notes: Sentences below the table.
+    """
+
+    name: str
+    title: str
+    columns: tuple[tuple[str, str, str], ...]
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...] = field(default=())
+
+
+def render_markdown(tables: Sequence[Table], settings: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
+    """All tables as Markdown, with settings, machine and versions below."""
+    lines: list[str] = []
+    for table in tables:
+        lines += [f"## {table.title}", ""]
+        lines.append("| " + " | ".join(heading for _, heading, _ in table.columns) + " |")
+        lines.append("| " + " | ".join("---:" if kind else "---" for _, _, kind in table.columns) + " |")
+        for row in table.rows:
+            lines.append("| " + " | ".join(_cell(row.get(key), kind) for key, _, kind in table.columns) + " |")
+        lines.append("")
+        if table.notes:
+            lines += [" ".join(table.notes), ""]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["provenance"]["packages"].items())
+    described = ", ".join(f"{name} {value}" for name, value in machine.items() if name != "provenance")
+    lines += [
+        f"Settings: {', '.join(f'{name} {value}' for name, value in settings.items())}.",
+        f"Machine: {described}, {machine['provenance']['machine']}.",
+        f"Versions: wm_gym {machine['provenance']['wm_gym']}, Python {machine['provenance']['python']}, {versions}.",
+    ]
+    return "\n".join(lines)
+
+
+def measured_on(device: str) -> dict[str, Any]:
+    """The machine and the versions that a measurement belongs to."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "provenance": provenance(),
+    }
+
+
+def _cell(value: Any, kind: str) -> str:
+    if value is None:
+        return _NOTHING
+    return format(value, kind) if kind and not isinstance(value, str) else str(value)
+
+
+def _processor() -> str:
+    """The processor's own name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,60 @@
+"""Updates of a training on clips that are made up: the arithmetic of training without its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from wm_gym.actions import ActionFormat
+from wm_gym.config import Config
+from wm_gym.losses import ClipTensors
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.training.trainer import Objective, make_fabric, make_loss
+from wm_gym.world_model import WorldModel
+
+
+class SyntheticTraining:
+    """An untrained world model, its loss and its optimiser, as a training's first phase has them.
+
+    Args:
+        config: The whole configuration.
+        device: ``"cpu"``, ``"cuda"``, ….
+        devices: Processes; under ``torchrun`` they are taken from there.
+    """
+
+    def __init__(self, config: Config, device: str, devices: int = 1) -> None:
+        self.fabric, _ = make_fabric(config.training.precision, device, devices)
+        self.fabric.launch()
+        torch.manual_seed(0)
+        simulator = SimulatorSpec(id="benchmark", frame_size=config.model.frame_size, action=ActionFormat.driving())
+        model = WorldModel(config.model, simulator)
+        model.encoder.to(memory_format=torch.channels_last)
+        model.decoder.to(memory_format=torch.channels_last)
+        objective = Objective(model, make_loss(config, None))
+        optimizer = torch.optim.AdamW(objective.parameters(), lr=config.training.learning_rate)
+        self._objective, self._optimizer = self.fabric.setup(objective, optimizer)
+        self._config = config
+
+    def update_of(self, batch: int, frames: int = 10) -> Callable[[], None]:
+        """One update on ``batch`` clips of so many frames, of this process alone."""
+        clips = self._clips(batch, frames)
+        generator = torch.Generator().manual_seed(0)
+
+        def update() -> None:
+            loss, _ = self._objective(clips, generator)
+            self.fabric.backward(loss)
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+
+        return update
+
+    def _clips(self, batch: int, frames: int) -> ClipTensors:
+        generator = torch.Generator().manual_seed(0)
+        device = self.fabric.device
+        return ClipTensors(
+            (torch.rand(batch, frames, 3, *self._config.model.frame_size, generator=generator) * 2 - 1).to(device),
+            torch.rand(batch, frames - 1, 4, generator=generator).to(device),
+            torch.rand(batch, frames - 1, generator=generator).to(device),
+            torch.zeros(batch, frames - 1, dtype=torch.bool, device=device),
+        )
