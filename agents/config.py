@@ -33,6 +33,13 @@ class AgentConfig(BaseModel):
     termination: Literal["sample", "threshold", "never"] = Field(
         default="sample", description="How the model's continuation ends a dream; see DreamDrivingEnv."
     )
+    model_precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="Precision of the world model's matrix products while it dreams: fp32 or bf16."
+    )
+    compile_model: bool = Field(
+        default=False,
+        description="Compile the world model first, which takes some ten seconds on a CPU; see AcceleratedModel.",
+    )
     normalise_observations: bool = Field(
         default=True, description="Standardise features by their mean and deviation over the start states."
     )

@@ -20,14 +20,16 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from tqdm import tqdm
 
+from wm_gym.acceleration import AcceleratedModel
 from wm_gym.agents.algorithms import ALGORITHMS, make_algorithm, resolve
 from wm_gym.agents.config import AgentConfig
 from wm_gym.agents.learning import derived_seed, learn
 from wm_gym.agents.policy import feature_statistics, policy_arguments, rebuild_policy, set_normalisation
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
-from wm_gym.errors import TrainingError
+from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.state import LatentState
+from wm_gym.world_model import WorldModel
 
 Snapshot = dict[str, Any]
 """Parameters, optimiser states and counters: tensors and plain values only."""
@@ -89,7 +91,7 @@ class ImaginationTrainer:
             )
         self._dreams = DreamVecEnv(
             config.num_envs,
-            model=model,
+            model=_dreaming(model, config),
             horizon=config.horizon,
             action=config.action,
             start_states=bank,
@@ -283,6 +285,18 @@ class ImaginationTrainer:
             f"the policy's parameters are no longer finite after {before:,} dream steps; the last good checkpoint is "
             "kept: lower learning_rate, or check that the world model's rewards are sound."
         )
+
+
+def _dreaming(model: DreamModel, config: AgentConfig) -> DreamModel:
+    """The world model as the configuration wants it to dream."""
+    if config.model_precision == "fp32" and not config.compile_model:
+        return model
+    if not isinstance(model, WorldModel):
+        raise ConfigError(
+            f"model_precision and compile_model are for a WorldModel, but a {type(model).__name__} was given; leave "
+            "them out."
+        )
+    return AcceleratedModel(model, config.model_precision, compiled=config.compile_model)
 
 
 def _adopt(policy: BasePolicy, initial: BasePolicy) -> None:

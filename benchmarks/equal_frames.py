@@ -1,6 +1,7 @@
 """Compare ways to learn to drive at equal numbers of simulator frames, on the embedded simulator.
 
-* ``dream``: record drives, train a world model on them, train PPO in its dreams.
+* ``dream``: record drives, train a world model on them, train PPO in its dreams; with ``--rounds`` a share of the
+  budget is recorded by the agent, and model and agent learn from that.
 * ``cloned``: the same recordings and a world model trained on them; a policy over its features copies their actions.
 * ``pixels``: PPO on the simulator itself, from the last frames, without a world model.
 
@@ -34,6 +35,7 @@ from wm_gym.agents.bootstrap import bootstrap_interval
 from wm_gym.agents.config import make_agent_config
 from wm_gym.agents.evaluation import evaluate
 from wm_gym.agents.pixel_config import make_pixel_config
+from wm_gym.agents.rounds import make_rounds_config, train_agent_in_rounds
 from wm_gym.agents.selection import selection_for
 from wm_gym.agents.simulator_training import train_in_simulator
 from wm_gym.agents.training import train_agent
@@ -68,6 +70,9 @@ class Settings:
     cloning_changes: tuple[str, ...]
     select_drives: int
     top_fraction: float
+    rounds: int
+    rounds_share: float
+    rounds_changes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -91,18 +96,39 @@ class Trained(NamedTuple):
 
 
 def train_in_dream(cell: Cell) -> Trained:
-    """Record, train a world model, train PPO in its dreams."""
+    """Record, train a world model, train PPO in its dreams; record the agent and go on, where rounds are asked for."""
     config = make_agent_config({"seed": cell.seed}, cell.settings.agent_changes)
     # Drives that choose a checkpoint come off the recording, and count with all the frames that they can take.
     checkpoints = math.ceil(config.steps / (config.validate_every or math.ceil(config.steps / CHECKPOINTS)))
     kept_back = checkpoints * cell.settings.select_drives * EPISODE_DECISIONS
-    data, frames = record(cell, kept_back)
+    rounds = cell.settings.rounds
+    of_the_agent = round(cell.settings.rounds_share * (cell.budget // FRAMES_A_DECISION - kept_back)) if rounds else 0
+    data, frames = record(cell, kept_back + of_the_agent)
     model = train_model(cell, data)
+    frames += kept_back * FRAMES_A_DECISION
+    if rounds:
+        values = {
+            "rounds": rounds,
+            # Every recording ends with a whole drive, which may reach beyond what was asked for.
+            "steps": of_the_agent - rounds * (EPISODE_DECISIONS - 1),
+            "select_drives": cell.settings.select_drives,
+            "workers": cell.workers,
+            "seed": cell.seed,
+        }
+        run = train_agent_in_rounds(
+            model,
+            [data],
+            out=cell.folder / "dream",
+            config=make_rounds_config(values, cell.settings.rounds_changes),
+            agent_config=config,
+            device=cell.device,
+        )
+        return Trained(run.path, frames + sum(entry.recorded_steps for entry in run.rounds) * FRAMES_A_DECISION)
     with selection_for(model, cell.settings.select_drives) as selection:
         summary = train_agent(
             model, out=cell.folder / "dream", config=config, device=cell.device, on_checkpoint=selection
         )
-    return Trained(summary.path, frames + kept_back * FRAMES_A_DECISION)
+    return Trained(summary.path, frames)
 
 
 def train_by_cloning(cell: Cell) -> Trained:
@@ -260,6 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cloning_changes=tuple(options.set_cloning),
         select_drives=options.select_drives,
         top_fraction=options.top_fraction,
+        rounds=options.rounds,
+        rounds_share=options.rounds_share,
+        rounds_changes=tuple(options.set_rounds),
     )
     file = options.out / RESULTS
     results = read_results(file, settings)
@@ -297,6 +326,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--select-drives", type=int, default=0, help="drives that choose among dream checkpoints; they cost frames"
     )
+    parser.add_argument("--rounds", type=int, default=0, help="rounds of the dream method")
+    parser.add_argument(
+        "--rounds-share", type=float, default=0.4, help="share of the dream method's decisions that its agents record"
+    )
+    parser.add_argument("--set-rounds", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--top-fraction", type=float, default=1.0, help="share of the recordings that is cloned")
     options = parser.parse_args(arguments)
     if options.set_agent is None:

@@ -7,7 +7,8 @@ from wm_gym.agents.config import AgentConfig
 from wm_gym.agents.driver import Driver
 from wm_gym.agents.imagination import ImaginationTrainer, measure_reward_scale
 from wm_gym.envs.dream_vec_env import DreamVecEnv
-from wm_gym.errors import TrainingError
+from wm_gym.errors import ConfigError, TrainingError
+from wm_gym.world_model import WorldModel
 
 HORIZON = 16
 
@@ -173,3 +174,14 @@ def test_a_driver_of_any_dream_model_acts_in_its_bounds(small_config):
     assert action.shape == (4,)
     assert action[3] == 1
     assert action[1] * action[2] == 0
+
+
+def test_an_accelerated_model_dreams_for_the_agent_where_it_is_asked_for(small_config):
+    fast = small_config.model_copy(update={"model_precision": "bf16"})
+    model = WorldModel.from_pretrained("bundled")
+    with ImaginationTrainer(model, fast) as trainer, ImaginationTrainer(model, small_config) as plain:
+        ours, theirs = trainer.train_round(), plain.train_round()
+    assert ours["ep_rew_mean"] == pytest.approx(theirs["ep_rew_mean"], rel=0.3, abs=3)
+    assert ours["ep_rew_mean"] != theirs["ep_rew_mean"]
+    with pytest.raises(ConfigError, match="for a WorldModel, but a PointWorld was given"):
+        ImaginationTrainer(PointWorld(), small_config.model_copy(update={"compile_model": True}))
