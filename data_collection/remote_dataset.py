@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 INDEX_FILE = "episodes.json"
 _FILES_AT_ONCE = 32
+_ATTEMPTS_TO_READ = 3
 
 
 class IndexEntry(BaseModel):
@@ -93,14 +94,15 @@ class RemoteEpisodes:
         Raises:
             DatasetError: as :meth:`fetch`, or what the function raises.
         """
-        self.fetch(header)
-        try:
-            return function(header.path)
-        except DatasetError:
-            # Another process made room, or the disk spoilt the copy.
-            self.downloads.discard(header.path)
+        for _ in range(_ATTEMPTS_TO_READ - 1):
             self.fetch(header)
-            return function(header.path)
+            try:
+                return function(header.path)
+            except DatasetError:
+                # Another process made room, or the disk spoilt the copy.
+                self.downloads.discard(header.path)
+        self.fetch(header)
+        return function(header.path)
 
     def _download(self, header: EpisodeHeader, path: Path) -> None:
         name = f"{EPISODES_FOLDER}/{episode_file_name(header.index)}"

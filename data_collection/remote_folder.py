@@ -189,6 +189,7 @@ class RemoteFolder:
 
     def _try(self, failure: str, action: Callable[[], T]) -> T:
         """Do it, a few times if it has to be; only a file that is not there is left to the caller."""
+        problem: Exception
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(BACKOFF_S * 2 ** (attempt - 1))
@@ -196,12 +197,15 @@ class RemoteFolder:
                 return action()
             except FileNotFoundError:
                 raise
-            except DamagedError as error:
-                problem, remedy = error, "delete it there, and push the dataset again from a sound copy"
             except Exception as error:  # every protocol has errors of its own
-                problem, remedy = error, "check the network and the credentials, and run the command again"  # type: ignore[assignment]
                 if isinstance(error, _LASTING_ERRORS) or getattr(error, "errno", None) in _LASTING_ERRNOS:
                     raise DatasetError(f"{failure}: {_words(error)}; check the rights and the free space.") from error
+                problem = error
+        remedy = (
+            "delete it there, and push the dataset again from a sound copy"
+            if isinstance(problem, DamagedError)
+            else "check the network and the credentials, and run the command again"
+        )
         raise DatasetError(f"{failure} in {ATTEMPTS} attempts: {_words(problem)}; {remedy}.") from problem
 
 

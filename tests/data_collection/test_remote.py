@@ -183,7 +183,7 @@ def test_a_copy_that_the_disk_spoilt_is_downloaded_again(dataset):
 
 
 def _download_all(url, barrier):
-    barrier.wait()
+    barrier.wait(240)
     Dataset.open(url).download()
 
 
@@ -200,7 +200,7 @@ def test_processes_share_the_cache(dataset, tmp_path):
         for worker in workers:
             worker.start()
         for worker in workers:
-            worker.join(60)
+            worker.join(300)
         assert [worker.exitcode for worker in workers] == [0, 0, 0]
         requests = [path for path in server.paths if path.endswith(".safetensors")]
     assert sorted(set(requests)) == sorted(requests)  # one download each

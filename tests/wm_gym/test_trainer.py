@@ -355,6 +355,14 @@ def test_shared_noise_is_that_of_a_single_process():
     torch.testing.assert_close(draw(probabilities), expected[0], rtol=0, atol=0)
 
 
+def test_processes_that_see_other_data_than_the_first_are_stopped(car_racing_data, tmp_path, monkeypatch):
+    trainer = make_trainer(car_racing_data, tmp_path / "run")
+    monkeypatch.setattr(trainer.fabric, "broadcast", lambda value: "that of the first")
+    with pytest.raises(TrainingError, match="other data than the first one"):
+        trainer.run()
+    assert not (tmp_path / "run").exists()
+
+
 def test_nan_stops_training_and_keeps_the_last_good_checkpoint(car_racing_data, tmp_path):
     class Poisoned(WorldModelTrainer):
         def _update(self, wrapped, optimizer, micro_batches, update):
