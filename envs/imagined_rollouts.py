@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wm_gym.actions import FloatArray
 from wm_gym.envs.arguments import check_choice, check_count
@@ -107,6 +108,7 @@ class ImaginedRollouts:
         self._is_random = termination == "sample" or self.model.noise_dim > 0
         self._all_rows = np.arange(num_slots)
         self._device = self.model.device
+        self._is_on_cpu = self._device.type == "cpu"
         self._bank = start_states_of(self.model, start_states)
         self._state = self._start(np.zeros(num_slots, np.int64))
         self._frames: NDArray[np.uint8] | None = None
@@ -173,7 +175,7 @@ class ImaginedRollouts:
         if rows is None:
             self._state = fresh
         else:
-            index = torch.from_numpy(slots).to(self._device)
+            index = self._tensor(slots)
             self._state.latent[index] = fresh.latent
             self._state.memory[index] = fresh.memory
         self._frames = None
@@ -199,13 +201,11 @@ class ImaginedRollouts:
         random = self.random.uniform(1 + self.model.noise_dim) if self._is_random else None
         noise = None
         if random is not None and self.model.noise_dim > 0:
-            noise = torch.from_numpy(random[:, 1:].copy()).to(self._device)
-        self._state, reward, continuation = self.model.imagine(
-            self._state, torch.from_numpy(stored_actions).to(self._device), noise
-        )
+            noise = self._tensor(random[:, 1:].copy())
+        self._state, reward, continuation = self.model.imagine(self._state, self._tensor(stored_actions), noise)
         self._frames = None
         # One transfer for both numbers: each one waits for the accelerator.
-        numbers = torch.stack((reward, continuation)).to("cpu", torch.float64).numpy()
+        numbers = torch.stack((reward, continuation)).double().cpu().numpy()
         if not np.isfinite(numbers).all():
             raise BundleError(
                 "the world model imagined a reward or continuation that is not finite; "
@@ -260,10 +260,15 @@ class ImaginedRollouts:
         return self._frames
 
     def _start(self, chosen: NDArray[np.int64]) -> LatentState:
-        return self._bank.select(torch.from_numpy(chosen).to(self._device))
+        return self._bank.select(self._tensor(chosen))
 
     def _rows(self, rows: NDArray[np.int64]) -> LatentState:
-        return self._state.select(torch.from_numpy(rows).to(self._device))
+        return self._state.select(self._tensor(rows))
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        """The array on the model's device; on the CPU its own memory, without asking for a move that is none."""
+        tensor = torch.from_numpy(array)
+        return tensor if self._is_on_cpu else tensor.to(self._device)
 
     @torch.inference_mode()
     def _features(self, rows: NDArray[np.int64] | None) -> NDArray[np.float32]:

@@ -277,3 +277,4 @@ def test_bench_measures_dream_and_simulator_in_one_run(capsys, tmp_path):
     ]
     assert all(row["steps_per_s"] > 0 for row in rows)
     assert "| DreamDriving-v0 | 8 |" in out
+    assert [row.get("own_us") is not None for row in rows] == [False, False, True, False]

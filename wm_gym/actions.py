@@ -11,6 +11,7 @@ Three names occur throughout the package:
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -102,12 +103,14 @@ class ActionFormat(BaseModel):
                 f"a {resolved!r} action has {expected} values, but one of shape {values.shape} was given."
             )
         if resolved == "steer_accel":
-            acceleration = values[..., 1]
-            values = np.stack(
-                (values[..., 0], np.maximum(acceleration, 0), np.maximum(-acceleration, 0), np.ones_like(acceleration)),
-                axis=-1,
-            )
-        stored: FloatArray = np.clip(values, np.asarray(self.low, np.float32), np.asarray(self.high, np.float32))
+            given = values
+            values = np.empty((*given.shape[:-1], self.dim), np.float32)
+            values[..., 0] = given[..., 0]
+            np.maximum(given[..., 1], 0, out=values[..., 1])
+            np.maximum(-given[..., 1], 0, out=values[..., 2])
+            values[..., 3] = 1
+        low, high = _bounds(self.low, self.high)
+        stored: FloatArray = np.minimum(np.maximum(values, low), high)
         if self.kind == "driving":
             stored[..., 3] = np.rint(stored[..., 3])
         return stored
@@ -122,6 +125,12 @@ class ActionFormat(BaseModel):
         if self.resolve(name) == "steer_accel":
             return np.stack((values[..., 0], values[..., 1] - values[..., 2]), axis=-1)
         return values
+
+
+@lru_cache
+def _bounds(low: tuple[float, ...], high: tuple[float, ...]) -> tuple[FloatArray, FloatArray]:
+    """Bounds as arrays: a single dream's step would make them anew thousands of times a second."""
+    return np.asarray(low, np.float32), np.asarray(high, np.float32)
 
 
 def is_driving(env: Any) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
+import torch
 
+from wm_gym.bench.components import random_step
 from wm_gym.bench.table import Table
 from wm_gym.bench.timing import steps_per_second
 
@@ -33,6 +37,8 @@ def measure_environments(model: str, num_envs: Sequence[int], seconds: float, *,
     for number in num_envs:
         speed = _dream(model, number, seconds, seed, device)
         rows.append({"environment": "DreamDriving-v0", "num_envs": number, "steps_per_s": speed})
+        if number == 1:
+            rows[-1]["own_us"] = 1e6 * own_seconds(model, seconds, seed=seed, device=device)
     reference = rows[0]["steps_per_s"]
     for row in rows:
         row["ratio"] = row["steps_per_s"] / reference
@@ -44,9 +50,36 @@ def measure_environments(model: str, num_envs: Sequence[int], seconds: float, *,
             ("num_envs", "dreams", ","),
             ("steps_per_s", "steps/s", ",.0f"),
             ("ratio", "times CarRacing-v3", ",.1f"),
+            ("own_us", "beside the model's call (µs a step)", ",.0f"),
         ),
         rows,
     )
+
+
+def own_seconds(model: str, seconds: float, *, seed: int, device: str) -> float:
+    """What a step of a single ``DreamDriving-v0`` takes beside the call of its model: the difference of two medians.
+
+    Step and bare call are measured in turns, so that a machine that is busy elsewhere slows both.
+    """
+    env = gym.make("DreamDriving-v0", model=model, device=device, termination="never", horizon=1_000_000)
+    env.reset(seed=seed)
+    dream: Any = env.unwrapped
+    world = dream.model
+    state, action, noise = random_step(world, 1)
+    driving = env.action_space.sample()
+    steps: list[float] = []
+    calls: list[float] = []
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        started = time.perf_counter()
+        dream.step(driving)
+        stepped = time.perf_counter()
+        with torch.inference_mode():
+            world.imagine(state, action, noise)
+        calls.append(time.perf_counter() - stepped)
+        steps.append(stepped - started)
+    env.close()
+    return statistics.median(steps) - statistics.median(calls)
 
 
 def _single(name: str, seconds: float, seed: int, **kwargs: Any) -> float:
