@@ -18,15 +18,13 @@ from wm_gym.export.folder import ExportResult, ExportSettings, export_parts
 from wm_gym.export.parts import (
     Observe,
     Part,
+    RandomInputs,
     Tensors,
     TensorSpec,
     action_spec,
     is_first_spec,
     model_parts,
     next_state_specs,
-    random_actions,
-    random_firsts,
-    random_states,
     state_specs,
 )
 from wm_gym.frames import frames_to_tensor
@@ -139,10 +137,11 @@ def driver_part(model: WorldModel, policy: BasePolicy, action: ActionName) -> Pa
     """An agent with its world model as one part, whose actions are deterministic."""
     frame = TensorSpec("frame", (*model.config.frame_size, 3), torch.uint8, "the newest frame, RGB")
 
+    draw = RandomInputs(model)
+
     def draw_inputs(number: int, generator: torch.Generator) -> Tensors:
-        pixels = torch.randint(0, 256, (number, *frame.shape), generator=generator, dtype=torch.uint8)
-        states, actions = random_states(model, number, generator), random_actions(model, number, generator)
-        return pixels.to(model.device), *states, actions, random_firsts(model, number, generator)
+        states, actions = draw.states(number, generator), draw.actions(number, generator)
+        return draw.pixels(number, generator), *states, actions, draw.firsts(number, generator)
 
     return Part(
         "driver",

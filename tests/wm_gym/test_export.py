@@ -315,8 +315,11 @@ class TestLatency:
         ]
         np.testing.assert_allclose([row["median_ms"] for row in rows], [4, 1, 12, 3])
         np.testing.assert_allclose([row["speedup"] for row in rows], [1, 4, 1, 4])
+        # Twenty calls of each to warm up, then turns.
         turns = re.findall("e+|o+", "".join(name[0] for name in calls[: len(calls) // 2])[40:])
         assert [turn[0] for turn in turns] == ["e", "o"] * 10
+        (slow,) = latency.measure_part(part_of(Doubling()), {"eager": Timed("eager", 1.5)}, (1,), repeats=25, seed=0)
+        assert (slow["calls"], slow["median_ms"]) == (10, 1500)
 
     def test_the_table_has_a_row_for_each_part_and_batch(self):
         row = {"part": "step", "batch": 1, "low_ms": 1.0, "high_ms": 3.0, "calls": 10}

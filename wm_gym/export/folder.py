@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from wm_gym.bench.table import measured_on
 from wm_gym.errors import ExportError, did_you_mean
 from wm_gym.export.back_ends import BACK_ENDS, BackEnd, LoadedModule, versions_of
 from wm_gym.export.check import TOLERANCE, check_file
-from wm_gym.export.latency import EAGER, measure_part, measured_on, render_markdown
+from wm_gym.export.latency import EAGER, measure_part, render_markdown
 from wm_gym.export.parts import Part, TensorSpec
 from wm_gym.files import folder_written_atomically, write_json_atomically, write_text_atomically
-from wm_gym.provenance import provenance
 from wm_gym.world_model import WorldModel
 
 FORMAT = "wm_gym.export"
@@ -97,12 +97,18 @@ def export_parts(
     try:
         with folder_written_atomically(out) as folder:
             files, rows = _write_parts(parts, back_ends, folder, settings, device=device, progress=progress)
-            made_by = provenance()
+            machine = measured_on(str(device))
+            made_by = machine.pop("provenance")
             versions = {"wm_gym": made_by["wm_gym"], "python": made_by["python"], "torch": torch.__version__}
             for back_end in back_ends.values():
                 versions |= versions_of(back_end)
             measured = {"formats": " ".join(settings.formats), "repeats": settings.repeats, "seed": settings.seed}
-            latency = {"rows": rows, "settings": measured, "machine": measured_on(device), "versions": versions}
+            latency = {
+                "rows": rows,
+                "settings": measured,
+                "machine": {**machine, "system": made_by["machine"]},
+                "versions": versions,
+            }
             manifest = {
                 "format": FORMAT,
                 "version": VERSION,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +13,11 @@ from wm_gym.export.back_ends import LoadedFile
 from wm_gym.export.parts import Part
 
 EAGER = "eager"
-_ROUNDS = 10
+_TURNS = 10
 _SETTLING_CALLS = 3
 _WARM_UP_CALLS = 20
+_LONGEST_S = 20.0
+"""Time for the measured calls of one runner and batch size: of slow parts there are fewer calls."""
 
 
 def measure_part(
@@ -34,7 +33,8 @@ def measure_part(
         part: Gives the inputs.
         runners: Back end to what it runs; ``"eager"`` among them.
         batch_sizes: Rows in one call.
-        repeats: Measured calls of each runner and batch size, at least; whole turns are made.
+        repeats: Measured calls of each runner and batch size, rounded up to whole turns; fewer, though at least one in
+            each turn, where they would take longer than 20 seconds.
         seed: Of the inputs.
 
     Returns:
@@ -83,44 +83,30 @@ def render_markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def measured_on(device: torch.device) -> dict[str, Any]:
-    """The machine that a measurement belongs to."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
 def _times(runners: Mapping[str, tuple[LoadedFile, Any]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each call, by runner."""
-    for runner, prepared in runners.values():
-        for _ in range(_WARM_UP_CALLS):
-            runner.call(prepared)
+    per_turn = {}
+    for name, (runner, prepared) in runners.items():
+        warm_s = [_seconds(runner, prepared)]
+        while len(warm_s) < _WARM_UP_CALLS and sum(warm_s) < _LONGEST_S / _TURNS:
+            warm_s.append(_seconds(runner, prepared))
+        affordable = int(_LONGEST_S / _TURNS / max(min(warm_s), 1e-9))
+        per_turn[name] = max(1, min(-(-repeats // _TURNS), affordable))
     times: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(_ROUNDS):
+    for _ in range(_TURNS):
         for name, (runner, prepared) in runners.items():
-            for _ in range(_SETTLING_CALLS):
+            for _ in range(min(_SETTLING_CALLS, per_turn[name])):
                 runner.call(prepared)
-            for _ in range(-(-repeats // _ROUNDS)):
-                started = time.perf_counter()
-                runner.call(prepared)
-                times[name].append(time.perf_counter() - started)
+            times[name] += [_seconds(runner, prepared) for _ in range(per_turn[name])]
     return times
+
+
+def _seconds(runner: LoadedFile, prepared: Any) -> float:
+    started = time.perf_counter()
+    runner.call(prepared)
+    return time.perf_counter() - started
 
 
 def _cell(row: Mapping[str, Any]) -> str:
     time_ms = f"{row['median_ms']:.3f}"
     return time_ms if row["back_end"] == EAGER else f"{time_ms} ({row['speedup']:.2f})"
-
-
-def _processor() -> str:
-    """The processor's own name where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

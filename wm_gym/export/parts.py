@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from wm_gym.frames import frames_to_tensor
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
 Tensors = tuple[Tensor, ...]
 
+_BANK_SIZE = 16
 _OBSERVED_STEPS = 3
 _GOES_ON = 0.7
 
@@ -124,9 +127,62 @@ class Decoder(nn.Module):
         return (self.model.decode_latent(latent),)
 
 
+class RandomInputs:
+    """Random inputs for the parts of a model, on its device, from generators on the CPU.
+
+    States and encoded latents come from a few random frames that are encoded once: encoding large frames takes long.
+    """
+
+    def __init__(self, model: WorldModel) -> None:
+        self.model = model
+
+    def pixels(self, number: int, generator: torch.Generator) -> Tensor:
+        """Frames as a camera gives them, ``(number, H, W, 3)`` uint8."""
+        shape = (number, *self.model.config.frame_size, 3)
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(self.model.device)
+
+    def frames(self, number: int, generator: torch.Generator) -> Tensor:
+        """``(number, 3, H, W)`` in [-1, 1]."""
+        return frames_to_tensor(self.pixels(number, generator))
+
+    def encoded(self, number: int, generator: torch.Generator) -> Tensor:
+        """What the encoder makes of frames ``(number, Z)``."""
+        return self._bank[torch.randint(0, _BANK_SIZE, (number,), generator=generator).to(self.model.device)]
+
+    def actions(self, number: int, generator: torch.Generator) -> Tensor:
+        """``(number, A)`` within the bounds of the stored format."""
+        low, high = self.model.action_low, self.model.action_high
+        return low + (high - low) * self.uniform(number, len(low), generator)
+
+    def firsts(self, number: int, generator: torch.Generator) -> Tensor:
+        """``(number,)`` bool, half of them true in the mean."""
+        return self.uniform(number, 1, generator)[:, 0] < 0.5
+
+    def uniform(self, number: int, size: int, generator: torch.Generator) -> Tensor:
+        """``(number, size)`` in [0, 1)."""
+        return torch.rand(number, size, generator=generator).to(self.model.device)
+
+    @torch.no_grad()
+    def states(self, number: int, generator: torch.Generator) -> LatentState:
+        """States of ``number`` drives over random frames, some of them only begun and others some steps long."""
+        state = self.model.dynamics.initial(self.encoded(number, generator))
+        for _ in range(_OBSERVED_STEPS):
+            action, encoded = self.actions(number, generator), self.encoded(number, generator)
+            goes_on = torch.rand(number, generator=generator) < _GOES_ON
+            state = self.model.observe_latent(state, action, encoded).where(goes_on.to(self.model.device), state)
+        return state
+
+    @cached_property
+    def _bank(self) -> Tensor:
+        # Exporters do not take tensors of the inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            return self.model.encode(self.frames(_BANK_SIZE, torch.Generator().manual_seed(0)))
+
+
 def model_parts(model: WorldModel) -> tuple[Part, ...]:
     """Encoder, observe, step and decoder of a world model, which is put in evaluation mode."""
     model.eval()
+    draw = RandomInputs(model)
     state = state_specs(model)
     following = next_state_specs(model)
     action, is_first, features = action_spec(model), is_first_spec(), features_spec(model)
@@ -137,15 +193,13 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
     continuation = TensorSpec("continuation", (), torch.float32, "probability that the episode goes on")
     noises = (noise,) if model.noise_dim else ()
 
-    @torch.no_grad()
     def draw_observed(number: int, generator: torch.Generator) -> Tensors:
-        seen = model.encode(random_frames(model, number, generator))
-        states = random_states(model, number, generator)
-        return *states, random_actions(model, number, generator), seen, random_firsts(model, number, generator)
+        states, actions = draw.states(number, generator), draw.actions(number, generator)
+        return *states, actions, draw.encoded(number, generator), draw.firsts(number, generator)
 
     def draw_step(number: int, generator: torch.Generator) -> Tensors:
-        inputs = (*random_states(model, number, generator), random_actions(model, number, generator))
-        return (*inputs, _uniform(model, generator, number, model.noise_dim)) if model.noise_dim else inputs
+        inputs = (*draw.states(number, generator), draw.actions(number, generator))
+        return (*inputs, draw.uniform(number, model.noise_dim, generator)) if model.noise_dim else inputs
 
     return (
         Part(
@@ -154,7 +208,7 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
             Encoder(model).eval(),
             (frames,),
             (encoded,),
-            lambda number, generator: (random_frames(model, number, generator),),
+            lambda number, generator: (draw.frames(number, generator),),
         ),
         Part(
             "observe",
@@ -178,7 +232,7 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
             Decoder(model).eval(),
             (state[0],),
             (frames,),
-            lambda number, generator: random_states(model, number, generator)[:1],
+            lambda number, generator: draw.states(number, generator)[:1],
         ),
     )
 
@@ -219,34 +273,3 @@ def is_first_spec() -> TensorSpec:
 def features_spec(model: WorldModel) -> TensorSpec:
     """What a policy sees."""
     return TensorSpec("features", (model.feature_dim,), torch.float32, "what a policy sees of the state that follows")
-
-
-@torch.no_grad()
-def random_states(model: WorldModel, number: int, generator: torch.Generator) -> LatentState:
-    """States of ``number`` drives over random frames, some of them only begun and others some steps long."""
-    state = model.initial_state(random_frames(model, number, generator))
-    for _ in range(_OBSERVED_STEPS):
-        action, frame = random_actions(model, number, generator), random_frames(model, number, generator)
-        goes_on = torch.rand(number, generator=generator) < _GOES_ON
-        state = model.observe(state, action, frame).where(goes_on.to(model.device), state)
-    return state
-
-
-def random_frames(model: WorldModel, number: int, generator: torch.Generator) -> Tensor:
-    """``(number, 3, H, W)`` in [-1, 1]."""
-    return 2 * _uniform(model, generator, number, 3, *model.config.frame_size) - 1
-
-
-def random_actions(model: WorldModel, number: int, generator: torch.Generator) -> Tensor:
-    """``(number, A)`` within the bounds of the stored format."""
-    low, high = model.action_low, model.action_high
-    return low + (high - low) * _uniform(model, generator, number, len(low))
-
-
-def random_firsts(model: WorldModel, number: int, generator: torch.Generator) -> Tensor:
-    """``(number,)`` bool, half of them true in the mean."""
-    return _uniform(model, generator, number) < 0.5
-
-
-def _uniform(model: WorldModel, generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(*shape, generator=generator).to(model.device)
