@@ -44,6 +44,9 @@ class AcceleratedModel:
         precision: ``"fp32"``, or ``"bf16"`` for the matrix products; states, rewards and probabilities stay float32.
         compiled: ``False`` takes the step as it is, in the wanted precision.
 
+    Attributes:
+        start_states: Those of the model, or ``None``.
+
     Raises:
         ConfigError: The precision is unknown.
     """
@@ -53,6 +56,7 @@ class AcceleratedModel:
             known = get_args(Precision)
             raise ConfigError(f"precision={precision!r} is unknown{did_you_mean(precision, known)}; use fp32 or bf16.")
         self.model = model.eval()
+        self.start_states = model.start_states
         self.precision = precision
         self.is_compiled = compiled
         self._step: _Step = self._eager_step
@@ -61,11 +65,6 @@ class AcceleratedModel:
             if model.device.type == "cuda":
                 options = {"triton.cudagraphs": True}
             self._step = torch.compile(self._eager_step, dynamic=False, options=options)
-
-    @property
-    def start_states(self) -> LatentState | None:
-        """Real encoded states that dreams start from, or ``None``."""
-        return self.model.start_states
 
     @property
     def config(self) -> ModelConfig:
