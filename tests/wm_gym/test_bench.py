@@ -6,11 +6,13 @@ import torch
 
 from wm_gym.bench import render_markdown
 from wm_gym.bench.components import measure_components, measure_sequences
+from wm_gym.bench.loader import measure_loader
 from wm_gym.bench.peak import matmul_peak, measure_peak
 from wm_gym.bench.scaling import measure_scaling
 from wm_gym.bench.table import Table, measured_on
 from wm_gym.bench.timing import median_seconds, peak_memory_mb, steps_per_second
 from wm_gym.config import load_config
+from wm_gym.data_collection.training_data import open_training_data
 from wm_gym.world_model import WorldModel
 
 
@@ -93,3 +95,13 @@ def _simulator():
     from wm_gym.simulator import SimulatorSpec
 
     return SimulatorSpec(id="x", frame_size=load_config("debug").model.frame_size, action=ActionFormat.driving())
+
+
+def test_the_loader_is_measured_from_the_disk_to_the_gradient(car_racing_data):
+    config = load_config("debug")
+    data = open_training_data(car_racing_data, config.training.validation_fraction)
+    table = measure_loader("debug", config, data.train, 0.05, device="cpu")
+    assert [row["pass"] for row in table.rows] == ["first", "second"]
+    for row in table.rows:
+        assert row["frames_per_s"] == pytest.approx(row["clips_per_s"] * config.training.clip_length)
+        assert 0 <= row["waiting"] < 1

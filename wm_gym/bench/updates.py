@@ -35,19 +35,19 @@ class SyntheticTraining:
         optimizer = torch.optim.AdamW(objective.parameters(), lr=config.training.learning_rate)
         self._objective, self._optimizer = self.fabric.setup(objective, optimizer)
         self._config = config
+        self._generator = torch.Generator().manual_seed(0)
 
     def update_of(self, batch: int, frames: int = 10) -> Callable[[], None]:
         """One update on ``batch`` clips of so many frames, of this process alone."""
         clips = self._clips(batch, frames)
-        generator = torch.Generator().manual_seed(0)
+        return lambda: self.update_on(clips)
 
-        def update() -> None:
-            loss, _ = self._objective(clips, generator)
-            self.fabric.backward(loss)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
-
-        return update
+    def update_on(self, clips: ClipTensors) -> None:
+        """One update on these clips."""
+        loss, _ = self._objective(clips, self._generator)
+        self.fabric.backward(loss)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _clips(self, batch: int, frames: int) -> ClipTensors:
         generator = torch.Generator().manual_seed(0)

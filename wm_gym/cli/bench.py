@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wm_gym.cli.options import Subparsers, add_command, add_common
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wm_gym.bench import Table
 
-_PARTS = ("environments", "peak", "components", "sequences", "scaling")
+
+class _Job(NamedTuple):
+    """What is to be measured, and how."""
+
+    model: str
+    config: str
+    configs: list[str]
+    data: str | None
+    num_envs: list[int]
+    seconds: float
+    limit_s: float
+    seed: int
+    device: str
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -31,6 +45,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--configs", default=None, metavar="CONFIG,CONFIG", help="configs of components and sequences (default: all)"
+    )
+    parser.add_argument(
+        "--data", default=None, metavar="DIR", help="a dataset, for the part loader: whether training waits for it"
+    )
+    parser.add_argument(
+        "--config", default="tiny", help="config of the parts loader and scaling, whose frames the dataset has"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each measurement (default: 3)")
     parser.add_argument(
@@ -88,49 +108,100 @@ def _measure_parts(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from wm_gym.config import load_config, preset_names
     from wm_gym.errors import ConfigError, did_you_mean
 
-    parts = _PARTS if arguments.parts == "all" else tuple(arguments.parts.split(","))
+    parts = tuple(arguments.parts.split(","))
+    if arguments.parts == "all":
+        parts = tuple(part for part in _PARTS if part != "loader" or arguments.data is not None)
+    if "loader" in parts and arguments.data is None:
+        raise ConfigError("the part loader needs --data, a dataset; give it, or leave the part out.")
     for part in parts:
         if part not in _PARTS:
             raise ConfigError(f"--parts knows no {part!r}{did_you_mean(part, _PARTS)}; use {', '.join(_PARTS)} or all.")
-    num_envs = _numbers("--num-envs", arguments.num_envs)
     # "debug" is for tests, and says nothing about a machine.
     configs = [name for name in preset_names() if name != "debug"]
     if arguments.configs is not None:
         configs = arguments.configs.split(",")
-    for name in configs:
+    for name in (*configs, arguments.config):
         load_config(name)
-    device = str(resolve_device(arguments.device))
+    job = _Job(
+        model=arguments.model,
+        config=arguments.config,
+        configs=configs,
+        data=arguments.data,
+        num_envs=_numbers("--num-envs", arguments.num_envs),
+        seconds=arguments.seconds,
+        limit_s=arguments.limit,
+        seed=arguments.seed or 0,
+        device=str(resolve_device(arguments.device)),
+    )
     tables = []
     for part in parts:
         if not arguments.quiet:
             print(f"measuring {part} …", flush=True)
-        tables.append(_measure(part, arguments, num_envs, configs, device))
-    settings = {"model": arguments.model, "seconds": arguments.seconds, "seed": arguments.seed or 0, "device": device}
-    machine = measured_on(device)
+        tables.append(_PARTS[part](job))
+    settings = {name: value for name, value in job._asdict().items() if value is not None}
+    machine = measured_on(job.device)
     result = {**{table.name: table.rows for table in tables}, "settings": settings, "machine": machine}
     return result, render_markdown(tables, settings, machine)
 
 
-def _measure(part: str, arguments: argparse.Namespace, num_envs: list[int], configs: list[str], device: str) -> Table:
-    """One part's table."""
-    seconds, limit = arguments.seconds, arguments.limit
-    if part == "environments":
-        from wm_gym.bench.environments import measure_environments
+def _environments(job: _Job) -> Table:
+    from wm_gym.bench.environments import measure_environments
 
-        return measure_environments(arguments.model, num_envs, seconds, seed=arguments.seed or 0, device=device)
-    if part == "peak":
-        from wm_gym.bench.peak import measure_peak
+    return measure_environments(job.model, job.num_envs, job.seconds, seed=job.seed, device=job.device)
 
-        return measure_peak(("tiny", "tiny_gru"), num_envs, seconds, device=device)
-    if part == "scaling":
-        from wm_gym.bench.scaling import measure_scaling
 
-        return measure_scaling("tiny", seconds, device=device)
-    from wm_gym.bench.components import measure_components, measure_sequences
+def _ppo(job: _Job) -> Table:
+    from wm_gym.agents.benchmark import measure_ppo
+    from wm_gym.world_model import WorldModel
 
-    if part == "components":
-        return measure_components(configs, seconds, device=device, limit_s=limit)
-    return measure_sequences(configs, seconds, device=device, limit_s=limit)
+    return measure_ppo(WorldModel.from_pretrained(job.model, job.device), job.seconds, seed=job.seed)
+
+
+def _peak(job: _Job) -> Table:
+    from wm_gym.bench.peak import measure_peak
+
+    return measure_peak(("tiny", "tiny_gru"), job.num_envs, job.seconds, device=job.device)
+
+
+def _components(job: _Job) -> Table:
+    from wm_gym.bench.components import measure_components
+
+    return measure_components(job.configs, job.seconds, device=job.device, limit_s=job.limit_s)
+
+
+def _sequences(job: _Job) -> Table:
+    from wm_gym.bench.components import measure_sequences
+
+    return measure_sequences(job.configs, job.seconds, device=job.device, limit_s=job.limit_s)
+
+
+def _loader(job: _Job) -> Table:
+    from wm_gym.bench.loader import measure_loader
+    from wm_gym.config import load_config
+    from wm_gym.data_collection.training_data import open_training_data
+
+    config = load_config(job.config, ("loss.perceptual=0",))
+    assert job.data is not None
+    data = open_training_data(job.data, config.training.validation_fraction)
+    return measure_loader(job.config, config, data.train, job.seconds, device=job.device)
+
+
+def _scaling(job: _Job) -> Table:
+    from wm_gym.bench.scaling import measure_scaling
+
+    return measure_scaling(job.config, job.seconds, device=job.device)
+
+
+_PARTS: dict[str, Callable[[_Job], Table]] = {
+    "environments": _environments,
+    "ppo": _ppo,
+    "peak": _peak,
+    "components": _components,
+    "sequences": _sequences,
+    "loader": _loader,
+    "scaling": _scaling,
+}
+"""What can be measured."""
 
 
 def _numbers(option: str, text: str) -> list[int]:
