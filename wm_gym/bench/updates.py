@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from wm_gym.actions import ActionFormat
+from wm_gym.bench.components import random_model
 from wm_gym.config import Config
 from wm_gym.losses import ClipTensors
-from wm_gym.simulator import SimulatorSpec
 from wm_gym.training.trainer import Objective, make_fabric, make_loss
-from wm_gym.world_model import WorldModel
 
 
 class SyntheticTraining:
@@ -26,11 +24,7 @@ class SyntheticTraining:
     def __init__(self, config: Config, device: str, devices: int = 1) -> None:
         self.fabric, _ = make_fabric(config.training.precision, device, devices)
         self.fabric.launch()
-        torch.manual_seed(0)
-        simulator = SimulatorSpec(id="benchmark", frame_size=config.model.frame_size, action=ActionFormat.driving())
-        model = WorldModel(config.model, simulator)
-        model.encoder.to(memory_format=torch.channels_last)
-        model.decoder.to(memory_format=torch.channels_last)
+        model = random_model(config.model, "cpu").train()  # fabric moves it
         objective = Objective(model, make_loss(config, None))
         optimizer = torch.optim.AdamW(objective.parameters(), lr=config.training.learning_rate)
         self._objective, self._optimizer = self.fabric.setup(objective, optimizer)
