@@ -109,7 +109,16 @@ class StandIn:
         own = ("spectator", "traffic.")
         return [actor for actor in self.summary()["actors"] if not actor[1].startswith(own)]
 
-    def wait_until_clean(self, timeout_s: float = 10.0) -> bool:
+    def wait_until_in_use(self, timeout_s: float = 30.0) -> bool:
+        """Whether, within a time, a client has spawned an actor."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.spawned():
+                return True
+            time.sleep(0.05)
+        return False
+
+    def wait_until_clean(self, timeout_s: float = 30.0) -> bool:
         """Whether, within a time, no spawned actor is left and the server is asynchronous again."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -254,10 +254,10 @@ def test_stopping_leaves_a_valid_dataset_and_no_process(tmp_path, how):
         wait_for_episodes(process, out, 3)
         if how == "interrupt":
             os.killpg(process.pid, signal.SIGINT)
-            assert "KeyboardInterrupt" in process.communicate(timeout=20)[1]
+            assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
         else:
             process.kill()
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
         assert process.returncode != 0
         wait_for_no_process(process.pid)
     finally:
@@ -317,7 +317,7 @@ def test_two_collections_do_not_share_a_folder(tmp_path):
             collect_toy(out, episodes=500, simulator_kwargs={"sleep_s": 0.01})
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def test_progress_shows_episodes_steps_and_return(tmp_path, capsys):

@@ -36,11 +36,12 @@ def rss_mib(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def run_script(server, what: str) -> subprocess.Popen[str]:
+def run_script(server, what: str, *, own_group: bool = False) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(server.port), what],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        start_new_session=own_group,
         text=True,
     )
     assert process.stdout is not None
@@ -55,28 +56,22 @@ def test_a_signal_at_any_moment_leaves_nothing(server, number):
         process = run_script(server, "drive")
         time.sleep(delay_s)
         process.send_signal(number)
-        assert process.wait(timeout=20) != 0
+        assert process.wait(timeout=60) != 0
         assert server.wait_until_clean(), (delay_s, server.spawned(), server.summary()["synchronous"])
 
 
 def test_ctrl_c_to_the_whole_terminal_leaves_nothing(server):
     """A terminal sends the signal to every process of the group."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(server.port), "drive"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    time.sleep(3.0)
-    assert server.spawned()
+    process = run_script(server, "drive", own_group=True)
+    assert server.wait_until_in_use()
     os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=20)
+    process.wait(timeout=60)
     assert server.wait_until_clean()
 
 
 def test_an_exception_in_the_users_program_leaves_nothing(server):
     process = run_script(server, "raise")
-    assert process.wait(timeout=20) == 1
+    assert process.wait(timeout=60) == 1
     assert server.wait_until_clean()
 
 
