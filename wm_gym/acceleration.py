@@ -1,4 +1,4 @@
-"""A world model made fast for dreaming: compiled for its batch sizes, and in bf16 where asked.
+"""A world model made fast for dreaming: compiled, and in bf16 where asked.
 
 A dream needs of a model the next state, reward and continuation, and nothing that can be told from a state later. The
 compiled step leaves the rest out, fuses what lies between the matrix products, and holds the parameters in the layout
@@ -30,9 +30,10 @@ class AcceleratedModel:
     """A trained world model whose imagined step is compiled.
 
     It takes the place of the model in every dream environment and in training in imagination: ``gym.make(
-    "DreamDriving-v0", model=AcceleratedModel(model))``. The first step with a batch size compiles for it, which takes
-    some ten seconds on a CPU and less when PyTorch finds it in its cache. Where nothing can be compiled, for lack of a
-    C++ compiler for example, a warning says so and the model steps as it is.
+    "DreamDriving-v0", model=AcceleratedModel(model))``. The first step with one dream, and the first with several,
+    compiles, which takes some ten seconds on a CPU and less when PyTorch finds it in its cache; on a GPU every number of
+    dreams has a step of its own. Where nothing can be compiled, for lack of a C++ compiler for example, a warning says
+    so and the model steps as it is.
 
     The parameters at the first step are part of what is compiled: a model that goes on learning needs a new one.
 
@@ -61,10 +62,10 @@ class AcceleratedModel:
         self.is_compiled = compiled
         self._step: _Step = self._eager_step
         if compiled:
-            options: dict[str, Any] = {"freezing": True}
-            if model.device.type == "cuda":
-                options = {"triton.cudagraphs": True}
-            self._step = torch.compile(self._eager_step, dynamic=False, options=options)
+            on_gpu = model.device.type == "cuda"
+            options: dict[str, Any] = {"triton.cudagraphs": True} if on_gpu else {"freezing": True}
+            # A CUDA graph is of one size.
+            self._step = torch.compile(self._eager_step, dynamic=not on_gpu, options=options)
 
     @property
     def config(self) -> ModelConfig:
