@@ -31,9 +31,9 @@ class AcceleratedModel:
 
     It takes the place of the model in every dream environment and in training in imagination: ``gym.make(
     "DreamDriving-v0", model=AcceleratedModel(model))``. The first step with one dream, and the first with several,
-    compiles, which takes some ten seconds on a CPU and less when PyTorch finds it in its cache; on a GPU every number of
-    dreams has a step of its own. Where nothing can be compiled, for lack of a C++ compiler for example, a warning says
-    so and the model steps as it is.
+    compiles, which takes some ten seconds on a CPU and less when PyTorch finds it in its cache; on a GPU every number
+    of dreams has a step of its own. Where nothing can be compiled, for lack of a C++ compiler for example, a warning
+    says so and the model steps as it is.
 
     The parameters at the first step are part of what is compiled: a model that goes on learning needs a new one.
 
