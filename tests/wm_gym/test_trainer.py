@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -256,7 +257,7 @@ def test_kill_9_and_the_same_command_again(car_racing_data, tmp_path):
 
 def train_with_two_processes(data, out, *changes, **environment):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "wm_gym"]
-    command += [*cli(data, out, *changes), "--devices", "2", "--quiet"]
+    command += [*cli(data, out, *changes), "--quiet"]
     surroundings = run_environment() | environment
     finished = subprocess.run(command, env=surroundings, capture_output=True, text=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr[-2000:]
@@ -268,6 +269,27 @@ def test_two_processes_follow_the_same_curve_as_one(car_racing_data, tmp_path):
     train_with_two_processes(car_racing_data, tmp_path / "two", *changes)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
     assert WorldModel.from_pretrained(tmp_path / "two").start_states is not None
+
+
+def test_two_hosts_follow_the_same_curve_as_one(car_racing_data, tmp_path):
+    """As docs/scaling.md starts it: ``torchrun`` on each host, which meet at an address."""
+    changes = ["training.steps=8"]
+    train(car_racing_data, tmp_path / "one", *changes)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--local-addr", "127.0.0.1", "-m", "wm_gym"]
+    command += [*cli(car_racing_data, tmp_path / "two", *changes), "--quiet"]
+    hosts = [subprocess.Popen(command, env=run_environment(), stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        for host in hosts:
+            assert host.wait(timeout=300) == 0, host.stderr.read()[-2000:]
+    finally:
+        for host in hosts:
+            host.kill()
+            host.communicate()
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
 
 
 STOCHASTIC = (

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class WorldModelTrainer:
         out: The run's folder.
         data_info: What identifies the data (path, fingerprint, counts); saved, and compared on resume.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"``.
-        devices: Number of devices (processes on this machine); under ``torchrun`` it is taken from there.
+        devices: Number of devices (processes on this machine); under ``torchrun`` they are those that it started.
         initial: A trained model of the same architecture whose parameters training goes on from, with a new optimiser.
         progress: Show a progress bar.
 
@@ -514,7 +515,14 @@ def save_model_into_run(model: WorldModel, folder: Path) -> None:
 
 
 def make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, torch.amp.GradScaler | None]:
-    """Processes, device and precision of a training; with fp16 also the scaler of its gradients."""
+    """Processes, device and precision of a training; with fp16 also the scaler of its gradients.
+
+    Under ``torchrun`` the processes, of all hosts, are those that it started, and ``devices`` is not asked.
+    """
+    hosts = 1
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        hosts = int(os.environ["WORLD_SIZE"]) // devices
     on_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     if precision == "auto":
         if on_gpu:
@@ -524,12 +532,18 @@ def make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, torc
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("--device cuda was asked for, but PyTorch sees no CUDA GPU here; use --device cpu or auto.")
     accelerator = {"cuda": "cuda", "cpu": "cpu", "mps": "mps", "auto": "auto"}.get(device, device)
-    strategy = "ddp" if devices > 1 else "auto"
+    strategy = "ddp" if devices * hosts > 1 else "auto"
+    processes: dict[str, Any] = {
+        "accelerator": accelerator,
+        "strategy": strategy,
+        "devices": devices,
+        "num_nodes": hosts,
+    }
     if precision == "16-mixed":
         scaler = torch.amp.GradScaler("cuda" if on_gpu else "cpu")
         plugin = MixedPrecision("16-mixed", "cuda" if on_gpu else "cpu", scaler=scaler)
-        return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, plugins=plugin), scaler
-    return Fabric(accelerator=accelerator, devices=devices, strategy=strategy, precision=precision), None  # type: ignore[arg-type]
+        return Fabric(**processes, plugins=plugin), scaler
+    return Fabric(**processes, precision=precision), None  # type: ignore[arg-type]
 
 
 def _processor_has_bf16() -> bool:
