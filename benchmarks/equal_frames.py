@@ -319,7 +319,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="where models and policies train")
     parser.add_argument("--behaviour", default="swerving:0.55,noisy:0.3,autopilot:0.1,random:0.05")
     parser.add_argument("--config", default="tiny", help="preset of the world model")
-    parser.add_argument("--set-model", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-model", action="append", default=None, metavar="KEY=VALUE")
     parser.add_argument("--set-agent", action="append", default=None, metavar="KEY=VALUE")
     parser.add_argument("--set-pixels", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-cloning", action="append", default=[], metavar="KEY=VALUE")
@@ -333,8 +333,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set-rounds", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--top-fraction", type=float, default=1.0, help="share of the recordings that is cloned")
     options = parser.parse_args(arguments)
+    if options.set_model is None:
+        options.set_model = ["training.mirror_share=0.5"]
     if options.set_agent is None:
-        options.set_agent = ["steps=300000", "reward_limit=4.5", "final_learning_rate=0.1"]
+        options.set_agent = ["steps=400000", "reward_limit=4.5", "final_learning_rate=0.1"]
     return options
 
 
