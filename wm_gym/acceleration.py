@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType, MethodType
 from typing import Any, Literal, get_args
 
 import torch
@@ -64,8 +65,12 @@ class AcceleratedModel:
         if compiled:
             on_gpu = model.device.type == "cuda"
             options: dict[str, Any] = {"triton.cudagraphs": True} if on_gpu else {"freezing": True}
+            # PyTorch counts what it compiles by the function's code, and gives up beyond eight: each model has its own.
+            own = FunctionType(
+                AcceleratedModel._eager_step.__code__.replace(), globals(), AcceleratedModel._eager_step.__name__
+            )
             # A CUDA graph is of one size.
-            self._step = torch.compile(self._eager_step, dynamic=not on_gpu, options=options)
+            self._step = torch.compile(MethodType(own, self), dynamic=not on_gpu, options=options)
 
     @property
     def config(self) -> ModelConfig:

@@ -91,6 +91,17 @@ def test_wrong_arguments_are_no_reason_to_give_up_compiling(model):
     assert fast.is_compiled
 
 
+def test_many_models_in_one_process_are_all_compiled():
+    torch._dynamo.reset()
+    config = load_config("debug", ["model.dynamics.kind=gru"]).model
+    spec = SimulatorSpec(id="x", frame_size=config.frame_size, action=ActionFormat.driving())
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    models = [WorldModel(config, spec).eval() for _ in range(10)]
+    for model in models:
+        AcceleratedModel(model).imagine(*step_of(model))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + len(models)
+
+
 def test_an_unknown_precision_is_named(model):
     with pytest.raises(ConfigError, match=r"precision='fp16' is unknown.*use fp32 or bf16"):
         AcceleratedModel(model, "fp16")
