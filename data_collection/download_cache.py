@@ -95,10 +95,11 @@ class DownloadCache:
 
     def _make_room(self, limit_bytes: int, newest: Path) -> None:
         files = []
-        for path in self.folder.glob("??/*/*"):
+        for folder in self.folder.glob("??/[!.]*"):  # what begins with a dot is just being downloaded
             with suppress(OSError):  # another process removes files too
-                status = path.stat()
-                files.append((path == newest, status.st_mtime_ns, status.st_size, path))
+                for entry in os.scandir(folder):
+                    path, status = Path(entry.path), entry.stat()
+                    files.append((path == newest, status.st_mtime_ns, status.st_size, path))
         used = sum(size for *_, size, _ in files)
         for is_newest, _, size, path in sorted(files):
             if used <= limit_bytes or is_newest:

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -164,6 +165,30 @@ def test_the_limit_drops_what_was_not_read_for_longest(dataset, tmp_path):
     total = sum(path.stat().st_size for path in (tmp_path / "small").glob("??/*/*"))
     assert total <= downloads.limit_bytes
     np.testing.assert_array_equal(remote.read_clip(1, 2, 3).frames, dataset.read_clip(1, 2, 3).frames)
+
+
+def test_room_is_made_while_others_download_and_remove(tmp_path, monkeypatch):
+    downloads = DownloadCache(tmp_path, limit_bytes=250)
+    first, second, third = (downloads.path(checksum * 32, "episode") for checksum in ("aa", "bb", "cc"))
+    partial_download = first.parent.with_name(f".{'ab' * 32}.1.partial") / "episode"
+    partial_download.parent.mkdir(parents=True)
+    partial_download.write_bytes(bytes(1000))
+    scandir = os.scandir
+
+    def removed_first(folder="."):
+        # Whatever one process lists, another may have moved into place or removed since.
+        vanishing = (partial_download.parent, first.parent)
+        if not isinstance(folder, int) and Path(folder) in vanishing and third.exists():
+            monkeypatch.setattr(os, "scandir", scandir)
+            shutil.rmtree(folder)
+            monkeypatch.setattr(os, "scandir", removed_first)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", removed_first)
+    for path in (first, second, third):
+        downloads.fetch(path, 100, lambda temporary: temporary.write_bytes(bytes(100)))
+    assert not first.exists()
+    assert (second.exists(), third.exists()) == (True, True)  # what is being downloaded does not count
 
 
 def test_a_copy_that_the_disk_spoilt_is_downloaded_again(dataset):
