@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +112,17 @@ class StandIn:
 
     def wait_until_in_use(self, timeout_s: float = 30.0) -> bool:
         """Whether, within a time, a client has spawned an actor."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if self.spawned():
-                return True
-            time.sleep(0.05)
-        return False
+        return _wait_until(lambda: bool(self.spawned()), timeout_s)
 
     def wait_until_clean(self, timeout_s: float = 30.0) -> bool:
         """Whether, within a time, no spawned actor is left and the server is asynchronous again."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if not self.spawned() and not self.summary()["synchronous"]:
-                return True
-            time.sleep(0.05)
-        return False
+        return _wait_until(lambda: not self.spawned() and not self.summary()["synchronous"], timeout_s)
+
+
+def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False

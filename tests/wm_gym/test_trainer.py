@@ -4,7 +4,6 @@ import json
 import math
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.carla_server.process import free_port
 from wm_gym.config import load_config
 from wm_gym.data_collection import DownloadCache, push
 from wm_gym.data_collection.training_data import open_training_data
@@ -275,9 +275,7 @@ def test_two_hosts_follow_the_same_curve_as_one(car_racing_data, tmp_path):
     """As docs/scaling.md starts it: ``torchrun`` on each host, which meet at an address."""
     changes = ["training.steps=8"]
     train(car_racing_data, tmp_path / "one", *changes)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        meeting = f"127.0.0.1:{probe.getsockname()[1]}"
+    meeting = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", meeting, "--local-addr", "127.0.0.1", "-m", "wm_gym"]
     command += [*cli(car_racing_data, tmp_path / "two", *changes), "--quiet"]
