@@ -2,20 +2,22 @@
 
 A dream needs of a model the next state, reward and continuation, and nothing that can be told from a state later. The
 compiled step leaves the rest out, fuses what lies between the matrix products, and holds the parameters in the layout
-that the products like best. On a GPU the step is recorded as a CUDA graph, so that it costs one launch.
+that the products like best. On a CPU it is one library, compiled ahead of time; on a GPU it is recorded as a CUDA
+graph, so that it costs one launch.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType, MethodType
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from wm_gym.ahead_of_time import AheadOfTime, OtherInputsError
 from wm_gym.config import ModelConfig
 from wm_gym.errors import ConfigError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
@@ -24,7 +26,62 @@ from wm_gym.world_model import Imagined, WorldModel
 
 Precision = Literal["fp32", "bf16"]
 
-_Step = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor, Tensor]]
+_Step = Callable[..., Sequence[Tensor]]
+"""Of latent, memory, action and, where the model takes any, noise; gives what :class:`DreamStep` gives."""
+
+
+class DreamStep(nn.Module):
+    """What a dream needs of one imagined step, as tensors, in evaluation mode and float32.
+
+    Args:
+        model: The world model.
+        precision: Of the matrix products.
+    """
+
+    def __init__(self, model: WorldModel, precision: Precision) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.precision = precision
+
+    def forward(self, latent: Tensor, memory: Tensor, action: Tensor, noise: Tensor | None = None) -> Sequence[Tensor]:
+        """Reward, continuation and memory, and the latent where the next step reads it; see ``WorldModel.imagine``."""
+        with self._autocast():
+            following, reward, continuation = self.model.imagine(LatentState(latent, memory), action, noise)
+        # Not using what was computed is what lets a compiler leave it out.
+        read = (following.latent.float(),) if self.model.dynamics.reads_latent else ()
+        return reward, continuation, following.memory.float(), *read
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.model.device.type, torch.bfloat16)
+
+
+class _CompiledForCPU:
+    """A step that is compiled when it is first called with one dream, with several, with noise or without."""
+
+    def __init__(self, step: DreamStep) -> None:
+        self._step = step
+        self._kinds: dict[tuple[bool, int], AheadOfTime] = {}
+
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+        kind = (len(inputs[0]) == 1, len(inputs))
+        if kind not in self._kinds:
+            self._kinds[kind] = AheadOfTime(self._step, inputs)
+        try:
+            return self._kinds[kind](inputs)
+        except OtherInputsError:
+            return self._step(*inputs)
+
+
+def _compiled_for_gpu(step: DreamStep) -> _Step:
+    # PyTorch counts what it compiles by the function's code, and gives up beyond eight: each model has its own.
+    own = FunctionType(DreamStep.forward.__code__.replace(), globals(), DreamStep.forward.__name__, (None,))
+    # A CUDA graph is of one size.
+    options: dict[str, Any] = {"triton.cudagraphs": step.model.device.type == "cuda"}
+    compiled: _Step = torch.compile(MethodType(own, step), dynamic=False, options=options)
+    # What a CUDA graph gives lies in memory that its next run writes into.
+    return lambda *inputs: [output.clone() for output in compiled(*inputs)]
 
 
 class AcceleratedModel:
@@ -32,9 +89,9 @@ class AcceleratedModel:
 
     It takes the place of the model in every dream environment and in training in imagination: ``gym.make(
     "DreamDriving-v0", model=AcceleratedModel(model))``. The first step with one dream, and the first with several,
-    compiles, which takes some ten seconds on a CPU and less when PyTorch finds it in its cache; on a GPU every number
-    of dreams has a step of its own. Where nothing can be compiled, for lack of a C++ compiler for example, a warning
-    says so and the model steps as it is.
+    compiles, which takes some fifteen seconds on a CPU, for as many threads as PyTorch has then; on a GPU every number
+    of dreams has a step of its own. Where nothing can be compiled, for lack of a C++ compiler or on a CPU with a
+    PyTorch older than 2.6, a warning says so and the model steps as it is.
 
     The parameters at the first step are part of what is compiled: a model that goes on learning needs a new one.
 
@@ -61,16 +118,11 @@ class AcceleratedModel:
         self.start_states = model.start_states
         self.precision = precision
         self.is_compiled = compiled
+        self._eager_step = DreamStep(model, precision)
         self._step: _Step = self._eager_step
         if compiled:
-            on_gpu = model.device.type == "cuda"
-            options: dict[str, Any] = {"triton.cudagraphs": True} if on_gpu else {"freezing": True}
-            # PyTorch counts what it compiles by the function's code, and gives up beyond eight: each model has its own.
-            own = FunctionType(
-                AcceleratedModel._eager_step.__code__.replace(), globals(), AcceleratedModel._eager_step.__name__
-            )
-            # A CUDA graph is of one size.
-            self._step = torch.compile(MethodType(own, self), dynamic=not on_gpu, options=options)
+            on_cpu = model.device.type == "cpu"
+            self._step = _CompiledForCPU(self._eager_step) if on_cpu else _compiled_for_gpu(self._eager_step)
 
     @property
     def config(self) -> ModelConfig:
@@ -108,20 +160,19 @@ class AcceleratedModel:
     @torch.no_grad()
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> Imagined:
         """As :meth:`WorldModel.imagine`, but for the latent; see the class."""
+        inputs = (state.latent, state.memory, action) if noise is None else (state.latent, state.memory, action, noise)
         try:
-            latent, memory, reward, continuation = self._step(state.latent, state.memory, action, noise)
+            outputs = self._step(*inputs)
         except Exception as error:
             if not self.is_compiled:
                 raise
             # Where the arguments are wrong this raises what they deserve.
-            latent, memory, reward, continuation = self._eager_step(state.latent, state.memory, action, noise)
+            outputs = self._eager_step(*inputs)
             self._step, self.is_compiled = self._eager_step, False
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"the world model could not be compiled ({reason}); it dreams as it is.", stacklevel=2)
-        if self.is_compiled and self.device.type == "cuda":
-            # What a CUDA graph gives lies in memory that its next run writes into.
-            latent, memory, reward, continuation = (part.clone() for part in (latent, memory, reward, continuation))
-        return Imagined(LatentState(latent, memory), reward, continuation)
+        reward, continuation, memory, *read = outputs
+        return Imagined(LatentState(read[0] if read else state.latent, memory), reward, continuation)
 
     def features(self, state: LatentState) -> Tensor:
         """As :meth:`WorldModel.features`."""
@@ -130,21 +181,6 @@ class AcceleratedModel:
     def decode(self, state: LatentState) -> Tensor:
         """Frames ``(B, 3, H, W)`` float in [-1, 1]."""
         return self.model.decode_latent(self.model.dynamics.shown(state))
-
-    def _eager_step(
-        self, latent: Tensor, memory: Tensor, action: Tensor, noise: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        with self._autocast():
-            following, reward, continuation = self.model.imagine(LatentState(latent, memory), action, noise)
-        if not self.model.dynamics.reads_latent:
-            # Not using what was computed is what lets the compiler leave it out.
-            return latent, following.memory.float(), reward, continuation
-        return following.latent.float(), following.memory.float(), reward, continuation
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.precision == "fp32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
 
 def accelerate(

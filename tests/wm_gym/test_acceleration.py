@@ -4,7 +4,7 @@ import gymnasium as gym
 import pytest
 import torch
 
-from wm_gym.acceleration import AcceleratedModel, accelerate
+from wm_gym.acceleration import AcceleratedModel, DreamStep, _compiled_for_gpu, accelerate
 from wm_gym.actions import ActionFormat
 from wm_gym.config import load_config
 from wm_gym.envs import DreamVecEnv
@@ -26,6 +26,11 @@ def model(request):
     return model.eval()
 
 
+@pytest.fixture(scope="module")
+def bundled():
+    return accelerate("bundled")
+
+
 def step_of(model, batch=BATCH):
     generator = torch.Generator().manual_seed(1)
     state = model.initial_state(torch.rand(batch, 3, *model.config.frame_size, generator=generator) * 2 - 1)
@@ -40,7 +45,7 @@ def test_a_compiled_step_is_the_model_s_own(model):
     assert isinstance(fast, DreamModel)
     for batch in (BATCH, 1):
         state, action, noise = step_of(model, batch)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.inference_mode():  # the mode that dreams step in
             warnings.simplefilter("error", UserWarning)
             found = fast.imagine(state, action, noise)
         assert fast.is_compiled
@@ -91,14 +96,17 @@ def test_wrong_arguments_are_no_reason_to_give_up_compiling(model):
     assert fast.is_compiled
 
 
-def test_many_models_in_one_process_are_all_compiled():
+def test_many_models_in_one_process_are_all_compiled_where_pytorch_counts_them():
     torch._dynamo.reset()
     config = load_config("debug", ["model.dynamics.kind=gru"]).model
     spec = SimulatorSpec(id="x", frame_size=config.frame_size, action=ActionFormat.driving())
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     models = [WorldModel(config, spec).eval() for _ in range(10)]
-    for model in models:
-        AcceleratedModel(model).imagine(*step_of(model))
+    with torch.no_grad():
+        for model in models:
+            state, action, _ = step_of(model)
+            found = _compiled_for_gpu(DreamStep(model, "fp32"))(*state, action)
+            torch.testing.assert_close(found[0], model.imagine(state, action).reward, atol=1e-4, rtol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before + len(models)
 
 
@@ -107,8 +115,8 @@ def test_an_unknown_precision_is_named(model):
         AcceleratedModel(model, "fp16")
 
 
-def test_dreams_take_an_accelerated_model():
-    fast = accelerate("bundled")
+def test_dreams_take_an_accelerated_model(bundled):
+    fast = bundled
     env = gym.make("DreamDriving-v0", model=fast, render_mode="rgb_array")
     plain = gym.make("DreamDriving-v0", render_mode="rgb_array")
     for each in (env, plain):
@@ -124,8 +132,8 @@ def test_dreams_take_an_accelerated_model():
     assert many.step(torch.zeros(8, 2).numpy())[1].shape == (8,)
 
 
-def test_states_of_a_read_out_keep_no_latent_of_their_own():
-    fast = accelerate("bundled")
+def test_states_of_a_read_out_keep_no_latent_of_their_own(bundled):
+    fast = bundled
     bank = fast.start_states
     state = LatentState(bank.latent[:2], bank.memory[:2])
     noise = torch.rand(2, fast.noise_dim, generator=torch.Generator().manual_seed(0))
@@ -134,3 +142,24 @@ def test_states_of_a_read_out_keep_no_latent_of_their_own():
     with torch.no_grad():
         wanted = fast.model.imagine(state, torch.zeros(2, 4), noise).state
         torch.testing.assert_close(fast.model.dynamics.shown(wanted), wanted.latent)
+
+
+@torch.no_grad()
+def test_compiled_code_takes_what_lies_otherwise_in_memory_or_is_of_another_kind():
+    torch.manual_seed(0)
+    config = load_config("debug", ["model.dynamics.kind=gru"]).model
+    spec = SimulatorSpec(id="x", frame_size=config.frame_size, action=ActionFormat.driving())
+    model = WorldModel(config, spec).eval()
+    fast = AcceleratedModel(model)
+    state, action, noise = step_of(model)
+    wanted = fast.imagine(state, action, noise).state.memory
+    column_major = LatentState(state.latent.t().contiguous().t(), state.memory)
+    assert not column_major.latent.is_contiguous()
+    for latent_state, given in ((column_major, action), (state, action.double().float().expand(BATCH, -1))):
+        torch.testing.assert_close(fast.imagine(latent_state, given, noise).state.memory, wanted)
+    with pytest.raises(RuntimeError):
+        fast.imagine(state, action[:2], noise)
+    with pytest.raises(RuntimeError):
+        fast.imagine(state, action.double(), noise)
+    assert fast.is_compiled
+    torch.testing.assert_close(fast.imagine(state, action, noise).state.memory, wanted)

@@ -1,0 +1,74 @@
+"""Modules compiled ahead of time for the CPU, by PyTorch's AOTInductor.
+
+The outcome is one library that takes tensors and gives tensors: no Python between its kernels and no guards before
+them. For calls of a few hundred microseconds these are a third to a half of the time under ``torch.compile``.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+_EXAMPLE_BATCH = 256
+"""Batch that is compiled for, where any is to work: PyTorch chooses by it what two threads share."""
+
+
+class OtherInputsError(ValueError):
+    """Inputs of another kind than what was compiled."""
+
+
+class AheadOfTime:
+    """A module without gradients, compiled for inputs like the given ones; it takes and gives tensors.
+
+    It is compiled for one row, or for any number of rows from two up, and for as many threads as PyTorch has now. The
+    module's parameters become part of it.
+
+    Args:
+        module: On the CPU; its outputs are a tuple of tensors.
+        inputs: ``(B, ...)`` each; with ``B == 1`` it is compiled for that alone.
+
+    Raises:
+        RuntimeError: PyTorch is older than 2.6. What PyTorch raises where it cannot compile is passed on.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+        if not hasattr(torch._inductor, "aoti_compile_and_package"):
+            raise RuntimeError("compiling for a CPU needs PyTorch 2.6 or later")
+        self._is_single = len(inputs[0]) == 1
+        self._expected = [(tensor.dtype, tensor.shape[1:]) for tensor in inputs]
+        rows = 1 if self._is_single else _EXAMPLE_BATCH
+        # Dreams step in inference mode, whose tensors cannot be exported.
+        with torch.inference_mode(False), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+            example = tuple(torch.zeros(rows, *shape, dtype=dtype) for dtype, shape in self._expected)
+            batch = None if self._is_single else {0: torch.export.Dim("batch", min=2)}
+            exported = torch.export.export(module, example, dynamic_shapes=tuple(batch for _ in example))
+            package = torch._inductor.aoti_compile_and_package(
+                exported, package_path=str(Path(folder) / "step.pt2"), inductor_configs={"freezing": True}
+            )
+            self._library = torch._inductor.aoti_load_package(package).loader
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The module's outputs.
+
+        Raises:
+            OtherInputsError: They are not of the kind that it was compiled for.
+        """
+        # The library reads memory without looking at what is there.
+        rows = len(inputs[0])
+        if (
+            len(inputs) != len(self._expected)
+            or (rows == 1) is not self._is_single
+            or rows == 0
+            or any(
+                tensor.dtype != dtype or tensor.shape != (rows, *shape) or tensor.device.type != "cpu"
+                for tensor, (dtype, shape) in zip(inputs, self._expected, strict=True)
+            )
+        ):
+            kinds = ", ".join(f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}" for tensor in inputs)
+            raise OtherInputsError(f"compiled for other inputs than {kinds}.")
+        outputs: list[Tensor] = self._library.run([tensor.contiguous() for tensor in inputs])
+        return outputs
