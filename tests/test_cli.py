@@ -269,12 +269,13 @@ def test_bench_measures_dream_and_simulator_in_one_run(capsys, tmp_path):
     code, out, _ = run(capsys, "bench", *options)
     assert code == 0
     rows = json.loads(table.read_text())["environments"]
-    assert [(row["environment"], row["num_envs"]) for row in rows] == [
-        ("CarRacing-v3", 1),
-        ("CarRacingDriving-v0", 1),
-        ("DreamDriving-v0", 1),
-        ("DreamDriving-v0", 8),
+    kinds = ("as it is", "accelerated, fp32", "accelerated, bf16")
+    assert [(row["environment"], row.get("model"), row["num_envs"]) for row in rows] == [
+        ("CarRacing-v3", None, 1),
+        ("CarRacingDriving-v0", None, 1),
+        *(("DreamDriving-v0", kind, number) for kind in kinds for number in (1, 8)),
     ]
     assert all(row["steps_per_s"] > 0 for row in rows)
-    assert "| DreamDriving-v0 | 8 |" in out
-    assert [row.get("own_us") is not None for row in rows] == [False, False, True, False]
+    assert "| DreamDriving-v0 | as it is | 8 |" in out
+    single_dreams = [row for row in rows if row.get("model") and row["num_envs"] == 1]
+    assert [row for row in rows if row.get("own_us") is not None] == single_dreams

@@ -10,9 +10,20 @@ from typing import Any
 import gymnasium as gym
 import torch
 
+from wm_gym.acceleration import AcceleratedModel, Precision
 from wm_gym.bench.components import random_step
 from wm_gym.bench.table import Table
 from wm_gym.bench.timing import steps_per_second
+from wm_gym.world_model import WorldModel
+
+DreamedModel = WorldModel | AcceleratedModel
+
+_KINDS: tuple[tuple[str, Precision | None], ...] = (
+    ("as it is", None),
+    ("accelerated, fp32", "fp32"),
+    ("accelerated, bf16", "bf16"),
+)
+"""Kinds of model that dream, and the precision of those that are accelerated."""
 
 _SIMULATORS = ("CarRacing-v3", "CarRacingDriving-v0")
 
@@ -20,9 +31,10 @@ _SIMULATORS = ("CarRacing-v3", "CarRacingDriving-v0")
 def measure_environments(model: str, num_envs: Sequence[int], seconds: float, *, seed: int, device: str) -> Table:
     """Environment steps a second, with random actions and resets included.
 
-    ``DreamDriving-v0`` is made by ``gym.make`` for one dream and by ``gym.make_vec`` for several. The simulators step
-    alone in this process, as ``gym.make`` gives them: one step of ``CarRacing-v3`` is one simulator frame, one of
-    ``CarRacingDriving-v0`` is ``action_repeat`` of them with one picture.
+    ``DreamDriving-v0`` is made by ``gym.make`` for one dream and by ``gym.make_vec`` for several, of the model as it is
+    and of :class:`wm_gym.acceleration.AcceleratedModel`. The simulators step alone in this process, as ``gym.make``
+    gives them: one step of ``CarRacing-v3`` is one simulator frame, one of ``CarRacingDriving-v0`` is
+    ``action_repeat`` of them with one picture.
 
     Args:
         model: World model's path or ``"bundled"``.
@@ -34,11 +46,14 @@ def measure_environments(model: str, num_envs: Sequence[int], seconds: float, *,
     rows: list[dict[str, Any]] = [
         {"environment": name, "num_envs": 1, "steps_per_s": _single(name, seconds, seed)} for name in _SIMULATORS
     ]
-    for number in num_envs:
-        speed = _dream(model, number, seconds, seed, device)
-        rows.append({"environment": "DreamDriving-v0", "num_envs": number, "steps_per_s": speed})
-        if number == 1:
-            rows[-1]["own_us"] = 1e6 * own_seconds(model, seconds, seed=seed, device=device)
+    world_model = WorldModel.from_pretrained(model, device)
+    for kind, precision in _KINDS:
+        dreamed = world_model if precision is None else AcceleratedModel(world_model, precision)
+        for number in num_envs:
+            row = {"environment": "DreamDriving-v0", "model": kind, "num_envs": number}
+            rows.append({**row, "steps_per_s": _dream(dreamed, number, seconds, seed)})
+            if number == 1:
+                rows[-1]["own_us"] = 1e6 * own_seconds(dreamed, seconds, seed=seed)
     reference = rows[0]["steps_per_s"]
     for row in rows:
         row["ratio"] = row["steps_per_s"] / reference
@@ -47,6 +62,7 @@ def measure_environments(model: str, num_envs: Sequence[int], seconds: float, *,
         "Steps a second, dream and simulator",
         (
             ("environment", "environment", ""),
+            ("model", "world model", ""),
             ("num_envs", "dreams", ","),
             ("steps_per_s", "steps/s", ",.0f"),
             ("ratio", "times CarRacing-v3", ",.1f"),
@@ -56,17 +72,17 @@ def measure_environments(model: str, num_envs: Sequence[int], seconds: float, *,
     )
 
 
-def own_seconds(model: str, seconds: float, *, seed: int, device: str) -> float:
+def own_seconds(model: DreamedModel, seconds: float, *, seed: int) -> float:
     """What a step of a single ``DreamDriving-v0`` takes beside the call of its model: the difference of two medians.
 
     Step and bare call are measured in turns, so that a machine that is busy elsewhere slows both.
     """
-    env = gym.make("DreamDriving-v0", model=model, device=device, termination="never", horizon=1_000_000)
+    env = gym.make("DreamDriving-v0", model=model, termination="never", horizon=1_000_000)
     env.reset(seed=seed)
     dream: Any = env.unwrapped
-    world = dream.model
-    state, action, noise = random_step(world, 1)
+    state, action, noise = random_step(model.model if isinstance(model, AcceleratedModel) else model, 1)
     driving = env.action_space.sample()
+    dream.step(driving)  # may compile
     steps: list[float] = []
     calls: list[float] = []
     ends = time.perf_counter() + seconds
@@ -75,7 +91,7 @@ def own_seconds(model: str, seconds: float, *, seed: int, device: str) -> float:
         dream.step(driving)
         stepped = time.perf_counter()
         with torch.inference_mode():
-            world.imagine(state, action, noise)
+            model.imagine(state, action, noise)
         calls.append(time.perf_counter() - stepped)
         steps.append(stepped - started)
     env.close()
@@ -98,10 +114,10 @@ def _single(name: str, seconds: float, seed: int, **kwargs: Any) -> float:
     return speed
 
 
-def _dream(model: str, num_envs: int, seconds: float, seed: int, device: str) -> float:
+def _dream(model: DreamedModel, num_envs: int, seconds: float, seed: int) -> float:
     if num_envs == 1:
-        return _single("DreamDriving-v0", seconds, seed, model=model, device=device)
-    venv = gym.make_vec("DreamDriving-v0", num_envs=num_envs, model=model, device=device)
+        return _single("DreamDriving-v0", seconds, seed, model=model)
+    venv = gym.make_vec("DreamDriving-v0", num_envs=num_envs, model=model)
     venv.action_space.seed(seed)
     venv.reset(seed=seed)
     # Sampling a batch of actions costs as much as a step of the dream; a policy would bring its own.
