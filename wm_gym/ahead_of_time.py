@@ -6,11 +6,14 @@ them. For calls of a few hundred microseconds these are a third to a half of the
 
 from __future__ import annotations
 
+import getpass
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 _EXAMPLE_BATCH = 256
@@ -42,14 +45,15 @@ class AheadOfTime:
         self._expected = [(tensor.dtype, tensor.shape[1:]) for tensor in inputs]
         rows = 1 if self._is_single else _EXAMPLE_BATCH
         # Dreams step in inference mode, whose tensors cannot be exported.
-        with torch.inference_mode(False), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        with torch.inference_mode(False), torch.no_grad():
             example = tuple(torch.zeros(rows, *shape, dtype=dtype) for dtype, shape in self._expected)
             batch = None if self._is_single else {0: torch.export.Dim("batch", min=2)}
             exported = torch.export.export(module, example, dynamic_shapes=tuple(batch for _ in example))
-            package = torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(Path(folder) / "step.pt2"), inductor_configs={"freezing": True}
-            )
-            self._library = torch._inductor.aoti_load_package(package).loader
+            with tempfile.TemporaryDirectory() as folder, FileLock(_lock_path()):
+                package = torch._inductor.aoti_compile_and_package(
+                    exported, package_path=str(Path(folder) / "step.pt2"), inductor_configs={"freezing": True}
+                )
+                self._library = torch._inductor.aoti_load_package(package).loader
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The module's outputs.
@@ -72,3 +76,11 @@ class AheadOfTime:
             raise OtherInputsError(f"compiled for other inputs than {kinds}.")
         outputs: list[Tensor] = self._library.run([tensor.contiguous() for tensor in inputs])
         return outputs
+
+
+def _lock_path() -> Path:
+    """PyTorch names what it compiles by the code, whatever the parameters: two processes would write the same file."""
+    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir())
+    folder.mkdir(parents=True, exist_ok=True)
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    return folder / f"wm_gym_{user}.lock"
