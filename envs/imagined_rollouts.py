@@ -204,8 +204,7 @@ class ImaginedRollouts:
             noise = self._tensor(random[:, 1:].copy())
         self._state, reward, continuation = self.model.imagine(self._state, self._tensor(stored_actions), noise)
         self._frames = None
-        # One transfer for both numbers: each one waits for the accelerator.
-        numbers = torch.stack((reward, continuation)).double().cpu().numpy()
+        numbers = self._numbers(reward, continuation)
         if not np.isfinite(numbers).all():
             raise BundleError(
                 "the world model imagined a reward or continuation that is not finite; "
@@ -270,11 +269,20 @@ class ImaginedRollouts:
         tensor = torch.from_numpy(array)
         return tensor if self._is_on_cpu else tensor.to(self._device)
 
+    def _numbers(self, *parts: Tensor) -> NDArray[np.float64]:
+        """The parts ``(N,)`` as rows, by as few of PyTorch's operations as their device lets."""
+        if self._is_on_cpu:
+            return np.array([part.numpy() for part in parts], np.float64)
+        # One transfer for all: each one waits for the accelerator.
+        numbers: NDArray[np.float64] = torch.stack(parts).double().cpu().numpy()
+        return numbers
+
     @torch.inference_mode()
     def _features(self, rows: NDArray[np.int64] | None) -> NDArray[np.float32]:
         features = self.model.features(self._state if rows is None else self._rows(rows))
         # A copy: features may be a view of the state, which a reset overwrites.
-        return np.array(features.to("cpu").numpy(), dtype=np.float32)
+        on_cpu = features if self._is_on_cpu else features.cpu()
+        return on_cpu.numpy().astype(np.float32)
 
     @torch.inference_mode()
     def _decode(self, state: LatentState) -> NDArray[np.uint8]:

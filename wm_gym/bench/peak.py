@@ -7,7 +7,7 @@ run, is what a dream can be held against.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,17 +21,14 @@ from wm_gym.config import load_config
 from wm_gym.world_model import WorldModel
 
 _PEAK_SIZE = 2048
-_PEAK_TRIALS = 3
+_TURNS = 8
 
 
 def matmul_peak(dtype: torch.dtype, device: str, seconds: float) -> float:
-    """The best rate, in floating-point operations a second, of a large square matrix product."""
+    """The rate, in floating-point operations a second, of a large square matrix product."""
     a, b = (torch.randn(_PEAK_SIZE, _PEAK_SIZE, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    times = [
-        median_seconds(lambda: torch.mm(a, b, out=out), seconds / _PEAK_TRIALS, device) for _ in range(_PEAK_TRIALS)
-    ]
-    return float(2 * _PEAK_SIZE**3 / min(times))
+    return float(2 * _PEAK_SIZE**3 / median_seconds(lambda: torch.mm(a, b, out=out), seconds, device))
 
 
 def measure_peak(configs: Sequence[str], batches: Sequence[int], seconds: float, *, device: str) -> Table:
@@ -39,7 +36,7 @@ def measure_peak(configs: Sequence[str], batches: Sequence[int], seconds: float,
 
     Measured are the model as it is and :class:`wm_gym.acceleration.AcceleratedModel` in fp32 and bf16. Only the
     operations of matrix products that a step carries out are counted: an accelerated ``rssm`` has fewer, because it
-    makes no latent until a picture is wanted. All shares are of the fp32 peak, as measured before and after the step.
+    makes no latent until a picture is wanted. All shares are of the fp32 peak, measured in turns with the step.
 
     Args:
         configs: Presets, or paths of YAML files; the models have random weights.
@@ -47,24 +44,25 @@ def measure_peak(configs: Sequence[str], batches: Sequence[int], seconds: float,
         seconds: Time for each measurement.
         device: Where the models compute.
     """
-    peaks: dict[str, list[float]] = {name: [matmul_peak(dtype, device, seconds)] for name, dtype in _DTYPES.items()}
+    peaks: dict[str, list[float]] = {"fp32": [], "bf16": [matmul_peak(torch.bfloat16, device, seconds)]}
     rows: list[dict[str, Any]] = []
     for config in configs:
         model = random_model(load_config(config).model, device)
         for kind, precision in _KINDS:
             for batch in batches:
-                time, operations = _time_of_a_step(model, precision, batch, seconds, device)
-                # Processors change their clock, and virtual ones share it with strangers: before and after each row.
-                peaks["fp32"].append(matmul_peak(torch.float32, device, seconds / 2))
+                step, operations = _step_and_operations(model, precision, batch)
+                times, beside = _in_turns(step, seconds, device)
+                peaks["fp32"].extend(beside)
+                shares = [operations / time / peak for time, peak in zip(times, beside, strict=True)]
                 rows.append(
                     {
                         "config": config,
                         "step": kind,
                         "precision": precision or "fp32",
                         "batch": batch,
-                        "steps_per_s": batch / time,
+                        "steps_per_s": batch / statistics.median(times),
                         "mflop_per_step": operations / batch / 1e6,
-                        "share": operations / time / statistics.fmean(peaks["fp32"][-2:]),
+                        "share": statistics.median(shares),
                     }
                 )
     described = ", ".join(f"{name} {_range(found)} GFLOP/s" for name, found in peaks.items())
@@ -96,15 +94,31 @@ _KINDS: tuple[tuple[str, Precision | None], ...] = (
     ("accelerated", "fp32"),
     ("accelerated", "bf16"),
 )
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def _time_of_a_step(
-    model: WorldModel, precision: Precision | None, batch: int, seconds: float, device: str
-) -> tuple[float, int]:
-    """Seconds of one call for ``batch`` dreams, and its operations in matrix products."""
+def _in_turns(step: Callable[[], object], seconds: float, device: str) -> tuple[list[float], list[float]]:
+    """Seconds of a call, and the fp32 peak beside them, in each of a few turns.
+
+    Processors change their clock, and virtual ones share it with strangers: what is compared is measured side by side.
+    """
+    times, peaks = [], []
+    for _ in range(_TURNS):
+        times.append(median_seconds(step, seconds / _TURNS, device))
+        peaks.append(matmul_peak(torch.float32, device, seconds / _TURNS))
+    return times, peaks
+
+
+def _step_and_operations(
+    model: WorldModel, precision: Precision | None, batch: int
+) -> tuple[Callable[[], object], int]:
+    """The imagined step of ``batch`` dreams, and its operations in matrix products."""
     state, action, noise = random_step(model, batch)
     dream = model if precision is None else AcceleratedModel(model, precision)
+
+    @torch.inference_mode()
+    def step() -> object:
+        return dream.imagine(state, action, noise)
+
     with torch.inference_mode():
         with FlopCounterMode(display=False) as counter:
             model.imagine(state, action, noise)
@@ -113,4 +127,4 @@ def _time_of_a_step(
             with FlopCounterMode(display=False) as left_out:
                 model.dynamics.shown(state)
             operations -= left_out.get_total_flops()
-        return median_seconds(lambda: dream.imagine(state, action, noise), seconds, device), operations
+    return step, operations
