@@ -1,7 +1,7 @@
 """Modules compiled ahead of time for the CPU, by PyTorch's AOTInductor.
 
 The outcome is one library that takes tensors and gives tensors: no Python between its kernels and no guards before
-them. For calls of a few hundred microseconds these are a third to a half of the time under ``torch.compile``.
+them. A step of a few hundred microseconds takes up to twice as long under ``torch.compile``.
 """
 
 from __future__ import annotations
