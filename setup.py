@@ -61,7 +61,6 @@ setup(
         "scipy>=1.11",
         "networkx>=3.0",
         "fsspec>=2023.10",
-        "filelock>=3.12",
         "matplotlib>=3.7",
         "pillow>=10.0",
         "tqdm>=4.66",

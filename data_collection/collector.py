@@ -17,7 +17,6 @@ from wm_gym.data_collection.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.dataset import list_episode_files
 from wm_gym.data_collection.dataset_writer import check_is_free
 from wm_gym.data_collection.episode_file import EpisodeHeader, read_header
-from wm_gym.data_collection.lock import exclusive_lock
 from wm_gym.data_collection.metadata import (
     EPISODES_FOLDER,
     METADATA_FILE,
@@ -48,6 +47,7 @@ from wm_gym.errors import (
     error_by_name,
 )
 from wm_gym.files import remove_temporary_files
+from wm_gym.lock import exclusive_lock
 from wm_gym.simulator import SimulatorSpec
 
 LOCK_FILE = ".collect.lock"

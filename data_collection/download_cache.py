@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from wm_gym.data_collection.lock import exclusive_lock
 from wm_gym.errors import ConfigError, DatasetError
 from wm_gym.files import TEMPORARY_SUFFIX, folder_written_atomically
+from wm_gym.lock import exclusive_lock
 
 FOLDER_VARIABLE = "WM_GYM_CACHE"
 LIMIT_VARIABLE = "WM_GYM_CACHE_GB"

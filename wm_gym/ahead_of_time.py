@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
+
+from wm_gym.lock import exclusive_lock
 
 _EXAMPLE_BATCH = 256
 """Batch that is compiled for, where any is to work: PyTorch chooses by it what two threads share."""
@@ -49,7 +50,7 @@ class AheadOfTime:
             example = tuple(torch.zeros(rows, *shape, dtype=dtype) for dtype, shape in self._expected)
             batch = None if self._is_single else {0: torch.export.Dim("batch", min=2)}
             exported = torch.export.export(module, example, dynamic_shapes=tuple(batch for _ in example))
-            with tempfile.TemporaryDirectory() as folder, FileLock(_lock_path()):
+            with tempfile.TemporaryDirectory() as folder, exclusive_lock(_lock_path(), wait=True):
                 package = torch._inductor.aoti_compile_and_package(
                     exported, package_path=str(Path(folder) / "step.pt2"), inductor_configs={"freezing": True}
                 )

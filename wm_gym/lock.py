@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a dataset's folder."""
+"""One writer at a time: a lock on a folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ except ImportError:  # Windows
 
 @contextmanager
 def exclusive_lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file, so that two processes do not write one dataset; the end of the process releases it.
+    """Hold a lock file, so that two processes do not write in one folder; the end of the process releases it.
 
     Where the system has no ``flock`` (Windows), nothing is locked.
 
