@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from wm_gym.agents.config import AgentConfig
 from wm_gym.agents.imagination import ImaginationTrainer
+from wm_gym.bench.kinds import KINDS, label
 from wm_gym.bench.table import Table
 from wm_gym.world_model import WorldModel
 
@@ -29,11 +30,6 @@ _PRODUCTS = frozenset(
         "aoti_torch_cpu__linear_pointwise_binary",
     }
 )
-_VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("as it is", {}),
-    ("accelerated, fp32", {"compile_model": True}),
-    ("accelerated, bf16", {"compile_model": True, "model_precision": "bf16"}),
-)
 
 
 def measure_ppo(model: WorldModel, seconds: float, *, seed: int) -> Table:
@@ -48,14 +44,15 @@ def measure_ppo(model: WorldModel, seconds: float, *, seed: int) -> Table:
         seed: Of the training.
     """
     rows = []
-    for name, settings in _VARIANTS:
-        with ImaginationTrainer(model, AgentConfig(seed=seed, **settings)) as trainer:
+    for precision in KINDS:
+        accelerated: dict[str, Any] = {"compile_model": True, "model_precision": precision} if precision else {}
+        with ImaginationTrainer(model, AgentConfig(seed=seed, **accelerated)) as trainer:
             # Compiles, such that the profiler sees the kernels, and fills the cache of the first episodes.
             with inductor_config.patch({"cpp.enable_kernel_profile": True}):
                 trainer.train_round()
             speed = _steps_per_second(trainer, seconds)
             share = _product_share(trainer) if model.device.type == "cpu" else None
-        rows.append({"model": name, "steps_per_s": speed, "products": share})
+        rows.append({"model": label(precision), "steps_per_s": speed, "products": share})
     return Table(
         "ppo",
         "PPO in the dream, learning included",

@@ -17,17 +17,22 @@ from wm_gym.world_model import WorldModel
 BATCH = 3
 
 
+def untrained(kind):
+    config = load_config("debug", [f"model.dynamics.kind={kind}", "model.dynamics.groups=4"]).model
+    simulator = SimulatorSpec(id="x", frame_size=config.frame_size, action=ActionFormat.driving())
+    return WorldModel(config, simulator).eval()
+
+
 @pytest.fixture(params=["gru", "rssm", "transformer"])
 def model(request):
     torch.manual_seed(0)
-    config = load_config("debug", [f"model.dynamics.kind={request.param}", "model.dynamics.groups=4"]).model
-    model = WorldModel(config, SimulatorSpec(id="x", frame_size=config.frame_size, action=ActionFormat.driving()))
+    model = untrained(request.param)
     torch.nn.init.normal_(model.reward_head.mlp[-1].weight)  # heads begin at zero, where nothing could differ
-    return model.eval()
+    return model
 
 
 @pytest.fixture(scope="module")
-def bundled():
+def fast():
     return accelerate("bundled")
 
 
@@ -98,10 +103,8 @@ def test_wrong_arguments_are_no_reason_to_give_up_compiling(model):
 
 def test_many_models_in_one_process_are_all_compiled_where_pytorch_counts_them():
     torch._dynamo.reset()
-    config = load_config("debug", ["model.dynamics.kind=gru"]).model
-    spec = SimulatorSpec(id="x", frame_size=config.frame_size, action=ActionFormat.driving())
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    models = [WorldModel(config, spec).eval() for _ in range(10)]
+    models = [untrained("gru") for _ in range(10)]
     with torch.no_grad():
         for model in models:
             state, action, _ = step_of(model)
@@ -115,8 +118,7 @@ def test_an_unknown_precision_is_named(model):
         AcceleratedModel(model, "fp16")
 
 
-def test_dreams_take_an_accelerated_model(bundled):
-    fast = bundled
+def test_dreams_take_an_accelerated_model(fast):
     env = gym.make("DreamDriving-v0", model=fast, render_mode="rgb_array")
     plain = gym.make("DreamDriving-v0", render_mode="rgb_array")
     for each in (env, plain):
@@ -132,8 +134,7 @@ def test_dreams_take_an_accelerated_model(bundled):
     assert many.step(torch.zeros(8, 2).numpy())[1].shape == (8,)
 
 
-def test_states_of_a_read_out_keep_no_latent_of_their_own(bundled):
-    fast = bundled
+def test_states_of_a_read_out_keep_no_latent_of_their_own(fast):
     bank = fast.start_states
     state = LatentState(bank.latent[:2], bank.memory[:2])
     noise = torch.rand(2, fast.noise_dim, generator=torch.Generator().manual_seed(0))
@@ -146,9 +147,7 @@ def test_states_of_a_read_out_keep_no_latent_of_their_own(bundled):
 
 @torch.no_grad()
 def test_compiled_code_is_of_its_own_parameters_and_takes_what_lies_otherwise_or_is_of_another_kind():
-    config = load_config("debug", ["model.dynamics.kind=gru"]).model
-    spec = SimulatorSpec(id="x", frame_size=config.frame_size, action=ActionFormat.driving())
-    model, other = WorldModel(config, spec), WorldModel(config, spec)
+    model, other = untrained("gru"), untrained("gru")
     fast, other_fast = AcceleratedModel(model), AcceleratedModel(other)
     state, action, noise = step_of(model)
     found, other_found = (each.imagine(state, action, noise).state.memory for each in (fast, other_fast))

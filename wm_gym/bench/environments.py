@@ -10,20 +10,12 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from wm_gym.acceleration import AcceleratedModel, Precision
+from wm_gym.acceleration import AcceleratedModel
 from wm_gym.bench.components import random_step
+from wm_gym.bench.kinds import KINDS, DreamedModel, label, model_of_kind
 from wm_gym.bench.table import Table
 from wm_gym.bench.timing import steps_per_second
 from wm_gym.world_model import WorldModel
-
-DreamedModel = WorldModel | AcceleratedModel
-
-_KINDS: tuple[tuple[str, Precision | None], ...] = (
-    ("as it is", None),
-    ("accelerated, fp32", "fp32"),
-    ("accelerated, bf16", "bf16"),
-)
-"""Kinds of model that dream, and the precision of those that are accelerated."""
 
 _SIMULATORS = ("CarRacing-v3", "CarRacingDriving-v0")
 
@@ -47,13 +39,14 @@ def measure_environments(model: str, num_envs: Sequence[int], seconds: float, *,
         {"environment": name, "num_envs": 1, "steps_per_s": _single(name, seconds, seed)} for name in _SIMULATORS
     ]
     world_model = WorldModel.from_pretrained(model, device)
-    for kind, precision in _KINDS:
-        dreamed = world_model if precision is None else AcceleratedModel(world_model, precision)
+    for precision in KINDS:
+        dreamed = model_of_kind(world_model, precision)
         for number in num_envs:
-            row = {"environment": "DreamDriving-v0", "model": kind, "num_envs": number}
-            rows.append({**row, "steps_per_s": _dream(dreamed, number, seconds, seed)})
+            row: dict[str, Any] = {"environment": "DreamDriving-v0", "model": label(precision), "num_envs": number}
+            row["steps_per_s"] = _dream(dreamed, number, seconds, seed)
             if number == 1:
-                rows[-1]["own_us"] = 1e6 * own_seconds(dreamed, seconds, seed=seed)
+                row["own_us"] = 1e6 * own_seconds(dreamed, seconds, seed=seed)
+            rows.append(row)
     reference = rows[0]["steps_per_s"]
     for row in rows:
         row["ratio"] = row["steps_per_s"] / reference

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from wm_gym.acceleration import AcceleratedModel, Precision
 from wm_gym.bench.components import random_model, random_step
+from wm_gym.bench.kinds import KINDS, DreamedModel, model_of_kind
 from wm_gym.bench.table import Table
 from wm_gym.bench.timing import median_seconds
 from wm_gym.config import load_config
@@ -26,9 +26,7 @@ _TURNS = 8
 
 def matmul_peak(dtype: torch.dtype, device: str, seconds: float) -> float:
     """The rate, in floating-point operations a second, of a large square matrix product."""
-    a, b = (torch.randn(_PEAK_SIZE, _PEAK_SIZE, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    return float(2 * _PEAK_SIZE**3 / median_seconds(lambda: torch.mm(a, b, out=out), seconds, device))
+    return _rate(_large_product(dtype, device), seconds, device)
 
 
 def measure_peak(configs: Sequence[str], batches: Sequence[int], seconds: float, *, device: str) -> Table:
@@ -46,18 +44,20 @@ def measure_peak(configs: Sequence[str], batches: Sequence[int], seconds: float,
     """
     peaks: dict[str, list[float]] = {"fp32": [], "bf16": [matmul_peak(torch.bfloat16, device, seconds)]}
     rows: list[dict[str, Any]] = []
+    product = _large_product(torch.float32, device)
     for config in configs:
         model = random_model(load_config(config).model, device)
-        for kind, precision in _KINDS:
+        for precision in KINDS:
+            dream = model_of_kind(model, precision)
             for batch in batches:
-                step, operations = _step_and_operations(model, precision, batch)
-                times, beside = _in_turns(step, seconds, device)
+                step, operations = _step_and_operations(model, dream, batch)
+                times, beside = _in_turns(step, product, seconds, device)
                 peaks["fp32"].extend(beside)
                 shares = [operations / time / peak for time, peak in zip(times, beside, strict=True)]
                 rows.append(
                     {
                         "config": config,
-                        "step": kind,
+                        "step": "accelerated" if precision else "as it is",
                         "precision": precision or "fp32",
                         "batch": batch,
                         "steps_per_s": batch / statistics.median(times),
@@ -89,31 +89,33 @@ def _range(rates: Sequence[float]) -> str:
     return f"{least:,.0f}" if f"{least:,.0f}" == f"{most:,.0f}" else f"{least:,.0f} to {most:,.0f}"
 
 
-_KINDS: tuple[tuple[str, Precision | None], ...] = (
-    ("as it is", None),
-    ("accelerated", "fp32"),
-    ("accelerated", "bf16"),
-)
+def _large_product(dtype: torch.dtype, device: str) -> Callable[[], object]:
+    a, b = (torch.randn(_PEAK_SIZE, _PEAK_SIZE, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=out)
 
 
-def _in_turns(step: Callable[[], object], seconds: float, device: str) -> tuple[list[float], list[float]]:
-    """Seconds of a call, and the fp32 peak beside them, in each of a few turns.
+def _rate(product: Callable[[], object], seconds: float, device: str) -> float:
+    return float(2 * _PEAK_SIZE**3 / median_seconds(product, seconds, device))
+
+
+def _in_turns(
+    step: Callable[[], object], product: Callable[[], object], seconds: float, device: str
+) -> tuple[list[float], list[float]]:
+    """Seconds of a step, and the rate of the large product beside them, in each of a few turns.
 
     Processors change their clock, and virtual ones share it with strangers: what is compared is measured side by side.
     """
     times, peaks = [], []
     for _ in range(_TURNS):
         times.append(median_seconds(step, seconds / _TURNS, device))
-        peaks.append(matmul_peak(torch.float32, device, seconds / _TURNS))
+        peaks.append(_rate(product, seconds / _TURNS, device))
     return times, peaks
 
 
-def _step_and_operations(
-    model: WorldModel, precision: Precision | None, batch: int
-) -> tuple[Callable[[], object], int]:
-    """The imagined step of ``batch`` dreams, and its operations in matrix products."""
+def _step_and_operations(model: WorldModel, dream: DreamedModel, batch: int) -> tuple[Callable[[], object], int]:
+    """The imagined step of ``batch`` dreams of one kind of the model, and its operations in matrix products."""
     state, action, noise = random_step(model, batch)
-    dream = model if precision is None else AcceleratedModel(model, precision)
 
     @torch.inference_mode()
     def step() -> object:
@@ -123,7 +125,7 @@ def _step_and_operations(
         with FlopCounterMode(display=False) as counter:
             model.imagine(state, action, noise)
         operations = counter.get_total_flops()
-        if precision is not None and not model.dynamics.reads_latent:
+        if dream is not model and not model.dynamics.reads_latent:
             with FlopCounterMode(display=False) as left_out:
                 model.dynamics.shown(state)
             operations -= left_out.get_total_flops()
