@@ -28,7 +28,7 @@ from wm_gym.agents.pixel_config import PixelAgentConfig
 from wm_gym.agents.policy import rebuild_pixel_policy, rebuild_policy
 from wm_gym.bundle import BUNDLED, bundled_folder, load_model, read_manifest
 from wm_gym.config import parse_config
-from wm_gym.envs.imagined_rollouts import observation_space_of
+from wm_gym.envs.rollout_contract import observation_space_of
 from wm_gym.errors import BundleError, ConfigError
 from wm_gym.files import folder_written_atomically
 from wm_gym.provenance import provenance

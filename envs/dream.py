@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 
 from wm_gym.envs.arguments import check_reset_options
 from wm_gym.envs.dream_model import DreamModel
-from wm_gym.envs.imagined_rollouts import DEFAULT_FPS, ImaginedRollouts, Observations
 from wm_gym.envs.rendering import FrameRenderer
+from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
+from wm_gym.envs.single_rollout import SingleRollout
 from wm_gym.envs.slot_random import draw_key
 from wm_gym.frames import Frame
 from wm_gym.state import LatentState
@@ -121,8 +122,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         termination: str = "sample",
         render_size: int | tuple[int, int] | None = None,
     ) -> None:
-        self._rollouts = ImaginedRollouts(
-            1,
+        self._rollout = SingleRollout(
             model=model,
             horizon=horizon,
             observation=observation,
@@ -131,27 +131,27 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             start_states=start_states,
             termination=termination,
         )
-        self.observation_space = self._rollouts.single_observation_space
-        self.action_space = self._rollouts.actions.space
+        self.observation_space = self._rollout.single_observation_space
+        self.action_space = self._rollout.actions.space
         self.render_mode = render_mode
-        self.metadata = self._rollouts.metadata(type(self).metadata)
-        self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollouts.fps)
+        self.metadata = self._rollout.metadata(type(self).metadata)
+        self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollout.fps)
         self._keyed_by: np.random.Generator | None = None
 
     @property
     def model(self) -> DreamModel:
         """The world model that dreams."""
-        return self._rollouts.model
+        return self._rollout.model
 
     @property
     def horizon(self) -> int:
         """Steps until a dream is truncated."""
-        return self._rollouts.horizon
+        return self._rollout.horizon
 
     @property
     def num_start_states(self) -> int:
         """How many states a dream can start from."""
-        return self._rollouts.num_start_states
+        return self._rollout.num_start_states
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -162,16 +162,16 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             ConfigError: An option is unknown or out of range.
         """
         start_state = check_reset_options(options, self._reset_options).get("start_state")
-        chosen = None if start_state is None else self._rollouts.check_start_state(start_state, ())[None]
+        chosen = None if start_state is None else int(self._rollout.check_start_state(start_state))
         super().reset(seed=seed)
         # A new generator, from a seed or set by the user, starts a new stream.
         if self.np_random is not self._keyed_by:
-            self._rollouts.random.set_key(0, draw_key(self.np_random))
+            self._rollout.random.set_key(draw_key(self.np_random))
             self._keyed_by = self.np_random
-        used = self._rollouts.reset(start_state=chosen)
+        observation, used = self._rollout.reset(chosen)
         if self.render_mode == "human":
             self.render()
-        return self._rollouts.observations()[0], {"start_state": int(used[0])}
+        return observation, {"start_state": used}
 
     def step(self, action: ArrayLike) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         """Imagine one step.
@@ -186,24 +186,17 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             ResetNeeded: The dream is over or has not begun.
             ConfigError: The action has the wrong shape or a value that is not finite.
         """
-        rollouts = self._rollouts
-        reward, terminated, truncated, continuation = rollouts.step(rollouts.actions.to_stored(action)[None])
+        observation, reward, terminated, truncated, continuation = self._rollout.step(action)
         if self.render_mode == "human":
             self.render()
-        return (
-            rollouts.observations()[0],
-            float(reward[0]),
-            bool(terminated[0]),
-            bool(truncated[0]),
-            {"continuation": float(continuation[0])},
-        )
+        return observation, reward, terminated, truncated, {"continuation": continuation}
 
     def render(self) -> Frame | None:
         """Decode the current state: returned as uint8 ``(H, W, 3)`` in mode ``"rgb_array"``, shown in ``"human"``."""
         if self.render_mode == "rgb_array":
-            return self._renderer.pictures(self._rollouts.frames())[0]
+            return self._renderer.pictures(self._rollout.frames())[0]
         if self.render_mode == "human":
-            self._renderer.show(self._rollouts.frames())
+            self._renderer.show(self._rollout.frames())
             return None
         gym.logger.warn("render() does nothing without a render mode; make the environment with render_mode=.")
         return None

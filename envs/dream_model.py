@@ -70,7 +70,8 @@ class DreamModel(Protocol):
     ) -> tuple[LatentState, Tensor, Tensor]:
         """Predicted next state, reward ``(B,)`` and continuation probability ``(B,)``.
 
-        ``noise`` is ``(B, noise_dim)`` float32 of uniform numbers in [0, 1), or ``None`` where ``noise_dim`` is 0.
+        ``action`` is ``(B, A)`` float32 (stored format). ``noise`` is ``(B, noise_dim)`` float32 of uniform numbers in
+        [0, 1), or ``None`` where ``noise_dim`` is 0. Both belong to the caller, who writes the next step's into them.
         """
         ...
 

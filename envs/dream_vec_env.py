@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from wm_gym.envs.arguments import check_reset_options
 from wm_gym.envs.dream_model import DreamModel
-from wm_gym.envs.imagined_rollouts import DEFAULT_FPS, ImaginedRollouts, Observations
+from wm_gym.envs.imagined_rollouts import ImaginedRollouts
 from wm_gym.envs.rendering import FrameRenderer, tile
+from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
 from wm_gym.frames import Frame
 from wm_gym.state import LatentState
 

@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from wm_gym.envs.arguments import check_choice, check_reset_options
 from wm_gym.envs.dream_model import DreamModel
-from wm_gym.envs.imagined_rollouts import DEFAULT_FPS, ImaginedRollouts, Observations
+from wm_gym.envs.imagined_rollouts import ImaginedRollouts
 from wm_gym.envs.rendering import FrameRenderer
+from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
 from wm_gym.errors import ConfigError
 from wm_gym.frames import Frame
 from wm_gym.state import LatentState

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from wm_gym.envs.dream_model import DreamModel, resolve_model
-from wm_gym.envs.imagined_rollouts import observation_space_of
 from wm_gym.envs.model_actions import ModelActions
+from wm_gym.envs.rollout_contract import observation_space_of
 from wm_gym.errors import SimulatorError
 from wm_gym.frames import Frame, frames_to_tensor
 from wm_gym.state import LatentState

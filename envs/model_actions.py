@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike
@@ -33,12 +35,26 @@ class ModelActions:
             ConfigError: The shape is not ``(*batch_shape, values)``, or a value is not finite.
         """
         values = np.asarray(actions, np.float32)
-        expected = (*batch_shape, *self.space.shape)
+        self._check_shape(values, (*batch_shape, *self.space.shape))
+        if not np.isfinite(values).all():
+            raise _not_finite(values)
+        return self.format.to_stored(values, self.name)
+
+    def one_to_stored(self, action: ArrayLike) -> list[float]:
+        """As :meth:`to_stored` of a single action, in plain numbers, which takes a fraction of the time."""
+        values = np.asarray(action, np.float32)
+        self._check_shape(values, self.space.shape)
+        numbers: list[float] = values.tolist()
+        # Sums of float32 numbers cannot overflow in Python's own.
+        if not math.isfinite(sum(numbers)):
+            raise _not_finite(values)
+        return self.format.one_to_stored(numbers, self.name)
+
+    def _check_shape(self, values: FloatArray, expected: tuple[int, ...]) -> None:
         if values.shape != expected:
             raise ConfigError(f"{self.name!r} actions of shape {expected} are needed, but {values.shape} was given.")
-        if not np.isfinite(values).all():
-            raise ConfigError(
-                f"every value of an action must be finite, but {values.tolist() if values.ndim == 1 else 'NaN or inf'} "
-                "was given; check the policy's output."
-            )
-        return self.format.to_stored(values, self.name)
+
+
+def _not_finite(values: FloatArray) -> ConfigError:
+    given = values.tolist() if values.ndim == 1 else "NaN or inf"
+    return ConfigError(f"every value of an action must be finite, but {given} was given; check the policy's output.")

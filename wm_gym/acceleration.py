@@ -118,6 +118,7 @@ class AcceleratedModel:
         self.start_states = model.start_states
         self.precision = precision
         self.is_compiled = compiled
+        self._dynamics = model.dynamics
         self._eager_step = DreamStep(model, precision)
         self._step: _Step = self._eager_step
         if compiled:
@@ -176,7 +177,7 @@ class AcceleratedModel:
 
     def features(self, state: LatentState) -> Tensor:
         """As :meth:`WorldModel.features`."""
-        return self.model.features(state)
+        return self._dynamics.features(state)  # float32 already, as every state here
 
     def decode(self, state: LatentState) -> Tensor:
         """Frames ``(B, 3, H, W)`` float in [-1, 1]."""

@@ -134,7 +134,9 @@ class WorldModel(nn.Module):
 
     def features(self, state: LatentState) -> Tensor:
         """``(B, F)`` float32: what a policy sees."""
-        return self.dynamics.features(state).float()
+        features = self.dynamics.features(state)
+        # Asking for a conversion that is none would take longer than all the rest.
+        return features if features.dtype == torch.float32 else features.float()
 
     def decode(self, state: LatentState) -> Tensor:
         """Frames ``(B, 3, H, W)`` float in [-1, 1]."""

@@ -20,7 +20,7 @@ from wm_gym.agents.config import AgentConfig
 from wm_gym.agents.policy import rebuild_policy
 from wm_gym.data_collection.behaviours import ControlSpace, Noisy, SmoothNoise, SmoothRandom
 from wm_gym.envs import describe_simulator, make_simulator
-from wm_gym.envs.imagined_rollouts import observation_space_of
+from wm_gym.envs.rollout_contract import observation_space_of
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
 
 DRIVING = ActionFormat.driving()

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 from gymnasium.utils import seeding
 
-from wm_gym.envs.slot_random import SlotRandom, draw_key, mix64
+from wm_gym.envs.slot_random import SlotRandom, StreamAhead, draw_key, mix64
 
 
 def test_hash_gives_the_published_splitmix64_sequence():
@@ -74,3 +75,18 @@ def test_below_reaches_every_number_about_equally_often():
     counts = np.bincount(random.below(5, np.arange(4000)), minlength=5)
     assert counts.shape == (5,)
     assert np.abs(counts - 800).max() < 130
+
+
+@pytest.mark.parametrize("num_lanes", [1, 33, 20_000])
+def test_numbers_made_ahead_are_those_of_a_slot(num_lanes):
+    ahead, slot = StreamAhead(num_lanes), SlotRandom(1)
+    for key, num_events in ((2**64 - 5, 70), (3, 200)):
+        ahead.set_key(key)
+        slot.set_key(0, key)
+        for event in range(num_events):
+            if event % 7 == 3:  # an event that takes a whole number, as a reset does
+                assert ahead.below(1000) == slot.below(1000, np.array([0]))[0]
+            else:
+                np.testing.assert_array_equal(ahead.uniform(), slot.uniform(num_lanes)[0])
+            ahead.advance()
+            slot.advance()

@@ -8,6 +8,7 @@ from wm_gym.actions import ActionFormat
 from wm_gym.errors import ConfigError
 
 DRIVING = ActionFormat.driving()
+NATIVE = ActionFormat(kind="native", low=(-0.1, -float("inf"), 0.0), high=(0.1, 1.0, float("inf")))
 
 
 def test_steer_accel_maps_to_driving():
@@ -30,6 +31,16 @@ def test_steer_accel_round_trips(steering, acceleration):
 @given(st.lists(st.floats(-5, 5, width=32), min_size=4, max_size=4))
 def test_stored_actions_lie_in_the_space(values):
     assert DRIVING.space("driving").contains(DRIVING.to_stored(values))
+
+
+@given(st.sampled_from([(DRIVING, "driving"), (DRIVING, "steer_accel"), (NATIVE, "native")]), st.data())
+def test_one_action_is_stored_as_an_array_of_them_is(kind, data):
+    action_format, name = kind
+    size = action_format.space(name).shape[0]
+    values = data.draw(st.lists(st.floats(-5, 5, width=32), min_size=size, max_size=size))
+    np.testing.assert_array_equal(
+        np.asarray(action_format.one_to_stored(values, name), np.float32), action_format.to_stored(values, name)
+    )
 
 
 def test_native_passes_through():
