@@ -28,28 +28,29 @@ class OtherInputsError(ValueError):
 class AheadOfTime:
     """A module without gradients, compiled for inputs like the given ones; it takes and gives tensors.
 
-    It is compiled for one row, or for any number of rows from two up, and for as many threads as PyTorch has now. The
-    module's parameters become part of it.
+    It is compiled for as many threads as PyTorch has now. The module's parameters become part of it.
 
     Args:
         module: On the CPU; its outputs are a tuple of tensors.
-        inputs: ``(B, ...)`` each; with ``B == 1`` it is compiled for that alone.
+        inputs: ``(B, ...)`` each.
+        any_rows: Whether it is to take any ``B`` from two up, or this one alone.
 
     Raises:
         RuntimeError: PyTorch is older than 2.6. What PyTorch raises where it cannot compile is passed on.
     """
 
-    def __init__(self, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, module: nn.Module, inputs: Sequence[Tensor], *, any_rows: bool) -> None:
         if not hasattr(torch._inductor, "aoti_compile_and_package"):
             raise RuntimeError("compiling for a CPU needs PyTorch 2.6 or later")
-        self._is_single = len(inputs[0]) == 1
+        self._rows = None if any_rows else len(inputs[0])
         self._expected = [(tensor.dtype, tensor.shape[1:]) for tensor in inputs]
-        rows = 1 if self._is_single else _EXAMPLE_BATCH
+        rows = self._rows or _EXAMPLE_BATCH
         # Dreams step in inference mode, whose tensors cannot be exported.
         with torch.inference_mode(False), torch.no_grad():
             example = tuple(torch.zeros(rows, *shape, dtype=dtype) for dtype, shape in self._expected)
-            batch = None if self._is_single else {0: torch.export.Dim("batch", min=2)}
-            exported = torch.export.export(module, example, dynamic_shapes=tuple(batch for _ in example))
+            batch = torch.export.Dim("batch", min=2)
+            shapes = tuple({0: batch} for _ in example) if any_rows else None
+            exported = torch.export.export(module, example, dynamic_shapes=shapes)
             with tempfile.TemporaryDirectory() as folder, exclusive_lock(_lock_path(), wait=True):
                 package = torch._inductor.aoti_compile_and_package(
                     exported, package_path=str(Path(folder) / "step.pt2"), inductor_configs={"freezing": True}
@@ -66,8 +67,7 @@ class AheadOfTime:
         rows = len(inputs[0])
         if (
             len(inputs) != len(self._expected)
-            or (rows == 1) is not self._is_single
-            or rows == 0
+            or (rows < 2 if self._rows is None else rows != self._rows)
             or any(
                 tensor.dtype != dtype or tensor.shape != (rows, *shape) or tensor.device.type != "cpu"
                 for tensor, (dtype, shape) in zip(inputs, self._expected, strict=True)

@@ -44,24 +44,37 @@ def step_of(model, batch=BATCH):
     return state, action, noise
 
 
+def assert_steps_as(fast, model, batch):
+    """The compiled step gives what the model does."""
+    state, action, noise = step_of(model, batch)
+    with warnings.catch_warnings(), torch.inference_mode():  # the mode that dreams step in
+        warnings.simplefilter("error", UserWarning)
+        found = fast.imagine(state, action, noise)
+    assert fast.is_compiled
+    wanted = model.imagine(state, action, noise)
+    torch.testing.assert_close(found.state.memory, wanted.state.memory, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.reward, wanted.reward, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.continuation, wanted.continuation)
+    torch.testing.assert_close(fast.features(found.state), model.features(wanted.state), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(fast.decode(found.state), model.decode(wanted.state), atol=1e-4, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_a_compiled_step_is_the_model_s_own(model):
     fast = AcceleratedModel(model)
     assert isinstance(fast, DreamModel)
     for batch in (BATCH, 1):
-        state, action, noise = step_of(model, batch)
-        with warnings.catch_warnings(), torch.inference_mode():  # the mode that dreams step in
-            warnings.simplefilter("error", UserWarning)
-            found = fast.imagine(state, action, noise)
-        assert fast.is_compiled
-        wanted = model.imagine(state, action, noise)
-        torch.testing.assert_close(found.state.memory, wanted.state.memory, atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(found.reward, wanted.reward, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(found.continuation, wanted.continuation)
-        torch.testing.assert_close(fast.features(found.state), model.features(wanted.state), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(fast.decode(found.state), model.decode(wanted.state), atol=1e-4, rtol=1e-4)
+        assert_steps_as(fast, model, batch)
     assert fast.device == model.device
     assert (fast.noise_dim, fast.feature_dim, fast.simulator) == (model.noise_dim, model.feature_dim, model.simulator)
+
+
+@torch.no_grad()
+def test_256_dreams_have_a_compiled_step_of_their_own():
+    torch.manual_seed(0)
+    model = untrained("rssm")
+    torch.nn.init.normal_(model.reward_head.mlp[-1].weight)
+    assert_steps_as(AcceleratedModel(model), model, 256)
 
 
 @torch.no_grad()
