@@ -53,7 +53,7 @@ class AheadOfTime:
             exported = torch.export.export(module, example, dynamic_shapes=shapes)
             with tempfile.TemporaryDirectory() as folder, exclusive_lock(_lock_path(), wait=True):
                 package = torch._inductor.aoti_compile_and_package(
-                    exported, package_path=str(Path(folder) / "step.pt2"), inductor_configs={"freezing": True}
+                    exported, package_path=str(Path(folder) / "step.pt2"), inductor_configs=_options()
                 )
                 self._library = torch._inductor.aoti_load_package(package).loader
 
@@ -77,6 +77,15 @@ class AheadOfTime:
             raise OtherInputsError(f"compiled for other inputs than {kinds}.")
         outputs: list[Tensor] = self._library.run([tensor.contiguous() for tensor in inputs])
         return outputs
+
+
+def _options() -> dict[str, bool]:
+    """PyTorch's own, chosen for speed."""
+    options = {"freezing": True}
+    if hasattr(torch._inductor.config.cpp, "use_decompose_tanh"):
+        # By way of exp, which is 2 % of a step of GRUs faster, and off by 1e-7.
+        options["cpp.use_decompose_tanh"] = True
+    return options
 
 
 def _lock_path() -> Path:
