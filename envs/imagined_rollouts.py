@@ -41,7 +41,7 @@ class ImaginedRollouts(RolloutContract):
         num_slots: ``N``, dreams side by side.
         arguments: See :class:`~wm_gym.envs.rollout_contract.RolloutArguments`.
 
-    Attributes (beside those of :class:`~wm_gym.envs.rollout_contract.RolloutContract`):
+    Attributes:
         random: The random streams of the slots.
         elapsed: ``(N,)`` int64, steps of each current dream.
         needs_reset: ``(N,)`` bool, slots whose dream is over or has not begun.

@@ -27,7 +27,7 @@ class SingleRollout(RolloutContract):
     Args:
         arguments: See :class:`~wm_gym.envs.rollout_contract.RolloutArguments`.
 
-    Attributes (beside those of :class:`~wm_gym.envs.rollout_contract.RolloutContract`):
+    Attributes:
         random: The random stream.
         elapsed: Steps of the current dream.
         needs_reset: Whether the dream is over or has not begun.
