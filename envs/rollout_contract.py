@@ -160,8 +160,11 @@ class RolloutContract:
         return self._bank.select(self._tensor(chosen))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
-        """The array on the model's device; on the CPU its own memory, without asking for a move that is none."""
-        tensor = torch.from_numpy(array)
+        """The array on the model's device; on the CPU its own memory."""
+        return self._on_device(torch.from_numpy(array))
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        """A tensor from the CPU on the model's device, without asking for a move that is none."""
         return tensor if self._is_on_cpu else tensor.to(self._device)
 
     @torch.inference_mode()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from wm_gym.envs.rollout_contract import Observations, RolloutArguments, RolloutContract, not_finite, reset_needed
 from wm_gym.envs.slot_random import StreamAhead
@@ -107,9 +106,6 @@ class SingleRollout(RolloutContract):
         """The observation, in memory that nothing else uses."""
         seen = self._features(self._state) if self.observation == "latent" else self.frames()
         return seen[0].copy()
-
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        return tensor if self._is_on_cpu else tensor.to(self._device)
 
 
 class _InputRow:

@@ -106,12 +106,13 @@ class StreamAhead:
 
     def set_key(self, key: int) -> None:
         """Start the stream from its beginning."""
-        self._go_to(key)
+        self._first, self._event = key, 0
+        self._numbers = self._numbers[:0]
 
     def uniform(self) -> NDArray[np.float32]:
         """``(num_lanes,)`` float32 in [0, 1) for the current event; not to be written into."""
         if self._event >= len(self._numbers):
-            self._go_to(self._place)
+            self._first, self._event = self._place, 0
             events = np.arange(self._num_ahead, dtype=np.uint64) * _EVENT
             self._numbers = _uniform(np.uint64(self._first) + events, self._lanes)
         row: NDArray[np.float32] = self._numbers[self._event]
@@ -129,11 +130,6 @@ class StreamAhead:
     def _place(self) -> int:
         """Where the current event begins in the sequence."""
         return (self._first + self._event * _EVENT_STEP) % 2**64
-
-    def _go_to(self, place: int) -> None:
-        self._first = place
-        self._event = 0
-        self._numbers = self._numbers[:0]
 
 
 def _lanes(num_lanes: int) -> NDArray[np.uint64]:

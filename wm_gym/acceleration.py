@@ -207,7 +207,7 @@ class AcceleratedModel:
 
     def decode(self, state: LatentState) -> Tensor:
         """Frames ``(B, 3, H, W)`` float in [-1, 1]."""
-        return self.model.decode_latent(self.model.dynamics.shown(state))
+        return self.model.decode_latent(self._dynamics.shown(state))
 
 
 def accelerate(

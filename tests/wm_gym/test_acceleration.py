@@ -23,12 +23,16 @@ def untrained(kind):
     return WorldModel(config, simulator).eval()
 
 
-@pytest.fixture(params=["gru", "rssm", "transformer"])
-def model(request):
+def untrained_with_rewards(kind):
     torch.manual_seed(0)
-    model = untrained(request.param)
+    model = untrained(kind)
     torch.nn.init.normal_(model.reward_head.mlp[-1].weight)  # heads begin at zero, where nothing could differ
     return model
+
+
+@pytest.fixture(params=["gru", "rssm", "transformer"])
+def model(request):
+    return untrained_with_rewards(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +75,7 @@ def test_a_compiled_step_is_the_model_s_own(model):
 
 @torch.no_grad()
 def test_256_dreams_have_a_compiled_step_of_their_own():
-    torch.manual_seed(0)
-    model = untrained("rssm")
-    torch.nn.init.normal_(model.reward_head.mlp[-1].weight)
+    model = untrained_with_rewards("rssm")
     assert_steps_as(AcceleratedModel(model), model, 256)
 
 
