@@ -43,7 +43,7 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir=FOLDER_OF_PACKAGE,
-    package_data={"wm_gym": ["configs/*.yaml", "assets/**/*", "py.typed"]},
+    package_data={"wm_gym": ["configs/*.yaml", "assets/**/*", "by_rows.cpp", "py.typed"]},
     install_requires=[
         "torch>=2.3",
         "torchvision>=0.18",

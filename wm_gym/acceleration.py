@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from wm_gym.ahead_of_time import AheadOfTime, OtherInputsError
 from wm_gym.config import ModelConfig
@@ -26,10 +25,6 @@ from wm_gym.state import LatentState
 from wm_gym.world_model import Imagined, WorldModel
 
 Precision = Literal["fp32", "bf16"]
-
-_SHARED_COLUMNS = 256
-"""Up to so many rows oneDNN's threads share the columns of a product and read what the others wrote; beyond, each has
-rows of its own. Where two cores have no cache in common, the former takes up to a third longer."""
 
 _Step = Callable[..., Sequence[Tensor]]
 """Of latent, memory, action and, where the model takes any, noise; gives what :class:`DreamStep` gives."""
@@ -62,39 +57,18 @@ class DreamStep(nn.Module):
         return torch.autocast(self.model.device.type, torch.bfloat16)
 
 
-class _OneRowMore(nn.Module):
-    """A step that computes one row more than it is asked for.
-
-    Args:
-        step: Takes and gives tensors ``(B, ...)``.
-    """
-
-    def __init__(self, step: nn.Module) -> None:
-        super().__init__()
-        self.step = step
-
-    def forward(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """What the step gives, without the last row, which is made of zeros."""
-        rows = len(inputs[0])
-        longer = [functional.pad(tensor, (0, 0) * (tensor.dim() - 1) + (0, 1)) for tensor in inputs]
-        return [output[:rows] for output in self.step(*longer)]
-
-
 class _CompiledForCPU:
-    """A step that is compiled when it is first called with one dream, with 256, with any other number of them."""
+    """A step that is compiled when it is first called with one dream, and when with more."""
 
     def __init__(self, step: DreamStep) -> None:
         self._step = step
-        self._kinds: dict[tuple[int, int], AheadOfTime] = {}
+        self._kinds: dict[tuple[bool, int], AheadOfTime] = {}
 
     def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
-        rows = len(inputs[0])
-        own = rows in (1, _SHARED_COLUMNS)
-        kind = (rows if own else 0, len(inputs))
-        if kind not in self._kinds:
-            step = _OneRowMore(self._step) if rows == _SHARED_COLUMNS else self._step
-            self._kinds[kind] = AheadOfTime(step, inputs, any_rows=not own)
+        kind = (len(inputs[0]) == 1, len(inputs))
         try:
+            if kind not in self._kinds:
+                self._kinds[kind] = AheadOfTime(self._step, inputs)
             return self._kinds[kind](inputs)
         except OtherInputsError:
             return self._step(*inputs)

@@ -1,4 +1,5 @@
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium as gym
 import pytest
@@ -74,9 +75,37 @@ def test_a_compiled_step_is_the_model_s_own(model):
 
 
 @torch.no_grad()
-def test_256_dreams_have_a_compiled_step_of_their_own():
+def test_rows_shared_out_among_threads_are_the_rows_of_one_thread(model):
+    fast = AcceleratedModel(model)
+    state, action, noise = step_of(model, 19)  # blocks of unlike length
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        shared_out = fast.imagine(state, action, noise)
+        torch.set_num_threads(1)
+        alone = fast.imagine(state, action, noise)
+    finally:
+        torch.set_num_threads(threads)
+    assert fast.is_compiled
+    for ours, theirs in zip((*shared_out.state, *shared_out[1:]), (*alone.state, *alone[1:]), strict=True):
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(shared_out.reward, model.imagine(state, action, noise).reward, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_python_threads_may_step_one_model_at_once():
     model = untrained_with_rewards("rssm")
-    assert_steps_as(AcceleratedModel(model), model, 256)
+    fast = AcceleratedModel(model)
+    steps = [step_of(model, batch) for batch in (8, 40, 8, 33)]
+    wanted = [fast.imagine(*step) for step in steps]
+
+    def repeatedly(step):
+        with torch.no_grad():
+            return [fast.imagine(*step) for _ in range(50)]
+
+    with ThreadPoolExecutor(len(steps)) as pool:
+        for found, reference in zip(pool.map(repeatedly, steps), wanted, strict=True):
+            assert all(torch.equal(each.reward, reference.reward) for each in found)
 
 
 @torch.no_grad()
