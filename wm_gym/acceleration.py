@@ -89,9 +89,9 @@ class AcceleratedModel:
 
     It takes the place of the model in every dream environment and in training in imagination: ``gym.make(
     "DreamDriving-v0", model=AcceleratedModel(model))``. The first step with one dream, and the first with several,
-    compiles, which takes some fifteen seconds on a CPU, for as many threads as PyTorch has then; on a GPU every number of
-    dreams has a step of its own. Where nothing can be compiled, for lack of a C++ compiler or on a CPU with a PyTorch
-    older than 2.6, a warning says so and the model steps as it is.
+    compiles, which takes some fifteen seconds on a CPU, for as many threads as PyTorch has then; on a GPU every number
+    of dreams has a step of its own. Where nothing can be compiled, for lack of a C++ compiler or on a CPU with a
+    PyTorch older than 2.6, a warning says so and the model steps as it is.
 
     The parameters at the first step are part of what is compiled: a model that goes on learning needs a new one.
 
