@@ -52,7 +52,7 @@ def test_sequences_are_left_out_where_a_call_would_take_too_long():
     short = measure_sequences(["debug"], 0.01, device="cpu", limit_s=1e-6, batches=(1, 2))
     assert "sequences_per_s" in short.rows[0]
     assert "sequences_per_s" not in short.rows[1]
-    assert "| debug | 2 | - | - | - | - |" in render_markdown([short], {}, measured_on("cpu"))
+    assert "| debug | 2 | - | - | - | - | - |" in render_markdown([short], {}, measured_on("cpu"))
 
 
 def test_the_share_of_the_peak_is_of_a_peak_measured_beside_it():

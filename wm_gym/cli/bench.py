@@ -20,6 +20,7 @@ class _Job(NamedTuple):
     model: str
     config: str
     configs: list[str]
+    peak_configs: list[str]
     data: str | None
     num_envs: list[int]
     seconds: float
@@ -44,7 +45,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "--num-envs", default="1,16,256,4096", metavar="N,N", help="numbers of dreams (default: 1,16,256,4096)"
     )
     parser.add_argument(
-        "--configs", default=None, metavar="CONFIG,CONFIG", help="configs of components and sequences (default: all)"
+        "--configs",
+        default=None,
+        metavar="CONFIG,CONFIG",
+        help="configs of components and sequences (default: all) and of peak (default: tiny,tiny_gru)",
     )
     parser.add_argument(
         "--data", default=None, metavar="DIR", help="a dataset, for the part loader: whether training waits for it"
@@ -117,15 +121,16 @@ def _measure_parts(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         if part not in _PARTS:
             raise ConfigError(f"--parts knows no {part!r}{did_you_mean(part, _PARTS)}; use {', '.join(_PARTS)} or all.")
     # "debug" is for tests, and says nothing about a machine.
-    configs = [name for name in preset_names() if name != "debug"]
+    configs, peak_configs = [name for name in preset_names() if name != "debug"], ["tiny", "tiny_gru"]
     if arguments.configs is not None:
-        configs = arguments.configs.split(",")
+        configs = peak_configs = arguments.configs.split(",")
     for name in (*configs, arguments.config):
         load_config(name)
     job = _Job(
         model=arguments.model,
         config=arguments.config,
         configs=configs,
+        peak_configs=peak_configs,
         data=arguments.data,
         num_envs=_numbers("--num-envs", arguments.num_envs),
         seconds=arguments.seconds,
@@ -160,7 +165,7 @@ def _ppo(job: _Job) -> Table:
 def _peak(job: _Job) -> Table:
     from wm_gym.bench.peak import measure_peak
 
-    return measure_peak(("tiny", "tiny_gru"), job.num_envs, job.seconds, device=job.device)
+    return measure_peak(job.peak_configs, job.num_envs, job.seconds, device=job.device)
 
 
 def _components(job: _Job) -> Table:
