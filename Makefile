@@ -4,11 +4,24 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types format clean help
+# The oldest Python that is there, of those that setup.py allows.
+MINORS := 10 11 12 13 14
+OLDEST_PYTHON ?= $(firstword $(foreach minor,$(MINORS),\
+	$(shell python3.$(minor) -c "import sys; print(sys.executable)" 2>/dev/null) \
+	$(wildcard $(HOME)/.pyenv/versions/3.$(minor).*/bin/python)) $(PYTHON))
+LOWEST := .venv-lowest
+# What meets the other packages most, of what is quick.
+LOWEST_TESTS := tests/test_bundled.py tests/test_damaged_files.py tests/envs tests/wm_gym \
+	tests/data_collection/test_dataset.py tests/data_collection/test_episode_file.py \
+	tests/data_collection/test_car_racing_collection.py tests/agents/test_agent_bundle.py tests/agents/test_training.py
+LOWEST_SKIPS := tests/envs/carla_driving tests/wm_gym/test_acceleration.py tests/wm_gym/test_bench.py \
+	tests/wm_gym/test_export.py tests/wm_gym/test_trainer.py
+
+.PHONY: demo test test-lowest lint types format clean help
 
 help:
 	@echo "make demo    the whole loop on CarRacing, into runs/demo (about 20 minutes on 2 cores)"
-	@echo "make test    the test suite"
+	@echo "make test    the test suite; make test-lowest: a part of it with the lowest versions that setup.py allows"
 	@echo "make lint    ruff; make types: mypy; make format: let ruff format"
 	@echo "make clean   remove the virtual environment and what was built"
 
@@ -23,6 +36,13 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+test-lowest: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv venv --quiet --clear --python $(OLDEST_PYTHON) $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
+		--editable ".[dev,minari,carla,ray]"
+	$(LOWEST)/bin/python -m pytest $(LOWEST_TESTS) $(addprefix --ignore ,$(LOWEST_SKIPS))
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -39,4 +59,4 @@ types: $(INSTALLED)
 	cd build/types && $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p wm_gym
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(LOWEST) build *.egg-info

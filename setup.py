@@ -20,7 +20,7 @@ FOLDER_OF_PACKAGE = {
 }
 
 # ONNX files and what runs them.
-EXPORT = ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
+EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 
 def packages() -> list[str]:
@@ -45,16 +45,16 @@ setup(
     package_dir=FOLDER_OF_PACKAGE,
     package_data={"wm_gym": ["configs/*.yaml", "assets/**/*", "by_rows.cpp", "py.typed"]},
     install_requires=[
-        "torch>=2.3",
-        "torchvision>=0.18",
-        "gymnasium[box2d]>=1.1",
-        "stable-baselines3>=2.6",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "gymnasium[box2d]>=1.2.3",
+        "stable-baselines3>=2.7.1",
         "numpy>=1.26",
-        "opencv-python>=4.8",
+        "opencv-python>=4.8.1.78",
         "lpips>=0.1.4",
         "safetensors>=0.4.3",
         "pydantic>=2.6",
-        "PyYAML>=6.0",
+        "PyYAML>=6.0.2",
         "lightning-fabric>=2.3",
         "torchmetrics>=1.3",
         "tensorboard>=2.14",
@@ -62,22 +62,24 @@ setup(
         "networkx>=3.0",
         "fsspec>=2023.10",
         "matplotlib>=3.7",
-        "pillow>=10.0",
-        "tqdm>=4.66",
+        "pillow>=10.3",
+        "tqdm>=4.66.3",
+        "filelock>=3.13",
     ],
     extras_require={
         # CARLA publishes wheels for Linux and Windows on x86-64 and Python 3.10 to 3.12 only; elsewhere this is empty.
         "carla": [
-            'carla>=0.9.15; python_version < "3.13" and sys_platform != "darwin" and platform_machine in "x86_64 AMD64"'
+            'carla>=0.9.16; python_version < "3.13" and sys_platform != "darwin" and platform_machine in "x86_64 AMD64"'
         ],
-        "minari": ["minari[hdf5]>=0.5.4"],
+        # The first that stores frames without loss; it needs Python 3.11.
+        "minari": ['minari[hdf5]>=0.5.4; python_version >= "3.11"'],
         "ray": ["ray>=2.9"],
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.0", *EXPORT],
         "dev": [
             "pytest>=8.0",
             "hypothesis>=6.100",
-            "msgpack>=1.0",
+            "msgpack>=1.0.8",
             "ruff>=0.6",
             "mypy>=1.11",
             "types-PyYAML",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,22 +18,22 @@ import torch
 import yaml
 from gymnasium import spaces
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from stable_baselines3.common.policies import BasePolicy
-from torch import Tensor
 
 from wm_gym.agents.config import AgentConfig
 from wm_gym.agents.observers import LatentObserver, Observer, PixelObserver
 from wm_gym.agents.pixel_config import PixelAgentConfig
 from wm_gym.agents.policy import rebuild_pixel_policy, rebuild_policy
-from wm_gym.bundle import BUNDLED, bundled_folder, load_model, read_manifest
+from wm_gym.bundle import BUNDLED, bundled_folder, load_model, manifest_text, read_manifest
+from wm_gym.checksums import check_file, check_settings
 from wm_gym.config import parse_config
 from wm_gym.envs.rollout_contract import observation_space_of
 from wm_gym.errors import BundleError, ConfigError
-from wm_gym.files import folder_written_atomically
+from wm_gym.files import check_replaceable, folder_written_atomically, write_tensors
+from wm_gym.plain_files import read_json, read_yaml
 from wm_gym.provenance import provenance
 from wm_gym.simulator import SimulatorSpec
+from wm_gym.tensor_files import check_fit, load_parameters, read_shapes, read_tensors
 from wm_gym.world_model import WorldModel
 
 FORMAT = "wm_gym.agent"
@@ -41,6 +42,7 @@ MANIFEST = "agent.yaml"
 _POLICY = "policy.safetensors"
 _MODEL = "model"
 _METRICS = "metrics.json"
+_REMEDY = "copy or train the agent again"
 
 
 class ModelReference(BaseModel):
@@ -67,6 +69,7 @@ class AgentManifest(BaseModel):
         policy: The policy's name in Stable-Baselines3.
         model: The world model.
         provenance: Versions of the packages, machine, and what the training adds.
+        checksums: See :mod:`wm_gym.checksums`; ``None`` in a folder that is older than they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +82,7 @@ class AgentManifest(BaseModel):
     policy: Literal["MlpPolicy"] = "MlpPolicy"
     model: ModelReference
     provenance: dict[str, Any] = Field(default_factory=dict)
+    checksums: dict[str, str] | None = None
 
 
 class PixelAgentManifest(BaseModel):
@@ -91,6 +95,7 @@ class PixelAgentManifest(BaseModel):
         policy: The policy's name in Stable-Baselines3.
         simulator: The simulator that it was trained on.
         provenance: Versions of the packages, machine.
+        checksums: See :mod:`wm_gym.checksums`; ``None`` in a folder that is older than they are.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,6 +108,7 @@ class PixelAgentManifest(BaseModel):
     policy: Literal["CnnPolicy"] = "CnnPolicy"
     simulator: SimulatorSpec
     provenance: dict[str, Any] = Field(default_factory=dict)
+    checksums: dict[str, str] | None = None
 
 
 _MANIFESTS: dict[str, type[AgentManifest] | type[PixelAgentManifest]] = {
@@ -220,18 +226,17 @@ def _write_agent(
     card: str,
     model: WorldModel | None = None,
 ) -> Path:
-    if path.exists() and not (path / MANIFEST).exists() and (not path.is_dir() or any(path.iterdir())):
+    if not check_replaceable(path, MANIFEST):
         raise BundleError(f"{str(path)!r} exists and is no agent; choose another path or remove it.")
     with folder_written_atomically(path) as folder:
-        text = yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False)
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
         # Policies share one features extractor under several names, which safetensors stores as copies only.
         state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in policy.state_dict().items()}
-        save_file(state, folder / _POLICY)
+        write_tensors(folder / _POLICY, state)
         (folder / _METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", "utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
         if model is not None:
             model.save_pretrained(folder / _MODEL)
+        (folder / MANIFEST).write_text(manifest_text(manifest, folder, (_POLICY, _METRICS)), encoding="utf-8")
     return path
 
 
@@ -247,19 +252,14 @@ def read_agent_manifest(path: str | Path) -> tuple[Path, AgentManifest | PixelAg
             f"there is no agent at {str(folder)!r}; give the folder that `wm-gym train-agent` wrote, or 'bundled'."
         )
     file = folder / MANIFEST
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not file.exists():
         unfinished = (folder / "run.json").exists()
         hint = (
             "its training has not finished; run the same training again to resume it" if unfinished else "give another"
         )
-        raise BundleError(f"{str(folder)!r} is no agent: it has no {MANIFEST}; {hint}.") from error
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(
-            f"{str(file)!r} is damaged: it is no readable YAML; copy or train the agent again."
-        ) from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise BundleError(f"{str(folder)!r} is no agent: it has no {MANIFEST}; {hint}.")
+    values = read_yaml(file, error=BundleError, remedy=_REMEDY)
+    if values.get("format") != FORMAT:
         raise BundleError(f"{str(folder)!r} is no agent: its {MANIFEST} is of another format.")
     if values.get("version") != VERSION:
         raise BundleError(
@@ -273,9 +273,23 @@ def read_agent_manifest(path: str | Path) -> tuple[Path, AgentManifest | PixelAg
             "use the wm_gym that wrote it, or train it again."
         )
     try:
-        return folder, parse_config(_MANIFESTS[observation], values, origin=repr(str(file)))
+        manifest = parse_config(_MANIFESTS[observation], values, origin=repr(str(file)))
     except ConfigError as error:
         raise BundleError(str(error)) from error
+    check_settings(values, file, error=BundleError, remedy=_REMEDY)
+    return folder, manifest
+
+
+def is_finished_agent(folder: Path) -> bool:
+    """Whether a run's folder holds its agent already.
+
+    Raises:
+        BundleError: It does, and the agent's record is damaged.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    read_agent_manifest(folder)
+    return True
 
 
 def agent_model_path(folder: Path, manifest: AgentManifest | PixelAgentManifest) -> str | Path:
@@ -327,7 +341,7 @@ def load_agent(path: str | Path, device: str | torch.device = "cpu") -> LoadedAg
     policy = _load_policy(folder, manifest, observation_space, observer.simulator)
     policy.to(device)
     policy.set_training_mode(False)
-    return LoadedAgent(folder, manifest, observer, policy, _read_metrics(folder / _METRICS))
+    return LoadedAgent(folder, manifest, observer, policy, _read_metrics(folder / _METRICS, manifest))
 
 
 def _load_policy(
@@ -341,33 +355,40 @@ def _load_policy(
         action_space = simulator.action.space(manifest.config.action)
     except ConfigError as error:
         raise BundleError(f"{str(folder / MANIFEST)!r} does not fit its simulator: {error}") from error
-    try:
-        state: dict[str, Tensor] = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{str(file)!r} is missing or damaged ({error}); copy or train the agent again.") from error
+    found = read_shapes(file, error=BundleError, remedy=_REMEDY)
+    owner = f"the {manifest.config.algo} policy that {MANIFEST} beside it describes"
+    # A layer is made only where the file holds its weights: (out, in) for widths that follow each other.
+    shapes = {tuple(tensor.shape) for tensor in found.values()}
+    widths = manifest.config.net_arch
+    if any((wide, narrow) not in shapes for narrow, wide in pairwise(widths)) or not all(
+        any(shape[0] == width for shape in shapes if len(shape) == 2) for width in (*widths[:1], *_features(manifest))
+    ):
+        raise BundleError(f"{str(file)!r} does not fit {owner}: its layers are not of net_arch; {_REMEDY}.")
     try:
         policy = (
             rebuild_pixel_policy(manifest.config, observation_space, action_space)
             if isinstance(manifest, PixelAgentManifest)
             else rebuild_policy(manifest.config, observation_space, action_space)
         )
-        policy.load_state_dict(state, strict=True)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"{str(file)!r} does not fit the {manifest.config.algo} policy that {MANIFEST} beside it describes; the "
-            "two files come from different agents."
-        ) from error
+        raise BundleError(f"{str(folder / MANIFEST)!r} describes no policy that can be built; {_REMEDY}.") from error
+    check_fit(found, policy.state_dict(), error=BundleError, file=file, owner=owner)
+    check_file(file, manifest.checksums, error=BundleError, remedy=_REMEDY)
+    tensors = read_tensors(file, error=BundleError, remedy=_REMEDY)
+    load_parameters(policy, tensors, error=BundleError, file=file, owner=owner)
     return policy
 
 
-def _read_metrics(file: Path) -> dict[str, Any]:
-    if not file.exists():
+def _features(manifest: AgentManifest | PixelAgentManifest) -> tuple[int, ...]:
+    return (manifest.config.features_dim,) if isinstance(manifest, PixelAgentManifest) else ()
+
+
+def _read_metrics(file: Path, manifest: AgentManifest | PixelAgentManifest) -> dict[str, Any]:
+    if not file.exists() and _METRICS not in (manifest.checksums or {}):
         return {}
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{str(file)!r} is damaged: it is no valid JSON; remove it or copy it again.") from error
-    return metrics if isinstance(metrics, dict) else {}
+    metrics = read_json(file, error=BundleError, remedy=_REMEDY)
+    check_file(file, manifest.checksums, error=BundleError, remedy=_REMEDY)
+    return metrics
 
 
 def _is_bundled(fingerprint: str) -> bool:

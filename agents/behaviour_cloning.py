@@ -24,20 +24,21 @@ from pydantic import BaseModel, ConfigDict, Field
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
 from torch.nn.functional import mse_loss
-from tqdm import tqdm
 
 from wm_gym.actions import ActionName
-from wm_gym.agents.agent_bundle import save_agent
+from wm_gym.agents.agent_bundle import MANIFEST, is_finished_agent, save_agent
 from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.device import resolve_device
 from wm_gym.agents.policy import rebuild_policy, set_normalisation, statistics_of
-from wm_gym.agents.run_folder import RunFolder
 from wm_gym.config import parse_config
 from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.episode import Episode
+from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import DreamModel, resolve_model
 from wm_gym.errors import BundleError, DatasetError
 from wm_gym.frames import frames_to_tensor
+from wm_gym.precision import single_precision
+from wm_gym.progress import progress_bar
+from wm_gym.run_folder import RunFolder
 from wm_gym.training.log import MetricsLog
 from wm_gym.world_model import WorldModel
 
@@ -49,7 +50,7 @@ _SMALLEST_DEVIATION = 1e-3
 class CloningConfig(BaseModel):
     """How a policy is cloned; its network is that of an agent trained in the dream by PPO."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(default=5_000, ge=1, description="Updates.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="All randomness of the training follows from it.")
@@ -114,6 +115,7 @@ def make_cloning_config(values: Mapping[str, Any] | None = None, changes: Iterab
     return parse_config(CloningConfig, dict(values or {}), changes, origin="the cloning's configuration")
 
 
+@single_precision()
 def clone_behaviour(
     data: str | Path,
     model: str | Path | WorldModel,
@@ -168,35 +170,12 @@ def clone_behaviour(
     resolved = chosen.model_copy(update={"action": action})
     train, validation = dataset.split(resolved.validation_fraction)
     record = {"model_fingerprint": loaded.fingerprint, "dataset": dataset.fingerprint}
-    folder = RunFolder(Path(out), _KIND, resolved, record)
-    was_finished = folder.prepare()
-    if not was_finished:
-        copied, held_out = (best_episodes(part, resolved.top_fraction) for part in (train, validation))
-        bar = tqdm(
-            total=len(copied) + len(held_out), unit="episode", desc="watch the recorded drives", disable=not progress
-        )
-        with bar:
-            demonstrations = watch(loaded, train, copied, action, bar)
-            check = watch(loaded, validation, held_out, action, bar)
-        policy, figures = clone(
-            demonstrations,
-            check,
-            resolved,
-            action_format.space(action),
-            log_folder=folder.path,
-            progress=progress,
-        )
-        metrics = {
-            **figures,
-            "episodes": len(copied),
-            "actions": len(demonstrations.actions),
-            "mean_return": float(np.mean([train.episodes[position].return_ for position in copied])),
-            "top_fraction": resolved.top_fraction,
-            "validation_episodes": len(held_out),
-        }
-        recipe = _agent_config(resolved)
-        folder.install(lambda path: save_agent(path, policy, loaded, recipe, metrics, trained_in="data"))
-    metrics = folder.read_metrics()
+    identity = {"model_fingerprint": "in another world model", "dataset": "on other data"}
+    with RunFolder(out, _KIND, resolved, record, identity=identity).held() as folder:
+        was_finished = is_finished_agent(folder.path)
+        if not was_finished:
+            _clone_into(folder, train, validation, loaded, resolved, progress=progress)
+        metrics = folder.read_metrics()
     return CloningSummary(
         path=folder.path,
         steps=resolved.steps,
@@ -205,6 +184,40 @@ def clone_behaviour(
         was_finished=was_finished,
         wall_s=time.monotonic() - started,
     )
+
+
+def _clone_into(
+    folder: RunFolder,
+    train: Dataset,
+    validation: Dataset,
+    model: WorldModel,
+    config: CloningConfig,
+    *,
+    progress: bool,
+) -> None:
+    assert config.action is not None  # it is resolved
+    copied, held_out = (best_episodes(part, config.top_fraction) for part in (train, validation))
+    with progress_bar(len(copied) + len(held_out), "episode", "watch the recorded drives", enabled=progress) as bar:
+        demonstrations = watch(model, train, copied, config.action, bar)
+        check = watch(model, validation, held_out, config.action, bar)
+    policy, figures = clone(
+        demonstrations,
+        check,
+        config,
+        model.simulator.action.space(config.action),
+        log_folder=folder.path,
+        progress=progress,
+    )
+    metrics = {
+        **figures,
+        "episodes": len(copied),
+        "actions": len(demonstrations.actions),
+        "mean_return": float(np.mean([train.episodes[position].return_ for position in copied])),
+        "top_fraction": config.top_fraction,
+        "validation_episodes": len(held_out),
+    }
+    recipe = _agent_config(config)
+    folder.install(lambda path: save_agent(path, policy, model, recipe, metrics, trained_in="data"), MANIFEST)
 
 
 def best_episodes(dataset: Dataset, fraction: float) -> list[int]:
@@ -306,7 +319,7 @@ def clone(
     figures: dict[str, Any] = {"mean_action_loss": float(mse_loss(baseline, validation.actions))}
     best, best_state = math.inf, policy.state_dict()
     running: list[float] = []
-    bar = tqdm(total=config.steps, unit="update", desc="clone", disable=not progress)
+    bar = progress_bar(config.steps, "update", "clone", enabled=progress)
     with MetricsLog(log_folder, keep_before=0, step_key="updates") as log, bar:
         for update in range(1, config.steps + 1):
             cosine = 0.5 * (1.0 + math.cos(math.pi * (update - 1) / config.steps))

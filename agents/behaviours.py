@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wm_gym.agents.autopilots import make_autopilot
 from wm_gym.data_collection.behaviours import SWERVES, Behaviour, Noisy, SmoothRandom
+from wm_gym.envs.simulators import kind_of
 from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
 
@@ -19,7 +20,8 @@ SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
     "traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:TrafficManager"},
     "noisy-traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:NoisyTrafficManager"},
 }
-"""Behaviours that only some simulators have: name, Gymnasium id, and ``"module:Class"``, made as ``Class()``."""
+"""Behaviours that only some simulators, and those that inherit from them, have: name, Gymnasium id, and
+``"module:Class"``, made as ``Class()``."""
 
 _VARIED = re.compile(r"(?P<how>noisy|sampled)\((?P<name>.+)\)")
 
@@ -76,10 +78,11 @@ def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Beh
 
 def _make_simulator_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
     entry_points = SIMULATOR_BEHAVIOURS[name]
-    if spec.id not in entry_points:
+    kind = kind_of(spec.id, entry_points)
+    if kind is None:
         raise SimulatorError(
             f"the behaviour {name!r} belongs to {', '.join(entry_points)}, not to {spec.id}; use another one, such as "
             "'random'."
         )
-    behaviour: Behaviour = pkgutil.resolve_name(entry_points[spec.id])()
+    behaviour: Behaviour = pkgutil.resolve_name(entry_points[kind])()
     return behaviour

@@ -19,7 +19,7 @@ class AgentConfig(BaseModel):
     go into ``algorithm``, for example ``{"vf_coef": 1.0}``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     algo: str = Field(default="ppo", description="Algorithm: " + ", ".join(ALGORITHMS) + ".")
     steps: int = Field(default=1_000_000, ge=1, description="Dream steps in all, summed over the dreams side by side.")
@@ -55,7 +55,7 @@ class AgentConfig(BaseModel):
         "makes haste look better than it is: where a drive has time for the whole track, a limit takes that away.",
     )
 
-    net_arch: tuple[int, ...] = Field(default=(256, 256), description="Hidden layers of each network.")
+    net_arch: tuple[int, ...] = Field(default=(256, 256), max_length=64, description="Hidden layers of each network.")
     activation: Literal["tanh", "relu", "silu"] | None = Field(default=None, description="Between hidden layers.")
     log_std_init: float | None = Field(default=None, description="Log of the actions' first deviation.")
 
@@ -105,8 +105,8 @@ class AgentConfig(BaseModel):
     @field_validator("net_arch")
     @classmethod
     def _layers_have_units(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if any(units < 1 for units in value):
-            raise ValueError(f"every layer of net_arch needs at least 1 unit, but {list(value)} was given")
+        if any(not 1 <= units <= 16_384 for units in value):
+            raise ValueError(f"every layer of net_arch needs 1 to 16,384 units, but {list(value)} was given")
         return value
 
     @field_validator("reward_scale")

@@ -14,8 +14,8 @@ from stable_baselines3.common.policies import BasePolicy
 
 from wm_gym.actions import ActionName, FloatArray
 from wm_gym.agents.agent_bundle import load_agent
-from wm_gym.agents.device import resolve_device
 from wm_gym.agents.observers import LatentObserver, Observer
+from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.errors import BundleError, SimulatorError
 from wm_gym.frames import Frame

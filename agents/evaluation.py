@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from tqdm import tqdm
 
 from wm_gym.agents.agent_bundle import AgentManifest, agent_simulator, read_agent_manifest
 from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS
@@ -27,8 +25,9 @@ from wm_gym.envs.simulators import (
     make_simulator_from_spec,
     split_connection,
 )
-from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
-from wm_gym.files import write_json_atomically
+from wm_gym.errors import ConfigError, OutputError, SimulatorError, did_you_mean
+from wm_gym.files import check_writable, describe_os_error, write_json_atomically
+from wm_gym.progress import progress_bar
 from wm_gym.provenance import provenance
 from wm_gym.simulator import SimulatorSpec
 
@@ -42,6 +41,8 @@ _DRIVING_METRICS: dict[str, tuple[str, str]] = {
     "route_completion": ("route_completion", "last"),
     "infraction_penalty": ("infraction_penalty", "last"),
     "driving_score": ("driving_score", "last"),
+    "infraction_penalty_2_1": ("infraction_penalty_2_1", "last"),
+    "driving_score_2_1": ("driving_score_2_1", "last"),
 }
 _PER_KM = "_per_km"
 _KM = "km"
@@ -64,10 +65,13 @@ class EvaluationResult:
         terminated_rate: Share of the episodes that the simulator ended, rather than a limit on their length.
         driving: Driving metrics, as far as the simulator tells: ``mean_speed`` (in its own unit),
             ``off_road_fraction``, ``progress``, ``lap_finished_rate``; and in the sense of the CARLA leaderboard
-            ``route_completion`` and ``driving_score`` (0 to 100), ``infraction_penalty`` (0 to 1), ``km`` (driven in
-            all drives together), and all infractions of a kind over all these kilometres (``red_lights_per_km``, ...).
+            ``route_completion`` and ``driving_score`` (0 to 100), ``infraction_penalty`` (0 to 1), the latter two by
+            its version 2.1 too (``..._2_1``), ``km`` (driven in all drives together), and all infractions of a kind
+            over all these kilometres (``red_lights_per_km``, ...).
         infos: For every number in the simulator's ``info``: its ``mean`` over a drive's steps and its ``last`` value,
             each averaged over the drives.
+        texts: For every text in the simulator's ``info``, its last value in each episode: ``texts["end"]`` says how
+            each drive in CARLA ended (``""`` where it was cut by a limit on its steps).
         reality_gap: What the agent's world model promises against what the simulator gave in these drives (see
             :class:`~wm_gym.agents.reality_gap.RealityGap` for its fields); ``None`` for a driver without a model, or
             where it was not asked for.
@@ -87,6 +91,7 @@ class EvaluationResult:
     terminated_rate: float
     driving: dict[str, float]
     infos: dict[str, dict[str, float]]
+    texts: dict[str, list[str]]
     reality_gap: RealityGap | None
     wall_s: float
     provenance: dict[str, Any]
@@ -112,6 +117,7 @@ def evaluate(
     gap_horizon: int | None = None,
     device: str = "cpu",
     progress: bool = True,
+    notify: Callable[[EvaluationResult], None] = lambda _: None,
 ) -> EvaluationResult:
     """Let a driver drive in a simulator. The result does not depend on the number of workers.
 
@@ -136,6 +142,7 @@ def evaluate(
         gap_horizon: Steps of these dreams; ``None`` for the horizon that the agent was trained with.
         device: Where an agent computes.
         progress: Show a progress bar.
+        notify: Called with the result before it is written, as the disk may have become full during the drives.
 
     Returns:
         Returns, lengths, interval, driving metrics and, for an agent, the reality gap.
@@ -143,7 +150,8 @@ def evaluate(
     Raises:
         ConfigError: A number is out of range, or the driver's name is unknown.
         BundleError: The agent cannot be loaded.
-        SimulatorError: The simulator cannot be made or does not fit the agent, or a path cannot be used.
+        SimulatorError: The simulator cannot be made or does not fit the agent, or no video has such a suffix.
+        OutputError: A file cannot be written; if it shows so early, this is found before the drives.
         SimulatorLostError: No simulator can be reached any more.
 
     Side effects: writes the files asked for, each in one move; starts ``workers`` processes if more than one.
@@ -154,8 +162,8 @@ def evaluate(
     for name, limit in (("max_episode_steps", max_episode_steps), ("gap_horizon", gap_horizon)):
         if limit is not None:
             _check_at_least(name, limit, 1)
-    video = check_video_path(video_path) if video_path is not None else None
-    json_file = _check_json_path(json_path) if json_path is not None else None
+    video = None if video_path is None else check_writable(check_video_path(video_path))
+    json_file = None if json_path is None else check_writable(json_path)
     connections = connection_of_each(workers, worker_connections)
     trained = _read_training(driver)
     trained_on = None if trained is None else trained.simulator
@@ -174,16 +182,24 @@ def evaluate(
     )
     seeds = [seed + index for index in range(episodes)]
     results: list[DriveResult] = []
-    with tqdm(total=episodes, unit="episode", desc=f"evaluate {settings.name}", disable=not progress) as bar:
+    with progress_bar(episodes, "episode", f"evaluate {settings.name}", enabled=progress) as bar:
         for result in run_drives(settings, seeds, [{**common, **connection} for connection in connections]):
             results.append(result)
             bar.update()
             bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in results):.1f}", refresh=False)
     results.sort(key=lambda result: result.index)
     outcome = _summarise(settings, seeds, results, time.monotonic() - started)
+    # What the drives have shown is told before anything is written that could fail.
+    notify(outcome)
+    for result in results:
+        if result.video_problem is not None:
+            raise OutputError(result.video_problem)
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomically(json_file, outcome.to_json())
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            write_json_atomically(json_file, outcome.to_json())
+        except OSError as error:
+            raise OutputError(describe_os_error(error, json_file)) from error
     return outcome
 
 
@@ -211,6 +227,10 @@ def _summarise(
         terminated_rate=statistics.fmean(result.terminated for result in results),
         driving=_driving_metrics(results, infos),
         infos=infos,
+        texts={
+            name: [result.texts.get(name, "") for result in results]
+            for name in sorted({name for result in results for name in result.texts})
+        },
         reality_gap=_reality_gap(settings, results),
         wall_s=wall_s,
         provenance=provenance(),
@@ -289,10 +309,3 @@ def _describe(
 def _check_at_least(name: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")
-
-
-def _check_json_path(path: str | Path) -> Path:
-    path = Path(path)
-    if path.is_dir():
-        raise SimulatorError(f"{str(path)!r} is a folder; give the name of a JSON file.")
-    return path

@@ -27,11 +27,11 @@ from wm_gym.agents.observers import LatentObserver
 from wm_gym.agents.reality_gap import DriveGap, DriveSteps, measure_drive
 from wm_gym.agents.video import VideoWriter
 from wm_gym.data_collection.behaviours import Behaviour
-from wm_gym.data_collection.worker import begin_episode, check_not_lost, scalar_infos
+from wm_gym.data_collection.worker import begin_episode, check_not_lost, scalar_infos, text_infos
 from wm_gym.data_collection.worker_pool import Losses, ProcessPool
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import has_connection, make_simulator_from_spec
-from wm_gym.errors import SimulatorError, SimulatorLostError, WMGymError
+from wm_gym.errors import OutputError, SimulatorError, SimulatorLostError, WMGymError
 from wm_gym.frames import Frame
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
@@ -80,7 +80,9 @@ class DriveResult:
         terminated: Whether the simulator ended it.
         info_means: Mean over its steps of every number in ``info``.
         info_last: Their values at the last step.
+        texts: Every text in ``info`` at the last step, such as how the episode ended.
         gap: Dream against simulator, or ``None`` where it was not asked for.
+        video_problem: Why its video could not be written, in one sentence.
     """
 
     index: int
@@ -89,7 +91,9 @@ class DriveResult:
     terminated: bool
     info_means: dict[str, float]
     info_last: dict[str, float]
+    texts: dict[str, str]
     gap: DriveGap | None = None
+    video_problem: str | None = None
 
 
 class _StateRecorder(LatentObserver):
@@ -195,8 +199,15 @@ class _Cockpit:
         filmed = make_simulator_from_spec(self.settings.simulator, render_mode="rgb_array") if can_render else self.env
         step_s = self.settings.simulator.step_s
         try:
-            with VideoWriter(self.settings.video, 1.0 / step_s if step_s > 0 else _DEFAULT_FPS) as video:
-                return self._drive(filmed, index, seed, video)
+            result: DriveResult | None = None
+            try:
+                with VideoWriter(self.settings.video, 1.0 / step_s if step_s > 0 else _DEFAULT_FPS) as video:
+                    result = self._drive(filmed, index, seed, video)
+            except OutputError as error:
+                if result is None:
+                    raise
+                result = replace(result, video_problem=str(error))  # the drive counts without its film
+            return result
         finally:
             if filmed is not self.env:
                 filmed.close()
@@ -225,7 +236,7 @@ class _Cockpit:
             _film(video, env, frame)
         means = {name: value / counts[name] for name, value in sums.items()}
         gap = self._measure_gap(actions, rewards, seed, terminated=bool(terminated))
-        return DriveResult(index, sum(rewards), len(rewards), bool(terminated), means, last, gap)
+        return DriveResult(index, sum(rewards), len(rewards), bool(terminated), means, last, text_infos(info), gap)
 
     def _measure_gap(
         self, actions: list[FloatArray], rewards: list[float], seed: int, *, terminated: bool

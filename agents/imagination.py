@@ -18,7 +18,6 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from tqdm import tqdm
 
 from wm_gym.acceleration import AcceleratedModel
 from wm_gym.agents.algorithms import ALGORITHMS, make_algorithm, resolve
@@ -28,6 +27,7 @@ from wm_gym.agents.policy import feature_statistics, policy_arguments, rebuild_p
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
 from wm_gym.errors import ConfigError, TrainingError
+from wm_gym.progress import progress_bar
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
@@ -132,7 +132,7 @@ class ImaginationTrainer:
             self._average.to(self._learner.device).set_training_mode(False)
         self._entry = ALGORITHMS[config.algo]
         self._round_steps, self._begins_anew = self._plan_rounds()
-        self._bar = tqdm(total=config.steps, unit="step", desc="train-agent", unit_scale=True, disable=not progress)
+        self._bar = progress_bar(config.steps, "step", "train-agent", enabled=progress, unit_scale=True)
         self._trained_s = 0.0
 
     @property

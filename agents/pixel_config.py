@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from wm_gym.actions import ActionName
-from wm_gym.config import parse_config
+from wm_gym.config import Width, parse_config
 from wm_gym.errors import ConfigError
 from wm_gym.simulator import SimulatorSpec
 
@@ -22,7 +22,7 @@ class PixelAgentConfig(BaseModel):
     The defaults are for few frames, 20,000 to 100,000 of the simulator: short rollouts, each used for ten epochs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     algo: Literal["ppo"] = Field(default="ppo", description="Algorithm.")
     steps: int = Field(default=25_000, ge=1, description="Decisions in all, a multiple of num_envs.")
@@ -37,8 +37,10 @@ class PixelAgentConfig(BaseModel):
         default=True, description="Divide rewards by the running deviation of their discounted sum, in training only."
     )
 
-    features_dim: int = Field(default=512, ge=1, description="Width of the layer after the convolutions.")
-    net_arch: tuple[int, ...] = Field(default=(256,), description="Further hidden layers of actor and critic each.")
+    features_dim: Width = Field(default=512, description="Width of the layer after the convolutions.")
+    net_arch: tuple[Width, ...] = Field(
+        default=(256,), max_length=64, description="Further hidden layers of actor and critic each."
+    )
     activation: Literal["tanh", "relu", "silu"] = Field(default="relu", description="Between these layers.")
     log_std_init: float = Field(default=-0.7, description="Log of the actions' first deviation.")
     use_sde: bool = Field(default=False, description="Explore by noise that depends on the state (gSDE).")

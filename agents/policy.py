@@ -17,6 +17,7 @@ from wm_gym.agents.algorithms import ALGORITHMS
 from wm_gym.agents.config import AgentConfig
 from wm_gym.agents.pixel_config import PixelAgentConfig
 from wm_gym.envs.dream_model import DreamModel
+from wm_gym.precision import single_precision
 from wm_gym.state import LatentState
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -101,6 +102,7 @@ def policy_arguments(config: AgentConfig) -> dict[str, Any]:
     return arguments
 
 
+@single_precision()
 def rebuild_policy(config: AgentConfig, observation_space: spaces.Box, action_space: spaces.Box) -> BasePolicy:
     """An untrained policy of the class and sizes that the configuration's training had.
 
@@ -126,6 +128,7 @@ def pixel_policy_arguments(config: PixelAgentConfig) -> dict[str, Any]:
     }
 
 
+@single_precision()
 def rebuild_pixel_policy(
     config: PixelAgentConfig, observation_space: spaces.Box, action_space: spaces.Box
 ) -> BasePolicy:

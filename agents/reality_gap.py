@@ -18,6 +18,7 @@ from wm_gym.envs.dream_model import DreamModel
 from wm_gym.errors import DatasetError
 from wm_gym.frames import Frame, frames_to_tensor, tensor_to_frames
 from wm_gym.metrics import reward_metrics
+from wm_gym.precision import single_precision
 from wm_gym.state import LatentState
 
 HORIZONS = (1, 5, 10, 20, 30, 50, 100, 200)
@@ -297,6 +298,7 @@ class RealityGap:
 
 
 @torch.no_grad()
+@single_precision()
 def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0) -> DriveGap:
     """Dream from many moments of a real drive and keep the rewards.
 

@@ -25,7 +25,8 @@ from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.plan import HELD_OUT_FROM
 from wm_gym.data_collection.statistics import DatasetStatistics, describe
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
-from wm_gym.files import write_text_atomically
+from wm_gym.files import check_writable, write_text_atomically
+from wm_gym.plain_files import read_json, read_yaml
 from wm_gym.provenance import provenance
 from wm_gym.training.log import read_metrics
 
@@ -82,7 +83,13 @@ class _Run:
         return [] if self.data is None else [header.return_ for header in self.data.episodes]
 
 
-def write_report(folder: str | Path, *, seed: int = 900_000, device: str = "cpu") -> Path:
+def write_report(
+    folder: str | Path,
+    *,
+    seed: int = 900_000,
+    connection: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Path:
     """Write ``report/index.html`` into a run's folder, a page that needs no other file, and the GIF in it beside it.
 
     The page shows what the folder holds, and leaves out what it lacks. The agent drives a few tracks anew, for the film
@@ -92,6 +99,7 @@ def write_report(folder: str | Path, *, seed: int = 900_000, device: str = "cpu"
         folder: As ``wm-gym demo`` leaves it: ``data/``, ``model/``, ``agent/``, ``evaluation/*.json``,
             ``summary.json``.
         seed: Of the first of the three drives; below 1,000,000, so that no held-out track is looked at.
+        connection: Where the agent's simulator runs, where it needs to be told.
         device: Where model and agent compute.
 
     Returns:
@@ -108,15 +116,14 @@ def write_report(folder: str | Path, *, seed: int = 900_000, device: str = "cpu"
         )
     run = _read_run(Path(folder), device)
     out = run.folder / "report"
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise BundleError(f"{str(out)!r} cannot be made a folder for the report: {error.strerror}.") from error
+    check_writable(out, is_folder=True)
+    out.mkdir(exist_ok=True)
+    check_writable(out / PAGE_NAME)
     text = page(
         "From recorded drives to an agent trained in a dream",
         *_introduction(run),
         _returns_section(run),
-        *_drive_sections(run, seed, out / GIF_NAME),
+        *_drive_sections(run, seed, out / GIF_NAME, connection),
         _curves_section(run),
         _data_section(run),
         _time_section(run),
@@ -227,12 +234,12 @@ def _comparison(run: _Run) -> str | None:
     )
 
 
-def _drive_sections(run: _Run, seed: int, gif_file: Path) -> list[Html | None]:
+def _drive_sections(run: _Run, seed: int, gif_file: Path, connection: Mapping[str, Any] | None) -> list[Html | None]:
     if run.driver is None:
         return []
     title = "A drive and the dream of it"
     try:
-        drives = record_drives(run.driver, range(seed, seed + _NUM_DRIVES))
+        drives = record_drives(run.driver, range(seed, seed + _NUM_DRIVES), connection=connection)
     except SimulatorError as error:
         return [section(title, paragraph(f"The agent could not drive for this report: {error}", "note"))]
     film = make_film(run.driver.model, drives[0], gif_file)
@@ -467,30 +474,11 @@ def _read_evaluation(file: Path) -> _Evaluation:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read_text(file))
-    except ValueError as error:
-        raise BundleError(f"{str(file)!r} is damaged: it is no valid JSON; make it again, or remove it.") from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{str(file)!r} must hold a JSON object, not a {type(content).__name__}; remove it.")
-    return content
+    return read_json(file, error=BundleError, remedy="make it again, or remove it")
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(_read_text(file))
-    except yaml.YAMLError as error:
-        raise BundleError(f"{str(file)!r} is damaged: it is no valid YAML; restore it.") from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{str(file)!r} must hold a mapping, not a {type(content).__name__}; restore it.")
-    return content
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{str(file)!r} cannot be read as text; make it again, or remove it.") from error
+    return read_yaml(file, error=BundleError, remedy="restore it from a copy")
 
 
 def _figure(png: bytes, alt: str, caption: str = "") -> Html:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,8 +26,11 @@ from wm_gym.agents.reality_gap import (
     summarise_gap,
 )
 from wm_gym.agents.video import write_video
+from wm_gym.data_collection.worker import begin_episode, check_not_lost
+from wm_gym.data_collection.worker_pool import Losses
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import make_simulator_from_spec
+from wm_gym.errors import SimulatorLostError
 from wm_gym.frames import Frame, frames_to_tensor, tensor_to_frames
 from wm_gym.state import LatentState
 
@@ -82,38 +86,55 @@ class Film:
     steps: int
 
 
-def record_drives(driver: Driver, seeds: Iterable[int], max_steps: int = MAX_DRIVE_STEPS) -> list[Drive]:
-    """Let an agent drive in the simulator of its world model.
+def record_drives(
+    driver: Driver,
+    seeds: Sequence[int],
+    max_steps: int = MAX_DRIVE_STEPS,
+    *,
+    connection: Mapping[str, Any] | None = None,
+) -> list[Drive]:
+    """Let an agent drive in the simulator of its world model. A drive whose simulator is lost is driven again.
 
     Args:
         driver: The agent.
         seeds: One drive for each.
         max_steps: Steps after which a drive is cut.
+        connection: Where the simulator runs, where it needs to be told.
 
     Raises:
         SimulatorError: The simulator cannot be made here.
+        SimulatorLostError: It was lost again and again.
     """
-    env = make_simulator_from_spec(driver.simulator)
+    env = make_simulator_from_spec(driver.simulator, connection=connection)
+    losses = Losses(1)
     drives: list[Drive] = []
     try:
-        for seed in seeds:
-            frame, _ = env.reset(seed=seed)
-            driver.reset(env, seed)
-            frames: list[Frame] = [frame]
-            actions: list[FloatArray] = []
-            rewards: list[float] = []
-            terminated = truncated = False
-            while not (terminated or truncated or len(actions) == max_steps):
-                action = driver.act(frame)
-                frame, reward, terminated, truncated, _ = env.step(action)
-                frames.append(frame)
-                actions.append(action)
-                rewards.append(float(reward))
-            steps = np.stack(actions), np.asarray(rewards, np.float32)
-            drives.append(Drive(seed, np.stack(frames), *steps, bool(terminated)))
+        while len(drives) < len(seeds):
+            index, seed = len(drives), seeds[len(drives)]
+            try:
+                drives.append(_record_drive(env, driver, seed, max_steps))
+                losses.finished(0)
+            except SimulatorLostError as error:
+                losses.add(0, index, str(error), f"drive {index} (seed {seed})")
     finally:
         env.close()
     return drives
+
+
+def _record_drive(env: gym.Env[Any, Any], driver: Driver, seed: int, max_steps: int) -> Drive:
+    frame = begin_episode(env, driver, seed, seed)
+    frames: list[Frame] = [frame]
+    actions: list[FloatArray] = []
+    rewards: list[float] = []
+    terminated = truncated = False
+    while not (terminated or truncated or len(actions) == max_steps):
+        action = driver.act(frame)
+        frame, reward, terminated, truncated, info = env.step(action)
+        check_not_lost(info)
+        frames.append(frame)
+        actions.append(action)
+        rewards.append(float(reward))
+    return Drive(seed, np.stack(frames), np.stack(actions), np.asarray(rewards, np.float32), bool(terminated))
 
 
 def make_film(model: DreamModel, drive: Drive, file: Path) -> Film | None:

@@ -20,8 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from wm_gym.agents.agent_bundle import MANIFEST, load_agent
 from wm_gym.agents.alarm import best_recorded_return
@@ -34,9 +33,13 @@ from wm_gym.config import Config, parse_config
 from wm_gym.data_collection.collector import collect
 from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.worker_pool import connection_of_each
+from wm_gym.envs.simulators import check_connection
 from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.files import write_text_atomically
+from wm_gym.run_folder import RunFolder
 from wm_gym.simulator import SimulatorSpec
+from wm_gym.training.log import read_metrics
 from wm_gym.training.trainer import WorldModelTrainer
 from wm_gym.world_model import WorldModel
 
@@ -48,7 +51,7 @@ _AGENT = "{agent}"
 class RoundsConfig(BaseModel):
     """How the rounds are made."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rounds: int = Field(default=3, ge=1, description="Rounds after the first agent.")
     steps: int = Field(default=13_500, ge=1, description="Simulator steps to record, over all rounds together.")
@@ -120,6 +123,9 @@ class Round:
     score: float | None
 
 
+_ROUND = TypeAdapter(Round)
+
+
 @dataclass(frozen=True)
 class RoundsSummary:
     """What all rounds have come to.
@@ -147,6 +153,7 @@ def train_agent_in_rounds(
     agent_config: AgentConfig,
     device: str = "auto",
     max_episode_steps: int | None = None,
+    worker_connections: Sequence[Mapping[str, Any]] | None = None,
     progress: bool = True,
 ) -> RoundsSummary:
     """Alternate recording with the current policy, training the world model further, and training in its dream.
@@ -159,10 +166,12 @@ def train_agent_in_rounds(
         agent_config: Settings of every agent.
         device: Device for training.
         max_episode_steps: Steps after which recorded and selecting drives are cut; ``None`` leaves it to the simulator.
+        worker_connections: For each process that records, where its simulator runs, as for ``collect``; the first one's
+            serves the selecting drives as well. Not recorded: a run may go on elsewhere.
         progress: Show progress bars.
 
     Raises:
-        ConfigError: A setting is out of range.
+        ConfigError: A setting is out of range, or there are not as many connections as workers.
         DatasetError: A dataset is missing or damaged.
         BundleError: The world model cannot be used.
         TrainingError: ``out`` holds something else or other settings, or a training diverged.
@@ -170,8 +179,26 @@ def train_agent_in_rounds(
     Side effects: writes ``out``, and all that its parts do.
     """
     return _Rounds(
-        Path(out), model, list(data), config, agent_config, device=device, limit=max_episode_steps, progress=progress
+        Path(out),
+        model,
+        list(data),
+        config,
+        agent_config,
+        device=device,
+        limit=max_episode_steps,
+        connections=connection_of_each(config.workers, worker_connections),
+        progress=progress,
     ).run()
+
+
+class _Settings(BaseModel):
+    """All that the rounds in a folder follow from; the contents of its file."""
+
+    rounds: RoundsConfig
+    agent: AgentConfig
+    model: str
+    data: tuple[str, ...]
+    max_episode_steps: int | None
 
 
 class _Rounds:
@@ -187,6 +214,7 @@ class _Rounds:
         *,
         device: str,
         limit: int | None,
+        connections: list[dict[str, Any]],
         progress: bool,
     ) -> None:
         self.out = out
@@ -196,21 +224,31 @@ class _Rounds:
         self.agent_config = agent_config
         self.device = device
         self.limit = limit
+        self.connections = connections
         self.progress = progress
         manifest = read_manifest(model)[1]
         self.simulator: SimulatorSpec = manifest.simulator
+        for connection in connections:
+            check_connection(self.simulator.id, connection)
         self.model_config = _config_of(manifest.provenance, config)
         open_training_data(data, self.model_config.training.validation_fraction)  # says early what is wrong with it
 
     def run(self) -> RoundsSummary:
-        self._prepare_folder()
-        finished = self._read_rounds()
-        for number in range(len(finished), self.config.rounds + 1):
-            finished.append(self._run_round(number, finished))
-            lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in finished)
-            write_text_atomically(self.out / _RECORD, lines)
-        if not (self.out / MANIFEST).exists():
-            put_agent(load_agent(self._folder(self.config.rounds) / "agent", "cpu"), self.out)
+        settings = _Settings(
+            rounds=self.config,
+            agent=self.agent_config,
+            model=str(self.given_model),
+            data=tuple(str(folder) for folder in self.given_data),
+            max_episode_steps=self.limit,
+        )
+        with RunFolder(self.out, None, settings, config_name=_KIND_FILE).held() as folder:
+            finished = self._read_rounds()
+            for number in range(len(finished), self.config.rounds + 1):
+                finished.append(self._run_round(number, finished))
+                lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in finished)
+                write_text_atomically(self.out / _RECORD, lines)
+            if not (self.out / MANIFEST).exists():
+                put_agent(load_agent(self._folder(self.config.rounds) / "agent", "cpu"), folder)
         return RoundsSummary(self.out, tuple(finished))
 
     def _run_round(self, number: int, finished: list[Round]) -> Round:
@@ -231,7 +269,7 @@ class _Rounds:
             make_behaviour=make_behaviour,
             frames=share,
             behaviour=self.config.behaviour.replace(_AGENT, str(self._folder(number - 1) / "agent")),
-            workers=self.config.workers,
+            worker_kwargs=self.connections,
             seed=self.config.seed + number,
             simulator_kwargs={"frame_size": self.simulator.frame_size, **self.simulator.kwargs},
             max_episode_steps=self.limit,
@@ -270,7 +308,7 @@ class _Rounds:
         initial = self._folder(number - 1) / "agent" if number > 0 and self.config.continue_agent else None
         returns = [best_recorded_return(Dataset.open(folder), config.horizon) for folder in self._datasets(number)]
         drives = self.config.select_drives if number == self.config.rounds else 0
-        with selection_for(model, drives, max_episode_steps=self.limit) as selection:
+        with selection_for(model, drives, max_episode_steps=self.limit, connection=self.connections[0]) as selection:
             summary = train_agent(
                 model,
                 out=self._folder(number) / "agent",
@@ -300,35 +338,17 @@ class _Rounds:
     def _folder(self, number: int) -> Path:
         return self.out / f"round-{number}"
 
-    def _prepare_folder(self) -> None:
-        text = yaml.safe_dump(
-            {
-                "rounds": self.config.model_dump(mode="json"),
-                "agent": self.agent_config.model_dump(mode="json"),
-                "model": str(self.given_model),
-                "data": [str(folder) for folder in self.given_data],
-                "max_episode_steps": self.limit,
-            },
-            sort_keys=False,
-        )
-        file = self.out / _KIND_FILE
-        if file.exists():
-            if file.read_text(encoding="utf-8") != text:
-                raise TrainingError(
-                    f"{str(self.out)!r} holds rounds with other settings; repeat those of its {_KIND_FILE} to resume "
-                    "them, or choose another folder."
-                )
-            return
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise TrainingError(f"{str(self.out)!r} is not empty and holds no rounds; choose another folder.")
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(file, text)
-
     def _read_rounds(self) -> list[Round]:
         record = self.out / _RECORD
         if not record.exists():
             return []
-        return [Round(**json.loads(line)) for line in record.read_text(encoding="utf-8").splitlines()]
+        try:
+            return [_ROUND.validate_python(row) for row in read_metrics(record)]
+        except ValidationError as error:
+            raise TrainingError(
+                f"{str(record)!r} is damaged: it does not tell of rounds; restore it from a copy, or choose another "
+                "folder."
+            ) from error
 
 
 def _config_of(provenance: dict[str, Any], rounds: RoundsConfig) -> Config:

@@ -30,9 +30,15 @@ FIRST_SEED = 980_000
 
 @contextmanager
 def selection_for(
-    model: str | Path, drives: int, *, max_episode_steps: int | None = None
+    model: str | Path,
+    drives: int,
+    *,
+    max_episode_steps: int | None = None,
+    connection: Mapping[str, Any] | None = None,
 ) -> Iterator[DriveSelection | None]:
     """A selection in the simulator that a world model was trained on, for ``train_agent``; ``None`` for no drives.
+
+    Arguments as for :class:`DriveSelection`.
 
     Raises:
         BundleError: There is no such world model.
@@ -43,7 +49,7 @@ def selection_for(
         yield None
         return
     simulator = read_manifest(model)[1].simulator
-    with DriveSelection(simulator, drives, max_episode_steps=max_episode_steps) as selection:
+    with DriveSelection(simulator, drives, max_episode_steps=max_episode_steps, connection=connection) as selection:
         yield selection
 
 

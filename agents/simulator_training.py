@@ -15,8 +15,9 @@ import copy
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -31,20 +32,27 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
-from tqdm import tqdm
 
-from wm_gym.agents.agent_bundle import save_pixel_agent
-from wm_gym.agents.device import resolve_device
+from wm_gym.agents.agent_bundle import MANIFEST, is_finished_agent, save_pixel_agent
 from wm_gym.agents.learning import derived_seed, learn
 from wm_gym.agents.observers import PixelObserver
 from wm_gym.agents.pixel_config import PixelAgentConfig, make_pixel_config, resolve_pixel_config
 from wm_gym.agents.policy import pixel_policy_arguments
-from wm_gym.agents.run_folder import RunFolder, restore
 from wm_gym.data_collection.plan import HELD_OUT_FROM
 from wm_gym.data_collection.worker import check_not_lost
-from wm_gym.envs.simulators import describe_simulator, has_connection, make_simulator, make_simulator_from_spec
+from wm_gym.device import resolve_device
+from wm_gym.envs.simulators import (
+    describe_simulator,
+    has_connection,
+    make_simulator,
+    make_simulator_from_spec,
+    split_connection,
+)
 from wm_gym.errors import ConfigError, TrainingError, WMGymError
 from wm_gym.frames import Frame
+from wm_gym.precision import single_precision
+from wm_gym.progress import progress_bar
+from wm_gym.run_folder import RunFolder, restoring
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.log import MetricsLog
@@ -77,6 +85,7 @@ class SimulatorTrainingSummary:
     wall_s: float
 
 
+@single_precision()
 def train_in_simulator(
     simulator: str | SimulatorSpec,
     *,
@@ -86,6 +95,7 @@ def train_in_simulator(
     config: PixelAgentConfig | None = None,
     workers: int = 1,
     simulator_kwargs: Mapping[str, Any] | None = None,
+    connections: Sequence[Mapping[str, Any]] | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> SimulatorTrainingSummary:
@@ -100,6 +110,8 @@ def train_in_simulator(
         workers: 1 steps the simulators in turn in this process; ``config.num_envs`` gives each a process of its own.
             The result is the same.
         simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``; not with a record.
+        connections: For each of the ``config.num_envs`` simulators, where it runs: one server each. They are not
+            recorded: a run may go on elsewhere.
         device: Where the policy learns: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
         progress: Show a progress bar.
 
@@ -122,15 +134,19 @@ def train_in_simulator(
     chosen = make_pixel_config(
         {**given.model_dump(), **{name: value for name, value in overrides.items() if value is not None}}
     )
-    spec = _describe(simulator, dict(simulator_kwargs or {}))
+    given_kwargs = dict(simulator_kwargs or {})
+    spec = _describe(simulator, given_kwargs, next(iter(connections or ()), {}))
     resolved = resolve_pixel_config(chosen, spec)
-    _check_workers(workers, resolved.num_envs, spec)
+    common = split_connection(spec.id, given_kwargs)[1]
+    places = [{**common, **connection} for connection in connections or [{}]]
+    _check_workers(workers, resolved.num_envs, spec, places)
     computes_on = resolve_device(device)
-    folder = RunFolder(Path(out), _KIND, resolved, {"simulator": spec.model_dump(mode="json")})
-    was_finished = folder.prepare()
-    if not was_finished:
-        _train(folder, resolved, spec, workers=workers, device=computes_on, progress=progress)
-    metrics = folder.read_metrics()
+    record = {"simulator": spec.model_dump(mode="json")}
+    with RunFolder(out, _KIND, resolved, record, identity={"simulator": "with another simulator"}).held() as folder:
+        was_finished = is_finished_agent(folder.path)
+        if not was_finished:
+            _train(folder, resolved, spec, places, workers=workers, device=computes_on, progress=progress)
+        metrics = folder.read_metrics()
     return SimulatorTrainingSummary(
         path=folder.path,
         steps=int(metrics["steps"]),
@@ -141,12 +157,12 @@ def train_in_simulator(
     )
 
 
-def _describe(simulator: str | SimulatorSpec, kwargs: dict[str, Any]) -> SimulatorSpec:
+def _describe(simulator: str | SimulatorSpec, kwargs: dict[str, Any], connection: Mapping[str, Any]) -> SimulatorSpec:
     """The record of the simulator; makes it once, so that what is wrong with it shows before anything is written."""
     env = (
-        make_simulator_from_spec(simulator)
+        make_simulator_from_spec(simulator, connection=connection)
         if isinstance(simulator, SimulatorSpec)
-        else make_simulator(simulator, **kwargs)
+        else make_simulator(simulator, connection=connection, **kwargs)
     )
     try:
         return describe_simulator(env)
@@ -154,15 +170,17 @@ def _describe(simulator: str | SimulatorSpec, kwargs: dict[str, Any]) -> Simulat
         env.close()
 
 
-def _check_workers(workers: int, num_envs: int, spec: SimulatorSpec) -> None:
+def _check_workers(workers: int, num_envs: int, spec: SimulatorSpec, connections: Sequence[Mapping[str, Any]]) -> None:
     if workers not in (1, num_envs):
         raise ConfigError(
             f"workers={workers} is neither 1, for all simulators in one process, nor num_envs={num_envs}, for one "
             "process each; give one of the two, or set num_envs as well."
         )
-    if num_envs > 1 and has_connection(spec.id):
+    servers = max(1, len(connections))
+    if has_connection(spec.id) and num_envs != servers:
         raise ConfigError(
-            f"{spec.id} runs on a server, which simulates for one environment only; set num_envs=1 to train there."
+            f"{spec.id} runs on a server, which simulates for one environment only; set num_envs={servers}, the number "
+            "of servers, to train there."
         )
 
 
@@ -170,19 +188,23 @@ def _train(
     folder: RunFolder,
     config: PixelAgentConfig,
     spec: SimulatorSpec,
+    connections: Sequence[Mapping[str, Any]],
     *,
     workers: int,
     device: torch.device,
     progress: bool,
 ) -> None:
     """Train from the last checkpoint, or from the beginning, to the end, and save the agent."""
-    last_file = folder.path / "checkpoints" / "last.pt"
-    last_file.parent.mkdir(exist_ok=True)
-    with PixelTrainer(spec, config, workers=workers, device=device, progress=progress) as trainer:
+    last_file = folder.checkpoints / "last.pt"
+    with PixelTrainer(
+        spec, config, workers=workers, connections=connections, device=device, progress=progress
+    ) as trainer:
         if last_file.exists():
-            restore(trainer, load_checkpoint(last_file), last_file)
+            state = load_checkpoint(last_file, folder.contents)
+            with restoring(last_file):
+                trainer.restore(state)
         with MetricsLog(folder.path, keep_before=trainer.steps + 1, step_key="steps") as log:
-            _train_rounds(trainer, log, last_file)
+            _train_rounds(trainer, log, last_file, folder.contents)
         metrics = {
             "steps": trainer.steps,
             "frames": trainer.frames,
@@ -190,10 +212,10 @@ def _train(
             "episodes": trainer.episodes,
             "trained_s": round(trainer.trained_s, 1),
         }
-        folder.install(lambda path: save_pixel_agent(path, trainer.policy, spec, config, metrics))
+        folder.install(lambda path: save_pixel_agent(path, trainer.policy, spec, config, metrics), MANIFEST)
 
 
-def _train_rounds(trainer: PixelTrainer, log: MetricsLog, last_file: Path) -> None:
+def _train_rounds(trainer: PixelTrainer, log: MetricsLog, last_file: Path, run: Mapping[str, Any]) -> None:
     clock = CheckpointClock(trainer.config.checkpoint_overhead)
     good = trainer.snapshot()
     try:
@@ -203,12 +225,12 @@ def _train_rounds(trainer: PixelTrainer, log: MetricsLog, last_file: Path) -> No
             good = trainer.snapshot()
             if clock.is_due():
                 began = time.monotonic()
-                save_checkpoint(last_file, good)
+                save_checkpoint(last_file, good, run)
                 clock.record(began)
     except (KeyboardInterrupt, WMGymError):
-        save_checkpoint(last_file, good)
+        save_checkpoint(last_file, good, run)
         raise
-    save_checkpoint(last_file, good)
+    save_checkpoint(last_file, good, run)
 
 
 class PixelTrainer:
@@ -221,6 +243,7 @@ class PixelTrainer:
         simulator: The record of the simulator.
         config: The settings; resolved here where they are not yet.
         workers: Processes for the simulators: 1 or ``config.num_envs``.
+        connections: Where each of the simulators runs, where they need to be told.
         device: Where the policy learns.
         progress: Show a progress bar.
 
@@ -243,11 +266,12 @@ class PixelTrainer:
         config: PixelAgentConfig,
         *,
         workers: int = 1,
+        connections: Sequence[Mapping[str, Any]] = (),
         device: str | torch.device = "cpu",
         progress: bool = False,
     ) -> None:
         self.config = config = resolve_pixel_config(config, simulator)
-        _check_workers(workers, config.num_envs, simulator)
+        _check_workers(workers, config.num_envs, simulator, connections)
         self.frames = 0
         self.episodes = 0
         self.trained_s = 0.0
@@ -256,7 +280,7 @@ class PixelTrainer:
         self._returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
         self._ends = _rollout_ends(config)
         self._env = VecNormalize(
-            VecMonitor(_make_environments(simulator, config, workers)),
+            VecMonitor(_make_environments(simulator, config, workers, connections)),
             norm_obs=False,
             norm_reward=config.normalise_rewards,
             gamma=config.gamma,
@@ -287,7 +311,7 @@ class PixelTrainer:
         self._env.seed(derived_seed(config.seed, 0))
         # Where a simulator does not count its frames, an action is taken to last all of its frames.
         self._frames_a_step = int(simulator.kwargs.get("action_repeat", 1))
-        self._bar = tqdm(total=config.steps, unit="step", desc="train-agent", unit_scale=True, disable=not progress)
+        self._bar = progress_bar(config.steps, "step", "train-agent", enabled=progress, unit_scale=True)
 
     @property
     def policy(self) -> BasePolicy:
@@ -453,12 +477,15 @@ class _RolloutCallback(BaseCallback):
         return True
 
 
-def _make_environments(simulator: SimulatorSpec, config: PixelAgentConfig, workers: int) -> VecEnv:
-    def make() -> gym.Env[Any, Any]:
-        env = make_simulator_from_spec(simulator, action=config.action)
+def _make_environments(
+    simulator: SimulatorSpec, config: PixelAgentConfig, workers: int, connections: Sequence[Mapping[str, Any]]
+) -> VecEnv:
+    def make(connection: Mapping[str, Any]) -> gym.Env[Any, Any]:
+        env = make_simulator_from_spec(simulator, action=config.action, connection=connection)
         return StackedFrames(env, simulator, config.frame_stack)
 
-    makers: list[Callable[[], gym.Env[Any, Any]]] = [make] * config.num_envs
+    places = connections if len(connections) == config.num_envs else [{}] * config.num_envs
+    makers: list[Callable[[], gym.Env[Any, Any]]] = [partial(make, connection) for connection in places]
     return DummyVecEnv(makers) if workers == 1 else SubprocVecEnv(makers)
 
 

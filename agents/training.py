@@ -21,35 +21,39 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from torch import Tensor
 
 from wm_gym.agents.agent_bundle import (
     MANIFEST,
     AgentManifest,
     LoadedAgent,
+    is_finished_agent,
     load_agent,
-    read_agent_manifest,
     save_agent,
 )
 from wm_gym.agents.alarm import DreamReturnAlarm
 from wm_gym.agents.algorithms import resolve
 from wm_gym.agents.config import AgentConfig, make_agent_config
-from wm_gym.agents.device import resolve_device
 from wm_gym.agents.driver import Driver
 from wm_gym.agents.imagination import ImaginationTrainer, Snapshot
-from wm_gym.agents.run_folder import first_difference, install_agent, read_metrics_of, read_record, restore
+from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import resolve_model, start_states_of
 from wm_gym.envs.simulators import return_ceiling
 from wm_gym.errors import BundleError, TrainingError, WMGymError
-from wm_gym.files import write_json_atomically, write_text_atomically
-from wm_gym.provenance import provenance
+from wm_gym.precision import single_precision
+from wm_gym.run_folder import RunFolder, restoring
 from wm_gym.state import LatentState
+from wm_gym.tensor_files import load_parameters
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.log import MetricsLog, read_metrics
 from wm_gym.world_model import WorldModel
 
 _KIND = "wm_gym.agent_run"
+_IDENTITY = {
+    "model_fingerprint": "in another world model",
+    "start_states": "from other start states",
+    "initial": "that began from another policy",
+}
 _VALIDATIONS = 10
 
 Validation = Callable[[Driver], float | None]
@@ -77,6 +81,7 @@ class TrainingSummary:
     wall_s: float
 
 
+@single_precision()
 def train_agent(
     model: str | Path | WorldModel,
     *,
@@ -143,22 +148,27 @@ def train_agent(
     bank = start_states_of(loaded, start_states)
     predecessor = None if initial is None else load_agent(initial, loaded.device)
     alarm = DreamReturnAlarm(return_ceiling(loaded.simulator, resolved.horizon), best_recorded, resolved.horizon)
-    run = _Run(
-        Path(out),
-        resolved,
-        loaded,
-        bank,
-        predecessor=predecessor,
-        alarm=alarm,
-        progress=progress,
-        validation=on_checkpoint,
-    )
-    was_finished = run.prepare(resume)
-    if not was_finished:
-        run.train()
-    metrics = read_metrics_of(run.out)
+    record = {
+        "model_fingerprint": loaded.fingerprint,
+        "start_states": _digest(bank),
+        "initial": None if predecessor is None else _digest(predecessor.policy.state_dict().values()),
+    }
+    with RunFolder(out, _KIND, resolved, record, identity=_IDENTITY).held(resume=resume) as folder:
+        was_finished = is_finished_agent(folder.path)
+        if not was_finished:
+            _Run(
+                folder,
+                resolved,
+                loaded,
+                bank,
+                predecessor=predecessor,
+                alarm=alarm,
+                progress=progress,
+                validation=on_checkpoint,
+            ).train()
+        metrics = folder.read_metrics()
     return TrainingSummary(
-        path=run.out,
+        path=folder.path,
         dream_steps=int(metrics["dream_steps"]),
         dream_return=metrics["dream_return"],
         score=metrics["score"],
@@ -172,7 +182,7 @@ class _Run:
 
     def __init__(
         self,
-        out: Path,
+        folder: RunFolder,
         config: AgentConfig,
         model: WorldModel,
         bank: LatentState,
@@ -182,7 +192,7 @@ class _Run:
         progress: bool,
         validation: Validation | None,
     ) -> None:
-        self.out = out
+        self.folder = folder
         self.config = config
         self.model = model
         self.bank = bank
@@ -190,51 +200,11 @@ class _Run:
         self.alarm = alarm
         self.progress = progress
         self.validation = validation
-        self.last_file = out / "checkpoints" / "last.pt"
-        self.best_file = out / "checkpoints" / "best.pt"
+        self.last_file = folder.checkpoints / "last.pt"
+        self.best_file = folder.checkpoints / "best.pt"
         self.validate_every = config.validate_every or math.ceil(config.steps / _VALIDATIONS)
         self.best_score: float | None = None
         self.last_validation = 0
-
-    def prepare(self, resume: bool) -> bool:
-        """Create the folder, or check that it holds this very run; returns whether it is finished."""
-        config_text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        record = {
-            "kind": _KIND,
-            "model_fingerprint": self.model.fingerprint,
-            "start_states": _digest(self.bank),
-            "initial": None if self.predecessor is None else _digest(self.predecessor.policy.state_dict().values()),
-        }
-        record_file, config_file = self.out / "run.json", self.out / "run_config.yaml"
-        if not record_file.exists():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise TrainingError(f"{str(self.out)!r} is not empty and holds no training run; choose another folder.")
-            (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-            # run.json comes last: a folder without it is not taken for a run.
-            write_text_atomically(config_file, config_text)
-            write_json_atomically(record_file, {**record, "provenance": provenance()})
-            return False
-        previous = read_record(record_file, _KIND)
-        if not resume:
-            raise TrainingError(f"{str(self.out)!r} holds a training run already; resume it or choose another folder.")
-        if not config_file.exists() or config_file.read_text(encoding="utf-8") != config_text:
-            raise TrainingError(
-                f"{str(self.out)!r} holds a run with other settings{first_difference(self.config, config_file)}; "
-                "repeat those of its run_config.yaml to resume it, or choose another folder."
-            )
-        for key, what in (
-            ("model_fingerprint", "in another world model"),
-            ("start_states", "from other start states"),
-            ("initial", "that began from another policy"),
-        ):
-            if previous.get(key) != record[key]:
-                raise TrainingError(
-                    f"{str(self.out)!r} holds a run {what}; give the same one to resume it, or choose another folder."
-                )
-        if (self.out / MANIFEST).exists():
-            read_agent_manifest(self.out)
-            return True
-        return False
 
     def train(self) -> None:
         """Train from the last checkpoint, or from the beginning, to the end, and save the agent."""
@@ -250,10 +220,13 @@ class _Run:
             progress=self.progress,
         ) as trainer:
             if self.last_file.exists():
-                state = load_checkpoint(self.last_file)
+                state = load_checkpoint(
+                    self.last_file, self.folder.contents, keys=("snapshot", "best_score", "last_validation")
+                )
                 self.best_score, self.last_validation = state["best_score"], state["last_validation"]
-                restore(trainer, state["snapshot"], self.last_file)
-            with MetricsLog(self.out, keep_before=trainer.dream_steps + 1, step_key="dream_steps") as log:
+                with restoring(self.last_file):
+                    trainer.restore(state["snapshot"])
+            with MetricsLog(self.folder.path, keep_before=trainer.dream_steps + 1, step_key="dream_steps") as log:
                 self._train_rounds(trainer, log)
             self._finish(trainer)
 
@@ -295,23 +268,29 @@ class _Run:
                 "score": self.best_score,
                 "policy": copy.deepcopy(trainer.policy.state_dict()),
             }
-            save_checkpoint(self.best_file, state)
+            save_checkpoint(self.best_file, state, self.folder.contents)
 
     def _save(self, trainer: ImaginationTrainer, snapshot: Snapshot) -> None:
         state = {"snapshot": snapshot, "best_score": self.best_score, "last_validation": self.last_validation}
         replay = trainer.replay()
         if replay is not None:
             state["snapshot"] = {**snapshot, "replay": replay}
-        save_checkpoint(self.last_file, state)
+        save_checkpoint(self.last_file, state, self.folder.contents)
 
     def _finish(self, trainer: ImaginationTrainer) -> None:
         """Put the agent's files beside the run's record."""
         chosen_at = trainer.dream_steps
         if self.best_score is not None and self.best_file.exists():
-            best = load_checkpoint(self.best_file)
-            trainer.policy.load_state_dict(best["policy"])
+            best = load_checkpoint(self.best_file, self.folder.contents, keys=("policy", "dream_steps"))
+            load_parameters(
+                trainer.policy,
+                best["policy"],
+                error=TrainingError,
+                file=self.best_file,
+                owner="its run's configuration",
+            )
             chosen_at = best["dream_steps"]
-        rows = [row for row in read_metrics(self.out / "metrics.jsonl") if row.get("ep_rew_mean") is not None]
+        rows = [row for row in read_metrics(self.folder.path / "metrics.jsonl") if row.get("ep_rew_mean") is not None]
         metrics = {
             "dream_steps": trainer.dream_steps,
             "dream_return": rows[-1]["ep_rew_mean"] if rows else None,
@@ -320,14 +299,14 @@ class _Run:
             "saved_at_dream_steps": chosen_at,
             "reward_scale": trainer.reward_scale,
         }
-        install_agent(self.out, lambda path: save_agent(path, trainer.policy, self.model, self.config, metrics))
+        self.folder.install(lambda path: save_agent(path, trainer.policy, self.model, self.config, metrics), MANIFEST)
 
 
-def put_agent(agent: LoadedAgent, folder: Path) -> None:
+def put_agent(agent: LoadedAgent, folder: RunFolder) -> None:
     """Put a dream-trained agent's files beside the record of the run that it came from; ``agent.yaml`` comes last."""
     assert isinstance(agent.manifest, AgentManifest)
     policy, model, config, metrics = agent.policy, agent.model, agent.manifest.config, agent.metrics
-    install_agent(folder, lambda path: save_agent(path, policy, model, config, metrics))
+    folder.install(lambda path: save_agent(path, policy, model, config, metrics), MANIFEST)
 
 
 def _digest(tensors: Iterable[Tensor]) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from wm_gym.errors import SimulatorError
+from wm_gym.errors import OutputError, SimulatorError
+from wm_gym.files import check_writable, describe_os_error, written_atomically
 from wm_gym.frames import Frame
 
 SUFFIXES = (".mp4", ".gif")
@@ -43,13 +44,16 @@ class VideoWriter:
 
     Raises:
         SimulatorError: The path does not fit, or OpenCV cannot write MP4 here.
+        OutputError: At the end of the ``with`` block: the file cannot be written.
     """
 
     def __init__(self, path: str | Path, fps: float) -> None:
         self.path = check_video_path(path)
         self.fps = fps
-        self._temporary = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix.lower()}")
+        self._output = ExitStack()
+        self._temporary: Path | None = None
         self._size: tuple[int, int] | None = None
+        self._count = 0
         self._mp4: Any = None
         self._pictures: list[Image.Image] = []
 
@@ -63,10 +67,12 @@ class VideoWriter:
         if self._size is None:
             self._size = (height, width)
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = self._output.enter_context(written_atomically(self.path))
         if self._size != (height, width):
             raise SimulatorError(
                 f"a video has frames of one size, but after {self._size[0]}x{self._size[1]} came {height}x{width}."
             )
+        self._count += 1
         if self.path.suffix.lower() == ".gif":
             # A palette of its own for each frame, at a third of the memory of RGB.
             self._pictures.append(Image.fromarray(frame).quantize(256))
@@ -87,17 +93,31 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._mp4 is not None:
-                self._mp4.release()
-            if kind is not None or self._size is None:
-                return
-            if self._pictures:
-                first, *rest = self._pictures
-                duration_ms = max(20, round(1000 / self.fps))
-                first.save(self._temporary, save_all=True, append_images=rest, duration=duration_ms, loop=0)
-            self._temporary.replace(self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+            with self._output as output:
+                if self._mp4 is not None:
+                    self._mp4.release()
+                if kind is not None:
+                    output.__exit__(kind, error, trace)
+                elif self._temporary is not None:
+                    self._finish(self._temporary)
+        except OSError as problem:
+            if kind is None:
+                raise OutputError(describe_os_error(problem, self.path)) from problem
+
+    def _finish(self, file: Path) -> None:
+        """Write what is still missing, and see that all is there."""
+        if self._pictures:
+            first, *rest = self._pictures
+            duration_ms = max(20, round(1000 / self.fps))
+            first.save(file, save_all=True, append_images=rest, duration=duration_ms, loop=0, format="GIF")
+            return
+        # OpenCV says nothing of a full disk.
+        written = cv2.VideoCapture(str(file))
+        count = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
+        written.release()
+        if count != self._count:
+            check_writable(self.path)
+            raise OutputError(f"{str(self.path)!r}: only {max(0, count)} of {self._count} frames could be written.")
 
 
 def write_video(path: str | Path, frames: Iterable[Frame], fps: float) -> Path:

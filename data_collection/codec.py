@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from wm_gym.data_collection.image_header import read_image_header
 from wm_gym.errors import DatasetError, did_you_mean
 from wm_gym.frames import Frame
 
@@ -81,8 +82,25 @@ class FrameCodec(BaseModel):
             raise DatasetError(f"a frame of shape {frame.shape} cannot be coded as {self}; use another codec.")
         return data.tobytes()
 
+    def check_header(self, data: NDArray[np.uint8], frame_size: tuple[int, int]) -> None:
+        """Check format and size of one image ``(bytes,)`` uint8 without decoding it.
+
+        Raises:
+            DatasetError: the bytes are no image of this codec, or of another height and width.
+        """
+        try:
+            found, size = read_image_header(data.data)
+        except ValueError as error:
+            raise DatasetError(f"{data.size} bytes cannot be decoded as a {self.name} image: {error}.") from error
+        if found != self.name:
+            raise DatasetError(f"a frame is coded as {found}, but the codec is {self.name}.")
+        if size != frame_size:
+            raise DatasetError(f"a frame has {size[0]}x{size[1]} pixels in place of {frame_size[0]}x{frame_size[1]}.")
+
     def decode(self, data: NDArray[np.uint8]) -> Frame:
         """Decode one image ``(bytes,)`` uint8 to ``(H, W, 3)`` uint8 RGB; not for ``"raw"``, which has no image.
+
+        See :meth:`check_header` for what to compare first.
 
         Raises:
             DatasetError: the bytes are no image.

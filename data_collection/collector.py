@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 from wm_gym.data_collection.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.dataset import list_episode_files
 from wm_gym.data_collection.dataset_writer import check_is_free
@@ -47,10 +45,9 @@ from wm_gym.errors import (
     error_by_name,
 )
 from wm_gym.files import remove_temporary_files
-from wm_gym.lock import exclusive_lock
+from wm_gym.lock import locked_folder
+from wm_gym.progress import progress_bar
 from wm_gym.simulator import SimulatorSpec
-
-LOCK_FILE = ".collect.lock"
 
 Engine = Literal["processes", "ray"]
 ENGINES: tuple[Engine, ...] = ("processes", "ray")
@@ -157,9 +154,6 @@ def collect(
         seed=seed, behaviours=behaviours, max_episode_steps=max_episode_steps, patience=patience
     )
     frame_codec = FrameCodec.parse(codec)
-    existing = _existing(folder)
-    if existing is not None:
-        _check_same(folder, existing, existing.model_copy(update={"collection": collection, "codec": frame_codec}))
     settings = WorkerSettings(
         simulator=simulator,
         simulator_kwargs=dict(simulator_kwargs or {}),
@@ -173,7 +167,19 @@ def collect(
     losses = Losses(len(connections))
     started = time.perf_counter()
     places = [replace(settings, connection=connection) for connection in connections]
-    with _make_pool(engine, places, ray_address) as pool:
+
+    def check() -> None:
+        existing = _existing(folder)
+        if existing is not None:
+            _check_same(folder, existing, existing.model_copy(update={"collection": collection, "codec": frame_codec}))
+
+    with (
+        locked_folder(folder, check, raises=DatasetError),
+        _make_pool(engine, places, ray_address) as pool,
+    ):
+        existing = _existing(folder)
+        remove_temporary_files(folder)
+        remove_temporary_files(folder / EPISODES_FOLDER)
         spec = _wait_for_simulator(pool)
         metadata = DatasetMetadata(
             simulator=spec,
@@ -186,19 +192,14 @@ def collect(
             metadata.write(folder)
         else:
             _check_same(folder, existing, metadata)
-        with exclusive_lock(folder / LOCK_FILE):
-            remove_temporary_files(folder)
-            remove_temporary_files(folder / EPISODES_FOLDER)
-            done = _finished_episodes(folder, plan)
-            ready = time.perf_counter()
-            try:
-                new = _record_missing(
-                    pool, plan, target, done, losses, folder=folder / EPISODES_FOLDER, progress=progress
-                )
-            except SimulatorLostError:
-                if existing is None and not done:
-                    _remove_empty_dataset(folder)
-                raise
+        done = _finished_episodes(folder, plan)
+        ready = time.perf_counter()
+        try:
+            new = _record_missing(pool, plan, target, done, losses, folder=folder / EPISODES_FOLDER, progress=progress)
+        except SimulatorLostError:
+            if existing is None and not done:
+                _remove_empty_dataset(folder)
+            raise
     ended = time.perf_counter()
     for sentence in losses.given_up:
         warnings.warn(sentence, stacklevel=2)
@@ -358,12 +359,12 @@ class _Progress:
         self._target = target
         self._steps_before = sum(header.length for header in done.values())
         self._started = time.perf_counter()
-        self._bar = tqdm(
-            total=target.total,
+        self._bar = progress_bar(
+            target.total,
+            "episode" if target.episodes is not None else "step",
+            "collect",
+            enabled=enabled,
             initial=self._count(done),
-            unit="episode" if target.episodes is not None else "step",
-            desc="collect",
-            disable=not enabled,
         )
 
     def __enter__(self) -> _Progress:
@@ -424,12 +425,10 @@ def _finished_episodes(folder: Path, plan: CollectionPlan) -> dict[int, EpisodeH
 
 
 def _remove_empty_dataset(folder: Path) -> None:
-    """Remove a dataset without episodes that was begun just now; the folder may hold nothing else."""
+    """Remove what makes a dataset without episodes, begun just now; the folder itself goes with its lock."""
     with suppress(OSError):
         (folder / EPISODES_FOLDER).rmdir()
         (folder / METADATA_FILE).unlink(missing_ok=True)
-        (folder / LOCK_FILE).unlink(missing_ok=True)
-        folder.rmdir()
 
 
 def _describe(plan: CollectionPlan, index: int | None) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from wm_gym.actions import FloatArray
 from wm_gym.data_collection.episode import Episode
 from wm_gym.data_collection.episode_file import episode_file_name, write_episode
 from wm_gym.data_collection.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata
 from wm_gym.errors import DatasetError
-from wm_gym.files import TEMPORARY_SUFFIX
+from wm_gym.files import describe_os_error, folder_written_atomically, is_free
 
 
 @contextmanager
@@ -26,36 +27,30 @@ def new_dataset(target: Path, metadata: DatasetMetadata) -> Iterator[Callable[[E
         DatasetError: the target is in use, an episode does not fit, or the disk refuses it.
     """
     check_is_free(target)
-    folder = target.absolute().with_name(f".{target.absolute().name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-
-    def add(episode: Episode) -> None:
-        check_fits(episode, metadata)
-        if (folder / EPISODES_FOLDER / episode_file_name(episode.index)).exists():
-            raise DatasetError(f"two episodes have the index {episode.index}; number them apart.")
-        write_episode(folder / EPISODES_FOLDER, episode, metadata.codec)
-
     try:
-        metadata.write(folder)
-        yield add
-        try:
-            if target.exists():
-                target.rmdir()  # it is empty
-            folder.rename(target)
-        except OSError as error:
-            raise DatasetError(f"the dataset {target} cannot be written: {error.strerror or error}.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with folder_written_atomically(target.absolute()) as folder:
+
+            def add(episode: Episode) -> None:
+                check_fits(episode, metadata)
+                if (folder / EPISODES_FOLDER / episode_file_name(episode.index)).exists():
+                    raise DatasetError(f"two episodes have the index {episode.index}; number them apart.")
+                write_episode(folder / EPISODES_FOLDER, episode, metadata.codec)
+
+            metadata.write(folder)
+            yield add
+    except OSError as error:
+        raise DatasetError(f"the dataset {target} cannot be written: {describe_os_error(error)}") from error
 
 
 def check_is_free(target: Path) -> None:
-    """Check that a folder does not exist or is empty.
+    """Check that a folder does not exist or is empty, but for what a killed process may have left.
 
     Raises:
         DatasetError: it holds a dataset or something else.
     """
     if (target / METADATA_FILE).exists():
         raise DatasetError(f"there is a dataset at {target} already; choose another folder.")
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    if not is_free(target, own=(EPISODES_FOLDER,)):
         raise DatasetError(f"{target} is not empty and no dataset; choose a new or empty folder.")
 
 
@@ -66,7 +61,26 @@ def check_fits(episode: Episode, metadata: DatasetMetadata) -> None:
         DatasetError: it does not fit.
     """
     episode.check()
-    check_sizes(f"episode {episode.index}", episode.frame_size, episode.actions.shape[1], metadata)
+    name = f"episode {episode.index}"
+    check_sizes(name, episode.frame_size, episode.actions.shape[1], metadata)
+    check_actions(name, episode.actions, metadata)
+
+
+def check_actions(name: str, actions: FloatArray, metadata: DatasetMetadata) -> None:
+    """Check actions ``(T, A)`` against the bounds of the dataset's action format.
+
+    Raises:
+        DatasetError: a value lies outside; the sentence names the first.
+    """
+    action = metadata.simulator.action
+    low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+    outside = np.argwhere(~((actions >= low) & (actions <= high)))
+    if len(outside):
+        step, value = outside[0]
+        raise DatasetError(
+            f"{name} has the action value {actions[step, value]:g} at step {step}, outside its bounds "
+            f"{low[value]:g} to {high[value]:g}; clip the actions, or record it again."
+        )
 
 
 def check_sizes(name: str, frame_size: tuple[int, int], action_dim: int, metadata: DatasetMetadata) -> None:

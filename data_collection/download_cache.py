@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wm_gym.errors import ConfigError, DatasetError
-from wm_gym.files import TEMPORARY_SUFFIX, folder_written_atomically
+from wm_gym.files import LOCK_FILE, folder_written_atomically, remove_temporary_files
 from wm_gym.lock import exclusive_lock
 
 FOLDER_VARIABLE = "WM_GYM_CACHE"
@@ -71,13 +71,10 @@ class DownloadCache:
         shard = path.parent.parent
         try:
             shard.mkdir(parents=True, exist_ok=True)
-            with exclusive_lock(shard / ".lock", wait=True):
+            with exclusive_lock(shard / LOCK_FILE, wait=True, raises=DatasetError):
                 if _has_size(path, num_bytes):
                     return  # another process was first
-                for left in shard.glob(f".{path.parent.name}.*{TEMPORARY_SUFFIX}"):
-                    shutil.rmtree(
-                        left, ignore_errors=True
-                    )  # by a process that was killed, or we would not have the lock
+                remove_temporary_files(shard)
                 with folder_written_atomically(path.parent) as temporary:
                     download(temporary / path.name)
         except OSError as error:
@@ -90,7 +87,7 @@ class DownloadCache:
 
     def discard(self, path: Path) -> None:
         """Remove a file of :meth:`path`; nothing happens where it is gone already, or just being written."""
-        with suppress(DatasetError), exclusive_lock(path.parent.parent / ".lock"):
+        with suppress(DatasetError), exclusive_lock(path.parent.parent / LOCK_FILE, raises=DatasetError):
             shutil.rmtree(path.parent, ignore_errors=True)
 
     def _make_room(self, limit_bytes: int, newest: Path) -> None:

@@ -25,6 +25,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -38,8 +39,10 @@ from wm_gym.actions import FloatArray
 from wm_gym.data_collection.codec import FrameCodec
 from wm_gym.data_collection.episode import INFO_PREFIX, BoolArray, Episode, check_steps
 from wm_gym.errors import DatasetError
-from wm_gym.files import write_bytes_atomically
+from wm_gym.files import describe_os_error, write_bytes_atomically
 from wm_gym.frames import Frame
+from wm_gym.plain_files import check_tensor_file
+from wm_gym.simulator import MAX_FRAME_SIDE
 
 EPISODE_FORMAT = "wm_gym.episode"
 EPISODE_VERSION = "1"
@@ -255,9 +258,7 @@ def write_episode_file(folder: Path, index: int, content: bytes) -> EpisodeHeade
     try:
         write_bytes_atomically(path, content)
     except OSError as error:
-        raise DatasetError(
-            f"{path} cannot be written: {error.strerror or error}; free some space or choose another folder."
-        ) from error
+        raise DatasetError(f"the episode cannot be written: {describe_os_error(error)}") from error
     return read_header(path)
 
 
@@ -277,16 +278,7 @@ def read_episode(path: Path) -> Episode:
     Raises:
         DatasetError: the file is missing, cut, damaged or foreign.
     """
-    with _opened(path) as file:
-        header = _header(path, file)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-        metadata = dict(file.metadata())
-    if metadata.pop("sha256") != _checksum(metadata, tensors):
-        raise DatasetError(f"{path} is damaged: its checksum does not match; {_REMEDY}")
-    try:
-        check_steps("it", header.length, tensors)
-    except DatasetError as error:
-        raise DatasetError(f"{path} is not a valid episode: {str(error).rstrip('.')}; {_REMEDY}") from error
+    header, tensors = _checked(path)
     if header.codec.name == "raw":
         frames = tensors["frames"]
     else:
@@ -322,17 +314,43 @@ def read_steps(header: EpisodeHeader) -> dict[str, NDArray[Any]]:
 
 
 def check_episode_file(path: Path) -> None:
-    """Check an episode's checksum without decoding its frames.
+    """Check an episode's checksum and its steps without decoding its frames.
 
     Raises:
         DatasetError: the file is missing, cut, damaged or foreign.
     """
+    _checked(path)
+
+
+def verify_episode(path: Path) -> tuple[EpisodeHeader, dict[str, NDArray[Any]]]:
+    """Check all that :func:`read_episode` checks, with no more than one decoded frame in memory.
+
+    Returns:
+        The header, and the tensors as they are stored.
+
+    Raises:
+        DatasetError: the file is missing, cut, damaged or foreign.
+    """
+    header, tensors = _checked(path)
+    if header.codec.name != "raw":
+        for _ in _decoded(header, tensors["frames"], tensors["frame_offsets"]):
+            pass
+    return header, tensors
+
+
+def _checked(path: Path) -> tuple[EpisodeHeader, dict[str, NDArray[Any]]]:
+    """The header and the tensors of an episode whose checksum and steps are right."""
     with _opened(path) as file:
-        _header(path, file)
+        header = _header(path, file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
         metadata = dict(file.metadata())
     if metadata.pop("sha256") != _checksum(metadata, tensors):
         raise DatasetError(f"{path} is damaged: its checksum does not match; {_REMEDY}")
+    try:
+        check_steps("it", header.length, tensors)
+    except DatasetError as error:
+        raise DatasetError(f"{path} is not a valid episode: {str(error).rstrip('.')}; {_REMEDY}") from error
+    return header, tensors
 
 
 @dataclass(frozen=True)
@@ -398,6 +416,7 @@ def _opened(path: Path) -> Iterator[Any]:
     if not stat.S_ISREG(mode):
         raise DatasetError(f"{path} is no regular file, and links out of a dataset are not followed; copy it there.")
     try:
+        check_tensor_file(path)
         with safe_open(path, framework="numpy") as file:
             yield file
     except (SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -428,6 +447,8 @@ def _header(path: Path, file: Any) -> EpisodeHeader:
     except (DatasetError, ValidationError) as error:
         raise ValueError(f"codec {metadata['codec']!r} is unknown") from error
     length, height, width = (int(metadata[key]) for key in ("length", "height", "width"))
+    if not (1 <= height <= MAX_FRAME_SIDE and 1 <= width <= MAX_FRAME_SIDE):
+        raise ValueError(f"its frames of {height}x{width} pixels are larger than any that are recorded")
     shapes = {name: (file.get_slice(name).get_shape(), file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
     action_dim = int(shapes["actions"][0][-1])
     wanted = {
@@ -442,7 +463,7 @@ def _header(path: Path, file: Any) -> EpisodeHeader:
     else:
         wanted["frames"] = ([shapes["frames"][0][0]], "U8")
         wanted["frame_offsets"] = ([length + 2], "I64")
-    if length < 1 or height < 1 or width < 1 or shapes != wanted:
+    if length < 1 or shapes != wanted:
         wrong = next((name for name in {**wanted, **shapes} if shapes.get(name) != wanted.get(name)), "length")
         raise ValueError(f"tensor {wrong!r} does not fit an episode of {length} steps")
     index = int(metadata["index"])
@@ -485,17 +506,30 @@ def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) 
 
 def _decode(header: EpisodeHeader, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Decode the images that lie between the offsets: ``(N + 1,)`` int64 into ``blob``."""
-    if offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
-        raise DatasetError(f"{header.path} is damaged: its frame offsets do not fit its frames; {_REMEDY}")
-    frames = np.empty((len(offsets) - 1, *header.frame_size, 3), np.uint8)
-    for t in range(len(frames)):
-        try:
-            frame = header.codec.decode(blob[offsets[t] : offsets[t + 1]])
-        except DatasetError as error:
-            raise DatasetError(f"{header.path} is damaged: {str(error).rstrip('.')}; {_REMEDY}") from error
-        if frame.shape != frames.shape[1:]:
-            raise DatasetError(
-                f"{header.path} is damaged: a frame has shape {frame.shape} in place of {frames.shape[1:]}; {_REMEDY}"
-            )
+    images = _decoded(header, blob, offsets)
+    first = next(images)  # by now every image's header has been compared
+    try:
+        frames = np.empty((len(offsets) - 1, *header.frame_size, 3), np.uint8)
+    except MemoryError as error:
+        raise DatasetError(f"{header.path} has frames that do not fit into memory; read clips of it.") from error
+    frames[0] = first
+    for t, frame in enumerate(images, start=1):
         frames[t] = frame
     return frames
+
+
+def _decoded(header: EpisodeHeader, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> Iterator[Frame]:
+    """Each of the images; all their headers are compared before the first is decoded."""
+    if offsets[0] != 0 or offsets[-1] != len(blob) or (np.diff(offsets) < 0).any():
+        raise DatasetError(f"{header.path} is damaged: its frame offsets do not fit its frames; {_REMEDY}")
+    images = [blob[low:high] for low, high in pairwise(offsets)]
+    try:
+        for image in images:
+            header.codec.check_header(image, header.frame_size)
+        for image in images:
+            frame = header.codec.decode(image)
+            if frame.shape[:2] != header.frame_size:
+                raise DatasetError(f"a frame has shape {frame.shape}.")
+            yield frame
+    except DatasetError as error:
+        raise DatasetError(f"{header.path} is damaged: {str(error).rstrip('.')}; {_REMEDY}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,20 @@ from wm_gym.data_collection.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.dataset_writer import check_is_free
 from wm_gym.data_collection.episode import Episode
+from wm_gym.data_collection.image_header import read_image_header
 from wm_gym.data_collection.metadata import DatasetMetadata, versions
 from wm_gym.data_collection.remote_folder import local_folder
 from wm_gym.errors import DatasetError
 from wm_gym.frames import resize_frame
-from wm_gym.simulator import SimulatorSpec
+from wm_gym.plain_files import read_bytes, read_text
+from wm_gym.simulator import MAX_FRAME_SIDE, SimulatorSpec
 
 FRAMES_FOLDER = "frames"
 ACTIONS_FILE = "actions.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DRIVING_COLUMNS = ("steering", "throttle", "brake", "gear")
 STEER_ACCEL_COLUMNS = ("steering", "acceleration")
+_IMAGE_BYTES = 256 * 2**20
 _STEP_COLUMNS = ("reward", "terminated", "truncated")
 
 
@@ -122,9 +126,15 @@ class _Recording:
         return cls(path, images, actions, columns)
 
     def read_frame(self, position: int) -> NDArray[np.uint8]:
-        image = cv2.imdecode(np.fromfile(self.images[position], np.uint8), cv2.IMREAD_COLOR)
+        path, image = self.images[position], None
+        try:
+            data = read_bytes(path, _IMAGE_BYTES)
+            if max(read_image_header(data)[1]) <= MAX_FRAME_SIDE:
+                image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        except (ValueError, cv2.error):
+            image = None
         if image is None:
-            raise DatasetError(f"{self.images[position]} is no image that can be read; replace or remove it.")
+            raise DatasetError(f"{path} is no image that can be read; replace or remove it.")
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
     def to_episode(self, metadata: DatasetMetadata, index: int, behaviour: str, *, resize: bool) -> Episode:
@@ -180,21 +190,24 @@ def _action_columns(path: Path, columns: dict[str, FloatArray]) -> tuple[str, Se
 def _read_table(path: Path) -> dict[str, FloatArray]:
     if not path.is_file():
         raise DatasetError(f"{path} is missing; write one row of actions for each step into it.")
+    text = read_text(path, error=DatasetError, remedy="write one row of actions for each step into it")
+    lines = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    rows = (row for row in lines if any(cell.strip() for cell in row))
+    values: list[list[str]] = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        header = [name.strip() for name in next(rows, [])]
+        if "steering" not in header or len(set(header)) != len(header) or "" in header:
+            raise DatasetError(
+                f"{path} has the header {','.join(header)!r}, but distinct column names with "
+                f"{','.join(DRIVING_COLUMNS)} or {','.join(STEER_ACCEL_COLUMNS)} among them are wanted."
+            )
+        for number, row in enumerate(rows, start=1):
+            if len(row) != len(header):
+                raise DatasetError(f"{path} has {len(row)} values in row {number}, but {len(header)} columns.")
+            values.append(row)
+    except csv.Error as error:
         raise DatasetError(f"{path} cannot be read as a table: {error}.") from error
-    header = [name.strip() for name in rows[0]] if rows else []
-    if "steering" not in header or len(set(header)) != len(header) or "" in header:
-        raise DatasetError(
-            f"{path} has the header {','.join(header)!r}, but distinct column names with "
-            f"{','.join(DRIVING_COLUMNS)} or {','.join(STEER_ACCEL_COLUMNS)} among them are wanted."
-        )
-    for number, row in enumerate(rows[1:], start=1):
-        if len(row) != len(header):
-            raise DatasetError(f"{path} has {len(row)} values in row {number}, but {len(header)} columns.")
-    return {name: _column(path, name, [row[i] for row in rows[1:]]) for i, name in enumerate(header)}
+    return {name: _column(path, name, [row[i] for row in values]) for i, name in enumerate(header)}
 
 
 def _column(path: Path, name: str, cells: Sequence[str]) -> FloatArray:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from functools import cache
+from hashlib import sha256
 from importlib import metadata as package_metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import wm_gym
+from wm_gym.checksums import canonical
 from wm_gym.data_collection.codec import FrameCodec
 from wm_gym.errors import DatasetError
-from wm_gym.files import write_text_atomically
+from wm_gym.files import describe_os_error, write_text_atomically
+from wm_gym.plain_files import JSON_BYTES, NotPlainError, parse_json, read_text
 from wm_gym.provenance import git_revision
 from wm_gym.simulator import SimulatorSpec
 
@@ -22,6 +25,8 @@ METADATA_FILE = "dataset.json"
 EPISODES_FOLDER = "episodes"
 DATASET_FORMAT = "wm_gym.dataset"
 DATASET_VERSION = 1
+_CHECKSUM = "sha256"
+_REMEDY = "restore it from a copy of the dataset"
 
 
 class CollectionSettings(BaseModel):
@@ -34,10 +39,10 @@ class CollectionSettings(BaseModel):
         patience: Steps in a row without a reward above 0 after which it does, or ``None``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(ge=0)
-    behaviours: dict[str, float]
+    behaviours: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
     max_episode_steps: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
 
@@ -53,7 +58,7 @@ class DatasetMetadata(BaseModel):
         created_with: Package versions, and the git revision where the package runs from a checkout.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["wm_gym.dataset"] = "wm_gym.dataset"
     version: Literal[1] = 1
@@ -67,9 +72,12 @@ class DatasetMetadata(BaseModel):
         """Write ``dataset.json`` (and the folders that it needs), whole or not at all."""
         try:
             (folder / EPISODES_FOLDER).mkdir(parents=True, exist_ok=True)
-            write_text_atomically(folder / METADATA_FILE, self.model_dump_json(indent=2) + "\n")
+            content = self.model_dump(mode="json")
+            content[_CHECKSUM] = sha256(canonical(content)).hexdigest()
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            write_text_atomically(folder / METADATA_FILE, text + "\n")
         except OSError as error:
-            raise DatasetError(f"the dataset {folder} cannot be written: {error.strerror or error}.") from error
+            raise DatasetError(f"the dataset {folder} cannot be written: {describe_os_error(error)}") from error
 
     @classmethod
     def read(cls, folder: Path) -> DatasetMetadata:
@@ -88,24 +96,20 @@ class DatasetMetadata(BaseModel):
                 f"{folder} is no wm_gym dataset, because it holds no {METADATA_FILE}; make one with `wm-gym collect` "
                 "or import your recordings with `wm-gym dataset convert`."
             )
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DatasetError(f"{path} cannot be read: {error.strerror or error}.") from error
-        return cls.parse(content, str(folder))
+        return cls.parse(read_text(path, error=DatasetError, remedy=_REMEDY, limit=JSON_BYTES), str(folder))
 
     @classmethod
-    def parse(cls, file: bytes, folder: str) -> DatasetMetadata:
-        """Read the bytes of ``dataset.json``; ``folder`` is what the messages call the dataset.
+    def parse(cls, file: str | bytes, folder: str) -> DatasetMetadata:
+        """Read the contents of ``dataset.json``; ``folder`` is what the messages call the dataset.
 
         Raises:
             DatasetError: the file is damaged or of another version.
         """
         path = f"{folder}/{METADATA_FILE}"
         try:
-            content = json.loads(file)
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(f"{path} is damaged and no JSON; restore it from a copy of the dataset.") from error
+            content = parse_json(file)
+        except NotPlainError as error:
+            raise DatasetError(f"{path} {error}; {_REMEDY}.") from error
         if not isinstance(content, dict) or content.get("format") != DATASET_FORMAT:
             raise DatasetError(f"{path} does not declare the format {DATASET_FORMAT!r}, so it is no wm_gym dataset.")
         if content.get("version") != DATASET_VERSION:
@@ -113,6 +117,9 @@ class DatasetMetadata(BaseModel):
                 f"{folder} has dataset version {content.get('version')!r}, but this wm_gym {wm_gym.__version__} reads "
                 f"version {DATASET_VERSION}; use the wm_gym release that wrote it."
             )
+        checksum = content.pop(_CHECKSUM, None)  # other writers give none
+        if checksum is not None and checksum != sha256(canonical(content)).hexdigest():
+            raise DatasetError(f"{path} has changed since it was written: its checksum does not match; {_REMEDY}.")
         try:
             return cls.model_validate(content)
         except ValidationError as error:

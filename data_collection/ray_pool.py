@@ -26,6 +26,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -46,6 +47,8 @@ CONNECT_TIMEOUT_S = 30.0
 _REACH_TIMEOUT_S = 5.0
 _FETCH_TIMEOUT_S = 120.0
 _POLL_S = 1.0
+_LOOPBACK = "127.0.0.1"
+_ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _OBJECT_STORE_BYTES = 256 * 2**20
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:/\[\]]+):(\d{1,5})")
 
@@ -268,22 +271,45 @@ def import_ray() -> Any:
 
 
 def _start_ray(ray: Any, workers: int) -> None:
-    """A small Ray on this machine, which ends with this process."""
+    """A small Ray on this machine, which no other can reach and which ends with this process."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            num_gpus=0,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            logging_level="error",
-        )
+        with _on_loopback():
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                logging_level="error",
+                _node_ip_address=_LOOPBACK,
+            )
     except BaseException as error:
         ray.shutdown()
         if not isinstance(error, Exception):
             raise
         raise SimulatorError(f"Ray cannot be started on this machine: {_in_short(error)}.") from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray listen where only this machine can reach it: whoever reaches it can run code.
+
+    Ray does so where it supports no clusters, on Windows and macOS; elsewhere it turns a loopback address into the
+    machine's own, unless it is told that it is to be as there: by a variable for its processes, and, as that was read
+    when Ray was imported, by a constant for this one.
+    """
+    constants = importlib.import_module("ray._private.ray_constants")
+    before = os.environ.get(_ONE_MACHINE), constants.ENABLE_RAY_CLUSTER
+    os.environ[_ONE_MACHINE], constants.ENABLE_RAY_CLUSTER = "0", False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before[1]  # type: ignore[attr-defined]
+        if before[0] is None:
+            del os.environ[_ONE_MACHINE]
+        else:
+            os.environ[_ONE_MACHINE] = before[0]
 
 
 def _join_ray(ray: Any, address: str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tqdm import tqdm
 
 from wm_gym.data_collection.codec import FrameCodec
 from wm_gym.data_collection.dataset_writer import check_sizes
@@ -28,6 +27,9 @@ from wm_gym.data_collection.episode_file import (
 from wm_gym.data_collection.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata, difference
 from wm_gym.data_collection.remote_folder import DamagedError, RemoteFolder, local_folder, without_password
 from wm_gym.errors import DatasetError
+from wm_gym.plain_files import NotPlainError, parse_json
+from wm_gym.progress import progress_bar
+from wm_gym.simulator import FrameSide
 
 T = TypeVar("T")
 
@@ -39,11 +41,11 @@ _ATTEMPTS_TO_READ = 3
 class IndexEntry(BaseModel):
     """One episode in ``episodes.json``; see :class:`EpisodeHeader`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     index: int = Field(ge=0)
     length: int = Field(ge=1)
-    frame_size: tuple[int, int]
+    frame_size: tuple[FrameSide, FrameSide]
     action_dim: int = Field(ge=1)
     codec: FrameCodec
     seed: int
@@ -61,7 +63,7 @@ class DatasetIndex(BaseModel):
         episodes: In the order of their indices.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["wm_gym.index"] = "wm_gym.index"
     version: Literal[1] = 1
@@ -107,7 +109,7 @@ class RemoteEpisodes:
     def _download(self, header: EpisodeHeader, path: Path) -> None:
         name = f"{EPISODES_FOLDER}/{episode_file_name(header.index)}"
         try:
-            RemoteFolder(self.url).download(name, path, lambda arrived: _check(header, arrived))
+            RemoteFolder(self.url).download(name, path, header.file_bytes, lambda arrived: _check(header, arrived))
         except FileNotFoundError as error:
             shown = without_password(self.url)
             raise DatasetError(f"{shown}/{name} is gone; push the dataset again.") from error
@@ -169,9 +171,13 @@ def open_remote(url: str, downloads: DownloadCache | None) -> tuple[str, Dataset
 def _read_index(folder: RemoteFolder) -> DatasetIndex | None:
     """The list of the episodes; ``None`` where there is no dataset yet."""
     try:
-        index = DatasetIndex.model_validate_json(folder.read(INDEX_FILE))
+        index = DatasetIndex.model_validate(parse_json(folder.read(INDEX_FILE)))
     except FileNotFoundError:
         return None
+    except NotPlainError as error:
+        raise DatasetError(
+            f"{folder.url}/{INDEX_FILE} {error}; delete it there, and push the dataset again."
+        ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         raise DatasetError(
@@ -227,7 +233,7 @@ def push(path: str | Path, url: str, *, progress: bool = True) -> PushSummary:
     listed = _check_grows(dataset.metadata, dataset.episodes, folder)
     missing = _missing(dataset.episodes, listed, folder)
     sizes = [header.file_bytes for header in missing]
-    with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="push", disable=not progress) as bar:
+    with progress_bar(sum(sizes), "B", "push", enabled=progress, unit_scale=True) as bar:
         for first in range(0, len(missing), _FILES_AT_ONCE):
             part = missing[first : first + _FILES_AT_ONCE]
             for header in part:

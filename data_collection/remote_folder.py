@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import stat
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from wm_gym.errors import DatasetError
 T = TypeVar("T")
 
 ATTEMPTS = 4
+_SMALL_FILE_BYTES = 64 * 2**20
 BACKOFF_S = 0.5
 """Before the second attempt; twice as long before each further one."""
 
@@ -85,17 +87,26 @@ class RemoteFolder:
         self._root = str(root).rstrip("/")
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file.
+        """The bytes of a file, a small one.
 
         Raises:
             FileNotFoundError: there is none, or no such folder or bucket.
-            DatasetError: it cannot be read.
+            DatasetError: it cannot be read, or is not small.
         """
-        content: bytes = self._try(f"{self.url}/{name} cannot be read", lambda: self._fs.cat_file(self._at(name)))
-        return content
 
-    def download(self, name: str, path: Path, check: Callable[[Path], None]) -> None:
+        def attempt() -> bytes:
+            self._check_kind(name, _SMALL_FILE_BYTES)
+            content: bytes = self._fs.cat_file(self._at(name), start=0, end=_SMALL_FILE_BYTES + 1)
+            if len(content) > _SMALL_FILE_BYTES:
+                raise DamagedError(f"it has more than {_SMALL_FILE_BYTES:,} bytes")
+            return content
+
+        return self._try(f"{self.url}/{name} cannot be read", attempt)
+
+    def download(self, name: str, path: Path, num_bytes: int, check: Callable[[Path], None]) -> None:
         """Copy a file to this machine; ``check`` raises :class:`DamagedError` where it has not arrived whole.
+
+        One that is larger than ``num_bytes`` is not copied where the file system is this machine's.
 
         Raises:
             FileNotFoundError: there is none.
@@ -103,6 +114,7 @@ class RemoteFolder:
         """
 
         def attempt() -> None:
+            self._check_kind(name, num_bytes)
             self._fs.get_file(self._at(name), str(path))
             check(path)
 
@@ -177,6 +189,16 @@ class RemoteFolder:
             for end in range(2, len(parts) + 1):
                 with suppress(FileExistsError):
                     self._fs.mkdir("/".join(parts[:end]), create_parents=False)
+
+    def _check_kind(self, name: str, num_bytes: int) -> None:
+        """Object storage holds files only; a folder of this machine may hold a pipe or an endless device."""
+        if "file" not in (self._fs.protocol, *self._fs.protocol):
+            return
+        status = Path(self._at(name)).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedError("it is no regular file")
+        if status.st_size > num_bytes:
+            raise DamagedError(f"it has {status.st_size} bytes in place of {num_bytes}")
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"

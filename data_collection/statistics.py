@@ -15,6 +15,7 @@ from wm_gym.actions import ActionFormat
 from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.episode import INFO_PREFIX
 from wm_gym.data_collection.episode_file import EpisodeHeader, read_steps
+from wm_gym.errors import printable
 
 NUM_BINS = 10
 FEW_STEPS = 2_000
@@ -192,7 +193,7 @@ def render(statistics: DatasetStatistics) -> str:
         lines += ["", *_render_histogram(histogram)]
     if s.warnings:
         lines += ["", *(f"warning: {warning}" for warning in s.warnings)]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))  # names come from files
 
 
 def _action_names(action: ActionFormat) -> Sequence[str]:

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from wm_gym.data_collection.dataset import list_episode_files
-from wm_gym.data_collection.dataset_writer import check_fits
+from wm_gym.data_collection.dataset_writer import check_actions, check_sizes
 from wm_gym.data_collection.download_cache import DownloadCache
-from wm_gym.data_collection.episode_file import read_episode, read_header
+from wm_gym.data_collection.episode_file import read_header, verify_episode
 from wm_gym.data_collection.metadata import DatasetMetadata
 from wm_gym.data_collection.remote_dataset import open_remote
 from wm_gym.data_collection.remote_folder import is_url
@@ -86,12 +86,10 @@ def _verify_remote(url: str) -> Verification:
 
 def _verify_episode(path: Path, metadata: DatasetMetadata) -> int:
     header = read_header(path)
-    episode = read_episode(path)
-    try:
-        check_fits(episode, metadata)
-    except DatasetError as error:
-        raise DatasetError(f"{path}: {error}") from error
-    end = "terminated" if episode.terminated[-1] else "truncated" if episode.truncated[-1] else "none"
-    if header.end != end or not np.isclose(header.return_, episode.return_):
+    check_sizes(str(path), header.frame_size, header.action_dim, metadata)
+    header, steps = verify_episode(path)
+    check_actions(str(path), steps["actions"], metadata)
+    end = "terminated" if steps["terminated"][-1] else "truncated" if steps["truncated"][-1] else "none"
+    if header.end != end or not np.isclose(header.return_, np.sum(steps["rewards"], dtype=np.float64)):
         raise DatasetError(f"{path} has a header that does not agree with its content; delete the file.")
-    return len(episode)
+    return header.length

@@ -217,6 +217,11 @@ def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != _LOST}
 
 
+def text_infos(info: Mapping[str, Any]) -> dict[str, str]:
+    """The entries of a step's ``info`` that are text, such as how the episode ended."""
+    return {name: value for name, value in info.items() if isinstance(value, str)}
+
+
 def _check_open(connection: Connection) -> None:
     if connection.poll():  # nothing is sent during an episode: readable means closed
         raise _Stopped

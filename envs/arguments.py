@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,24 @@ import numpy as np
 from wm_gym.errors import ConfigError, did_you_mean
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise a ``ConfigError`` unless ``value`` is a whole number from 1 up."""
+def check_count(name: str, value: Any) -> int:
+    """A whole number from 1 up as one of Python's; raises a ``ConfigError`` for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ConfigError(f"{name}={value!r} must be a whole number from 1 up.")
+    return int(value)
+
+
+def check_seed(seed: Any) -> int | None:
+    """A seed as one of Python's numbers, or ``None``; Gymnasium itself takes no other.
+
+    Raises:
+        ConfigError: It is not a whole number from 0 up.
+    """
+    if seed is None:
+        return None
+    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ConfigError(f"seed={seed!r} must be a whole number from 0 up, or None.")
+    return int(seed)
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
@@ -30,9 +45,11 @@ def check_reset_options(options: dict[str, Any] | None, known: tuple[str, ...]) 
     Raises:
         ConfigError: One of them is unknown.
     """
+    if options is not None and not isinstance(options, Mapping):
+        raise ConfigError(f"the options of a reset are a dictionary, but {options!r} was given.")
     for name in options or {}:
         check_choice("reset option", name, known)
-    return options or {}
+    return dict(options or {})
 
 
 def check_frame_size(frame_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -41,7 +58,14 @@ def check_frame_size(frame_size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ConfigError: They are not one or two whole numbers of at least 8.
     """
-    size = (frame_size, frame_size) if isinstance(frame_size, int) else tuple(frame_size)
-    if len(size) != 2 or any(int(n) != n or n < 8 for n in size):
+    given = (frame_size, frame_size) if isinstance(frame_size, (int, np.integer)) else frame_size
+    size = tuple(given) if isinstance(given, (tuple, list, np.ndarray)) else ()
+    if len(size) != 2 or any(not _is_whole(n) or n < 8 for n in size):
         raise ConfigError(f"frame_size={frame_size!r} must be one or two whole numbers of at least 8 pixels.")
     return int(size[0]), int(size[1])
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, (float, np.floating)):
+        return float(value).is_integer()
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from wm_gym.envs.arguments import check_reset_options
+from wm_gym.envs.arguments import check_reset_options, check_seed
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.rendering import FrameRenderer
 from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
@@ -66,8 +66,8 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
       short; bootstrap with the value of the last observation.
 
     ## Information
-    ``reset``: ``start_state`` (int). ``step``: ``continuation`` (float), the predicted probability that the episode
-    goes on after the step.
+    ``start_state`` (int), which the dream began from, and ``continuation`` (float), the predicted probability that the
+    episode goes on after the step; 1 after ``reset``.
 
     ## Arguments
     Args:
@@ -137,6 +137,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         self.metadata = self._rollout.metadata(type(self).metadata)
         self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollout.fps)
         self._keyed_by: np.random.Generator | None = None
+        self._start_state = 0
 
     @property
     def model(self) -> DreamModel:
@@ -161,6 +162,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         Raises:
             ConfigError: An option is unknown or out of range.
         """
+        seed = check_seed(seed)
         start_state = check_reset_options(options, self._reset_options).get("start_state")
         chosen = None if start_state is None else int(self._rollout.check_start_state(start_state))
         super().reset(seed=seed)
@@ -168,10 +170,10 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         if self.np_random is not self._keyed_by:
             self._rollout.random.set_key(draw_key(self.np_random))
             self._keyed_by = self.np_random
-        observation, used = self._rollout.reset(chosen)
+        observation, self._start_state = self._rollout.reset(chosen)
         if self.render_mode == "human":
             self.render()
-        return observation, {"start_state": used}
+        return observation, self._info(1.0)
 
     def step(self, action: ArrayLike) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
         """Imagine one step.
@@ -180,7 +182,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             action: One action of :attr:`action_space`.
 
         Returns:
-            Observation, reward, terminated, truncated, and ``{"continuation": probability}``.
+            Observation, reward, terminated, truncated, and the information that the class lists.
 
         Raises:
             ResetNeeded: The dream is over or has not begun.
@@ -189,7 +191,10 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         observation, reward, terminated, truncated, continuation = self._rollout.step(action)
         if self.render_mode == "human":
             self.render()
-        return observation, reward, terminated, truncated, {"continuation": continuation}
+        return observation, reward, terminated, truncated, self._info(continuation)
+
+    def _info(self, continuation: float) -> dict[str, Any]:
+        return {"start_state": self._start_state, "continuation": continuation}
 
     def render(self) -> Frame | None:
         """Decode the current state: returned as uint8 ``(H, W, 3)`` in mode ``"rgb_array"``, shown in ``"human"``."""

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from wm_gym.device import parse_device
 from wm_gym.errors import BundleError
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
@@ -95,18 +96,19 @@ def resolve_model(model: str | Path | DreamModel, device: str | torch.device | N
 
     Raises:
         BundleError: The folder holds no usable model, the object is none, or it is on another device.
+        ConfigError: There is no such device here.
     """
     if isinstance(model, (str, Path)):
         from wm_gym.world_model import WorldModel
 
-        loaded = WorldModel.from_pretrained(model, device=device or "cpu")
+        loaded = WorldModel.from_pretrained(model, device="cpu" if device is None else device)
         loaded.eval()
         return loaded
     if not isinstance(model, DreamModel):
         raise BundleError(
             f"model= takes a model's folder, 'bundled' or a WorldModel, but a {type(model).__name__} was given."
         )
-    if device is not None and not _same_device(torch.device(device), model.device):
+    if device is not None and not _same_device(parse_device(device), model.device):
         raise BundleError(
             f"the model is on {model.device}, but device={str(device)!r} was asked for; "
             "move it with model.to(...) first, or leave device out."
@@ -123,6 +125,8 @@ def start_states_of(model: DreamModel, start_states: LatentState | None = None) 
         BundleError: There is none, it is empty, or its shape is not that of this model's states.
     """
     bank = model.start_states if start_states is None else start_states
+    if bank is not None and not isinstance(bank, LatentState):
+        raise BundleError(f"start_states= takes a LatentState or None, but a {type(bank).__name__} was given.")
     if bank is None:
         raise BundleError(
             "the world model has no start states to dream from; pass start_states=, "

@@ -86,6 +86,7 @@ class DreamVecEnv(VecEnv):
         )
         self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollouts.fps)
         self.render_mode = render_mode  # the base class asks for it
+        num_envs = self._rollouts.num_slots
         super().__init__(num_envs, self._rollouts.single_observation_space, self._rollouts.actions.space)
         self.metadata = self._rollouts.metadata({**self.metadata, "render_fps": DEFAULT_FPS})
         self._returns = np.zeros(num_envs)
@@ -128,7 +129,7 @@ class DreamVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         used = self._rollouts.reset(start_state=chosen)
-        self.reset_infos = [{"start_state": int(start)} for start in used]
+        self.reset_infos = [{"start_state": int(start), "continuation": 1.0} for start in used]
         self._returns[:] = 0.0
         return self._rollouts.observations()
 
@@ -171,7 +172,7 @@ class DreamVecEnv(VecEnv):
                     "TimeLimit.truncated": bool(outcome.truncated[row]),
                     "episode": {"r": float(self._returns[row]), "l": int(lengths[i])},
                 }
-                self.reset_infos[row] = {"start_state": int(used[i])}
+                self.reset_infos[row] = {"start_state": int(used[i]), "continuation": 1.0}
             self._returns[rows] = 0.0
         return observations, outcome.reward.astype(np.float32), dones, infos
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from wm_gym.envs.arguments import check_choice, check_reset_options
+from wm_gym.envs.arguments import check_choice, check_count, check_reset_options, check_seed
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.imagined_rollouts import ImaginedRollouts
 from wm_gym.envs.rendering import FrameRenderer
@@ -48,6 +49,8 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         autoreset_mode: When a dream that is over begins anew: ``NEXT_STEP`` (default: the next step ignores its action
             and returns the first observation with reward 0), ``SAME_STEP`` (the same step returns the first observation
             and the last one in ``infos["final_obs"]``), ``DISABLED`` (by ``reset`` with a ``reset_mask``).
+        max_episode_steps: As for ``gym.make``: a lower horizon.
+        disable_env_checker: As for ``gym.make``; there is no checker here.
 
     Raises:
         ConfigError: An argument is out of range or unknown.
@@ -74,7 +77,12 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         termination: str = "sample",
         render_size: int | tuple[int, int] | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        disable_env_checker: bool | None = None,
     ) -> None:
+        del disable_env_checker
+        if max_episode_steps is not None:
+            horizon = min(check_count("horizon", horizon), check_count("max_episode_steps", max_episode_steps))
         if not isinstance(autoreset_mode, AutoresetMode):
             check_choice("autoreset_mode", autoreset_mode, tuple(mode.value for mode in AutoresetMode))
         self.autoreset_mode = AutoresetMode(autoreset_mode)
@@ -88,11 +96,11 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             start_states=start_states,
             termination=termination,
         )
-        self.num_envs = num_envs
+        self.num_envs = int(num_envs)
         self.single_observation_space = self._rollouts.single_observation_space
         self.single_action_space = self._rollouts.actions.space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.render_mode = render_mode
         self.metadata = {
             **self._rollouts.metadata(type(self).metadata),
@@ -100,6 +108,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         }
         self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollouts.fps)
         self._has_begun = False
+        self._start_state = np.zeros(self.num_envs, np.int64)
 
     @property
     def model(self) -> DreamModel:
@@ -117,7 +126,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         return self._rollouts.num_start_states
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observations, dict[str, Any]]:
         """Begin new dreams; see the class for ``options``.
 
@@ -137,13 +146,17 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         if start_state is not None:
             chosen = self._rollouts.check_start_state(start_state, (self.num_envs,))
             chosen = chosen if rows is None else chosen[rows]
-        super().reset(seed=seed if isinstance(seed, int) else None)
+        super().reset(seed=seeds[0])
         if rows is not None:
             reset_slots = set(rows.tolist())
             seeds = [slot_seed if slot in reset_slots else None for slot, slot_seed in enumerate(seeds)]
         self._rollouts.random.seed(seeds)
-        infos: dict[str, Any] = {}
-        self._reset_rows(rows, infos, chosen)
+        begun = np.ones(self.num_envs, np.bool_)
+        if rows is not None:
+            begun[:] = False
+            begun[rows] = True
+        self._begin(rows, chosen)
+        infos = self._infos(np.ones(self.num_envs), begun)
         self._has_begun = self._has_begun or rows is None
         self._show()
         return self._rollouts.observations(), infos
@@ -171,10 +184,11 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             outcome = rollouts.no_step()
         else:
             outcome = rollouts.step(stored, None if over is None else ~over)
+        continuation = outcome.continuation
         infos: dict[str, Any] = {}
-        stepped = np.ones(self.num_envs, np.bool_) if over is None else ~over
         if over is not None:
-            self._reset_rows(np.flatnonzero(over), infos)
+            self._begin(np.flatnonzero(over))
+            continuation = np.where(over, 1.0, continuation)
         observations = rollouts.observations()
         if self.autoreset_mode is AutoresetMode.SAME_STEP and rollouts.needs_reset.any():
             done = rollouts.needs_reset.copy()
@@ -183,13 +197,11 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             for row, last in zip(rows, observations[rows], strict=True):
                 final[row] = last
             infos["final_obs"], infos["_final_obs"] = final, done.copy()
-            infos["final_info"] = _info("continuation", outcome.continuation, done)
-            infos["_final_info"] = done.copy()
-            self._reset_rows(rows, infos)
+            infos["final_info"], infos["_final_info"] = self._infos(continuation, done), done.copy()
+            self._begin(rows)
             observations[rows] = rollouts.observations(rows)
-            stepped = ~done
-        if stepped.any():
-            infos.update(_info("continuation", outcome.continuation, stepped))
+            continuation = np.where(done, 1.0, continuation)
+        infos.update(self._infos(continuation, np.ones(self.num_envs, np.bool_)))
         self._show()
         return observations, outcome.reward, outcome.terminated, outcome.truncated, infos
 
@@ -207,16 +219,18 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         """Close the window, if there is one."""
         self._renderer.close()
 
-    def _seeds(self, seed: int | list[int | None] | None) -> list[int | None]:
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, (int, np.integer)):
-            return [int(seed) + slot for slot in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ConfigError(
-                f"a list of seeds has one for each of {self.num_envs} dreams, but {len(seed)} were given."
-            )
-        return list(seed)
+        if isinstance(seed, (list, tuple, np.ndarray)) and np.ndim(np.asarray(seed, object)) == 1:
+            if len(seed) != self.num_envs:
+                raise ConfigError(
+                    f"a list of seeds has one for each of {self.num_envs} dreams, but {len(seed)} were given."
+                )
+            return [check_seed(slot_seed) for slot_seed in seed]
+        first = check_seed(seed)
+        assert first is not None
+        return [first + slot for slot in range(self.num_envs)]
 
     def _rows_to_reset(self, mask: Any) -> NDArray[np.int64] | None:
         if mask is None:
@@ -229,15 +243,16 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             raise ConfigError("the reset option 'reset_mask' chooses no dream; leave out the reset instead.")
         return np.flatnonzero(mask)
 
-    def _reset_rows(
-        self, rows: NDArray[np.int64] | None, infos: dict[str, Any], chosen: NDArray[np.int64] | None = None
-    ) -> None:
-        """Begin new dreams in the slots ``rows`` (``None``: all) and add what is told of it to ``infos``."""
-        used = self._rollouts.reset(rows, chosen)
-        slots = slice(None) if rows is None else rows
-        start_state, mask = np.zeros(self.num_envs, np.int64), np.zeros(self.num_envs, np.bool_)
-        start_state[slots], mask[slots] = used, True
-        infos["start_state"], infos["_start_state"] = start_state, mask
+    def _begin(self, rows: NDArray[np.int64] | None, chosen: NDArray[np.int64] | None = None) -> None:
+        """Begin new dreams in the slots ``rows`` (``None``: all)."""
+        self._start_state[slice(None) if rows is None else rows] = self._rollouts.reset(rows, chosen)
+
+    def _infos(self, continuation: NDArray[np.float64], mask: Mask) -> dict[str, Any]:
+        """What a single dream tells in ``info``, as arrays with their masks; zero where the mask is false."""
+        return {
+            **_info("start_state", self._start_state, mask),
+            **_info("continuation", continuation, mask),
+        }
 
     def _show(self) -> None:
         if self.render_mode == "human":

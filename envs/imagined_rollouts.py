@@ -49,7 +49,7 @@ class ImaginedRollouts(RolloutContract):
 
     def __init__(self, num_slots: int, **arguments: Unpack[RolloutArguments]) -> None:
         super().__init__(num_slots, **arguments)
-        self.num_slots = num_slots
+        self.num_slots = num_slots = int(num_slots)
         self.random = SlotRandom(num_slots)
         self.elapsed = np.zeros(num_slots, np.int64)
         self.needs_reset = np.ones(num_slots, np.bool_)

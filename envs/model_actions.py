@@ -34,7 +34,7 @@ class ModelActions:
         Raises:
             ConfigError: The shape is not ``(*batch_shape, values)``, or a value is not finite.
         """
-        values = np.asarray(actions, np.float32)
+        values = _as_numbers(actions)
         self._check_shape(values, (*batch_shape, *self.space.shape))
         if not np.isfinite(values).all():
             raise _not_finite(values)
@@ -42,7 +42,7 @@ class ModelActions:
 
     def one_to_stored(self, action: ArrayLike) -> list[float]:
         """As :meth:`to_stored` of a single action, in plain numbers, which takes a fraction of the time."""
-        values = np.asarray(action, np.float32)
+        values = _as_numbers(action)
         self._check_shape(values, self.space.shape)
         numbers: list[float] = values.tolist()
         # Sums of float32 numbers cannot overflow in Python's own.
@@ -53,6 +53,13 @@ class ModelActions:
     def _check_shape(self, values: FloatArray, expected: tuple[int, ...]) -> None:
         if values.shape != expected:
             raise ConfigError(f"{self.name!r} actions of shape {expected} are needed, but {values.shape} was given.")
+
+
+def _as_numbers(values: ArrayLike) -> FloatArray:
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"actions are arrays of numbers, but {values!r:.100} was given.") from error
 
 
 def _not_finite(values: FloatArray) -> ConfigError:

@@ -126,12 +126,11 @@ def _picture_size(
     if render_size is None:
         factor = max(1, round(_MIN_WINDOW_HEIGHT / height)) if enlarge else 1
         return height * factor, width * factor
-    if isinstance(render_size, int):
+    size: tuple[Any, Any]
+    if isinstance(render_size, (int, np.integer)):
         size = (render_size, max(1, round(render_size * width / height)))
     elif isinstance(render_size, (tuple, list)) and len(render_size) == 2:
         size = (render_size[0], render_size[1])
     else:
         raise ConfigError(f"render_size takes a height or (height, width) in pixels, but {render_size!r} was given.")
-    for value in size:
-        check_count("render_size", value)
-    return size
+    return check_count("render_size", size[0]), check_count("render_size", size[1])

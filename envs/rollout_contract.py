@@ -83,12 +83,11 @@ class RolloutContract:
         horizon, observation = arguments["horizon"], arguments["observation"]
         termination = arguments["termination"]
         check_count("num_envs", num_slots)
-        check_count("horizon", horizon)
         check_choice("observation", observation, get_args(ObservationKind))
         check_choice("termination", termination, get_args(Termination))
         self.model = resolve_model(arguments["model"], arguments["device"])
         self.actions = ModelActions(self.model.simulator.action, arguments["action"])
-        self.horizon = horizon
+        self.horizon = check_count("horizon", horizon)
         self.observation = observation
         self.single_observation_space = observation_space_of(self.model, observation)
         self._draws_ends = termination == "sample"
@@ -106,8 +105,7 @@ class RolloutContract:
         Raises:
             ConfigError: It is not a whole number from 1 up.
         """
-        check_count("horizon", horizon)
-        self.horizon = horizon
+        self.horizon = check_count("horizon", horizon)
 
     @property
     def num_start_states(self) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -23,6 +23,7 @@ from gymnasium.envs.registration import load_env_creator, registry
 from gymnasium.utils import RecordConstructorArgs
 
 from wm_gym.actions import ActionFormat, FloatArray, is_driving
+from wm_gym.envs.arguments import check_seed
 from wm_gym.errors import SimulatorError, did_you_mean
 from wm_gym.frames import Frame, resize_frame
 from wm_gym.simulator import SimulatorSpec
@@ -63,7 +64,7 @@ class NativeSimulator(Simulator):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         """Start an episode."""
-        frame, info = self.env.reset(seed=seed, options=options)
+        frame, info = self.env.reset(seed=check_seed(seed), options=options)
         return resize_frame(frame, *self.simulator.frame_size), info
 
     def step(self, action: FloatArray) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
@@ -126,7 +127,7 @@ def make_simulator(
             own["action"] = action
         if frame_size is not None:
             own["frame_size"] = frame_size
-        env = _make(env_id, {**own, "render_mode": render_mode})
+        env = _make(env_id, own, render_mode)
         return Simulator(env, _describe_driving(env, env_id, recorded))
 
     if action not in (None, "native"):
@@ -136,7 +137,7 @@ def make_simulator(
     repeat = 1 if action_repeat is None else action_repeat
     if repeat < 1:
         raise SimulatorError(f"action_repeat={action_repeat!r} must be at least 1.")
-    env = _make(env_id, {**kwargs, **unrecorded, "render_mode": render_mode})
+    env = _make(env_id, {**kwargs, **unrecorded}, render_mode)
     try:
         simulator = _describe_native(env, env_id, recorded, frame_size, repeat)
     except SimulatorError:
@@ -221,9 +222,41 @@ def split_connection(name: str, kwargs: Mapping[str, Any]) -> tuple[dict[str, An
     return _split(env_id, _class_metadata(env_id), kwargs, {})
 
 
+def check_connection(name: str, connection: Mapping[str, Any]) -> None:
+    """Check, without making it, that a simulator's connection has such arguments.
+
+    Raises:
+        SimulatorError: It has not, or runs without a server, or is unknown.
+    """
+    env_id = SIMULATORS.get(name, name)
+    _split(env_id, _class_metadata(env_id), {}, connection)
+
+
 def has_connection(name: str) -> bool:
     """Whether a simulator runs on a server, so that an environment needs one for itself; raises as above."""
     return bool(_class_metadata(SIMULATORS.get(name, name)).get("unrecorded"))
+
+
+def kind_of(name: str, known: Iterable[str]) -> str | None:
+    """Which of some simulators another one is, or inherits from.
+
+    Args:
+        name: Short name or Gymnasium id, also with the module that registers it.
+        known: Gymnasium ids of this package.
+
+    Returns:
+        One of ``known``, or ``None``.
+
+    Raises:
+        SimulatorError: ``name`` is unknown, or a dependency is missing.
+    """
+    env_id = SIMULATORS.get(name, name)
+    candidates = list(known)
+    if env_id in candidates:
+        return env_id
+    ancestors = getattr(_creator(env_id), "__mro__", ())
+    found = {_creator_or_none(candidate): candidate for candidate in candidates}
+    return next((found[ancestor] for ancestor in ancestors if ancestor in found), None)
 
 
 def return_ceiling(simulator: SimulatorSpec, steps: int) -> float | None:
@@ -332,8 +365,8 @@ def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
 
 def _class_metadata(env_id: str) -> Mapping[str, Any]:
     """What the class behind a Gymnasium id says about itself; imports its module."""
-    metadata: Mapping[str, Any] = getattr(_creator(env_id), "metadata", {})
-    return metadata
+    metadata: Mapping[str, Any] | None = getattr(_creator(env_id), "metadata", None)
+    return metadata or {}
 
 
 def _creator(env_id: str) -> Any:
@@ -348,18 +381,26 @@ def _creator(env_id: str) -> Any:
         raise _unavailable(env_id, error) from error
 
 
-def _make(env_id: str, kwargs: Mapping[str, Any]) -> gym.Env[Any, Any]:
+def _creator_or_none(env_id: str) -> Any:
     try:
-        return gym.make(env_id, disable_env_checker=True, **kwargs)
+        return _creator(env_id)
+    except SimulatorError:  # not registered, or what it needs is missing: nothing here can inherit from it
+        return None
+
+
+def _make(env_id: str, kwargs: Mapping[str, Any], render_mode: str | None) -> gym.Env[Any, Any]:
+    # Not every environment has the argument, which is one of Gymnasium's customs and not of its interface.
+    given = dict(kwargs) if render_mode is None else {**kwargs, "render_mode": render_mode}
+    try:
+        return gym.make(env_id, disable_env_checker=True, **given)
     except gym.error.DependencyNotInstalled as error:
         raise _unavailable(env_id, error) from error
     except TypeError as error:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        if unexpected is None:
+        if unexpected is None and "takes no arguments" not in str(error):
             raise
-        raise SimulatorError(
-            f"{env_id} has no argument {unexpected[1]!r}; see its documentation for those it has."
-        ) from error
+        name = next(iter(given)) if unexpected is None else unexpected[1]
+        raise SimulatorError(f"{env_id} has no argument {name!r}; see its documentation for those it has.") from error
 
 
 def _unavailable(env_id: str, error: Exception) -> SimulatorError:

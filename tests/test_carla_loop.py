@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 
 import gymnasium as gym
 import pytest
 
 from tests.carla_server.process import StandIn
+from wm_gym.agents.driver import Driver
+from wm_gym.agents.report_drives import record_drives
 from wm_gym.cli.main import main
 from wm_gym.data_collection.dataset import Dataset
 
@@ -18,6 +22,27 @@ def run(*arguments: str) -> None:
     assert main(list(arguments)) == 0, arguments
 
 
+def check_that_a_lost_server_is_no_driving(agent: str, server: StandIn) -> None:
+    """A report's drive whose server is killed in the middle is driven again."""
+    connection = {"host": "127.0.0.1", "port": server.port, "timeout_s": 2.0, "restart": True}
+    driver = Driver.load(agent)
+    seeds = [3, 4]
+    undisturbed = record_drives(driver, seeds, connection=connection)
+    frame = server.summary()["frame"]
+
+    def kill_and_restart() -> None:
+        while not (server.summary()["synchronous"] and server.summary()["frame"] > frame + 60):
+            time.sleep(0.01)
+        server.kill()
+        server.start()
+
+    killer = threading.Thread(target=kill_and_restart)
+    killer.start()
+    again = record_drives(driver, seeds, connection=connection)
+    killer.join()
+    assert [len(drive.actions) for drive in again] == [len(drive.actions) for drive in undisturbed]
+
+
 @pytest.mark.slow
 def test_collect_train_dream_train_and_evaluate_in_carla(tmp_path, capsys):
     data, model, agent = (str(tmp_path / name) for name in ("data", "model", "agent"))
@@ -25,7 +50,14 @@ def test_collect_train_dream_train_and_evaluate_in_carla(tmp_path, capsys):
     with StandIn() as first, StandIn() as second:
         servers = f"{first.address},{second.address}"
         collect = ["collect", "--env", "carla", "--carla", servers, "--frame-size", "64", "--action-repeat", "2"]
-        collect += ["--env-set", "traffic={vehicles: 3}", "--behaviour", "noisy:0.6,noisy-traffic-manager:0.4"]
+        collect += [
+            "--env-set",
+            "traffic={vehicles: 3}",
+            "--env-set",
+            "end={max_s: 3}",
+            "--behaviour",
+            "noisy:0.6,noisy-traffic-manager:0.4",
+        ]
         run(*collect, "--episodes", "5", "--max-episode-steps", "30", "--out", data, "--quiet")
         assert Dataset.open(data).num_episodes == 5
         run("dataset", "verify", data)
@@ -38,13 +70,26 @@ def test_collect_train_dream_train_and_evaluate_in_carla(tmp_path, capsys):
         dream.close()
 
         run("train-agent", "--model", model, "--algo", "ppo", "--steps", "320", "--out", agent, "--quiet",
-            "--set", "num_envs=16", "--set", "horizon=10")  # fmt: skip
+            "--set", "num_envs=16", "--set", "horizon=10",
+            "--select-drives", "1", "--carla", first.address)  # fmt: skip
+        assert "best mean return of its selection drives" in capsys.readouterr().out
+
+        run("train-agent", "--model", model, "--data", data, "--rounds", "1", "--frames", "60", "--carla", servers,
+            "--out", str(tmp_path / "rounds"), "--quiet", "--steps", "320", "--set", "num_envs=16",
+            "--set", "horizon=10", "--select-drives", "1", "--set-rounds", "model_updates=3",
+            "--set-rounds", "workers=2")  # fmt: skip
+        assert "round 1: 6" in capsys.readouterr().out
+        check_that_a_lost_server_is_no_driving(agent, first)
 
         evaluate = ["evaluate", "--agent", agent, "--carla", first.address, "--episodes", "2", "--quiet"]
         run(*evaluate, "--max-episode-steps", "20", "--json", str(result), "--video", str(video))
         found = json.loads(result.read_text())
         assert found["simulator"]["id"] == "CarlaDriving-v0"
-        assert found["simulator"]["kwargs"] == {"traffic": {"vehicles": 3}, "action_repeat": 2}
+        assert found["simulator"]["kwargs"] == {
+            "traffic": {"vehicles": 3},
+            "end": {"max_s": 3},
+            "action_repeat": 2,
+        }
         assert len(found["returns"]) == 2
         assert 0 <= found["driving"]["driving_score"] <= 100
         assert {"route_completion", "infraction_penalty", "collisions_vehicle_per_km"} <= set(found["driving"])

@@ -1,12 +1,17 @@
 """The command line on the real parts: the pipeline end to end, and one sentence for each thing that is wrong."""
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from tests.carla_server.process import StandIn, free_port
+from wm_gym.agents import evaluation
 from wm_gym.cli.main import build_parser, main
 from wm_gym.cli.options import carla_connections
 
@@ -184,6 +189,26 @@ def test_wrong_options_for_carla(command, options, sentence, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--model", "bundled"], "--carla belongs to --rounds or --select-drives; give one of them as well"),
+        (["--in", "data", "--model", "bundled", "--data", "x"], "--carla belongs to --in simulator and dream"),
+        (["--in", "simulator", "--env", "car-racing"], "--carla belongs to --env carla, not to --env car-racing"),
+        (
+            ["--model", "bundled", "--data", "x", "--rounds", "1"],
+            "runs without a server, so 'host' cannot be set for it",
+        ),
+        (["--model", "bundled", "--select-drives", "1"], "runs without a server, so 'host' cannot be set for it"),
+    ],
+)
+def test_servers_that_a_training_has_no_use_for_are_refused(options, sentence, capsys, tmp_path):
+    out = tmp_path / "run"
+    told = fails_with_one_sentence(capsys, "train-agent", *options, "--out", str(out), "--carla", "there", "--quiet")
+    assert sentence in told
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("options", "connections"),
     [
         ([], None),
@@ -279,3 +304,73 @@ def test_bench_measures_dream_and_simulator_in_one_run(capsys, tmp_path):
     assert "| DreamDriving-v0 | as it is | 8 |" in out
     single_dreams = [row for row in rows if row.get("model") and row["num_envs"] == 1]
     assert [row for row in rows if row.get("own_us") is not None] == single_dreams
+
+
+def test_errors_of_the_system_are_one_sentence(capsys, tmp_path, monkeypatch):
+    evaluate = ["evaluate", "--agent", "random", "--env", "car-racing", "--episodes", "1", "--max-episode-steps", "2"]
+    for option in ("--json", "--video"):
+        code, out, err = run(capsys, *evaluate, "--quiet", option, "/proc/nowhere/result.gif")
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1 and "/proc/nowhere/result.gif" in err
+    for command in (
+        ["train-agent", "--model", "bundled", "--steps", "100"],
+        ["export", "--model", "bundled"],
+        ["collect", "--env", "car-racing", "--episodes", "1"],
+    ):
+        code, out, err = run(capsys, *command, "--quiet", "--out", "/proc/nowhere")
+        assert code == 2 and err.count("\n") == 1 and "/proc/nowhere" in err
+
+    # A disk that becomes full during the drives: their result is told all the same.
+    def full(path, value):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(evaluation, "write_json_atomically", full)
+    code, out, err = run(capsys, *evaluate, "--quiet", "--json", str(tmp_path / "result.json"))
+    assert code == 2 and "mean return" in out
+    assert "result.json': the disk is full; free some space" in err
+
+
+def test_a_video_that_cannot_be_written_costs_no_result(capsys, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    evaluate = ["evaluate", "--agent", "random", "--env", "car-racing", "--episodes", "1", "--max-episode-steps", "2"]
+    code, out, err = run(capsys, *evaluate, "--quiet", "--video", str(tmp_path / "drive.gif"))
+    assert code == 2 and "mean return" in out and "the disk is full" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_main_runs_in_any_thread(capsys):
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(main(["evaluate", "--agent", "nobody", "--quiet"])))
+    thread.start()
+    thread.join(120)
+    assert codes == [2]
+    before = signal.getsignal(signal.SIGTERM)
+    main(["evaluate", "--agent", "nobody", "--quiet"])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+def test_a_reader_that_leaves_early_is_no_defect():
+    """``wm-gym --help | head -1``, and an encoding that lacks what is printed."""
+    code = (
+        "import sys, time; from wm_gym.cli import main as m\n"
+        "from types import SimpleNamespace as N\n"
+        "def run(_):\n"
+        "    print('first \\u2026', flush=True); time.sleep(1)\n"
+        "    while True: print('x' * 1000, flush=True)\n"
+        "m.build_parser = lambda: N(parse_args=lambda _: N(command='c', run=run))\n"
+        "sys.exit(m.main([]))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert process.stdout.readline() == b"first ?\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(120) == 141

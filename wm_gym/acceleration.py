@@ -8,9 +8,11 @@ graph, so that it costs one launch.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, Literal, get_args
 
@@ -116,14 +118,36 @@ class AcceleratedModel:
             raise ConfigError(f"precision={precision!r} is unknown{did_you_mean(precision, known)}; use fp32 or bf16.")
         self.model = model.eval()
         self.start_states = model.start_states
-        self.precision = precision
+        self.precision: Precision = precision
         self.is_compiled = compiled
-        self._dynamics = model.dynamics
-        self._eager_step = DreamStep(model, precision)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make the step, which is compiled when it is first taken."""
+        self._dynamics = self.model.dynamics
+        self._eager_step = DreamStep(self.model, self.precision)
         self._step: _Step = self._eager_step
-        if compiled:
-            on_cpu = model.device.type == "cpu"
+        if self.is_compiled:
+            on_cpu = self.model.device.type == "cpu"
             self._step = _CompiledForCPU(self._eager_step) if on_cpu else _compiled_for_gpu(self._eager_step)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is compiled belongs to its process: another one compiles anew."""
+        left_out = ("_dynamics", "_eager_step", "_step")
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AcceleratedModel:
+        """A copy in the same process has the same parameters, and so the same compiled step."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        if isinstance(self._step, _CompiledForCPU):
+            copied._step = self._step
+        return copied
 
     @property
     def config(self) -> ModelConfig:
@@ -185,13 +209,20 @@ class AcceleratedModel:
 
 
 def accelerate(
-    model: str | WorldModel = "bundled", precision: Precision = "fp32", *, device: str | torch.device = "cpu"
+    model: str | Path | WorldModel | AcceleratedModel = "bundled",
+    precision: Precision = "fp32",
+    *,
+    device: str | torch.device = "cpu",
 ) -> AcceleratedModel:
     """A world model for fast dreams, from its folder, ``"bundled"`` or the model itself; see :class:`AcceleratedModel`.
+
+    A model that is accelerated already, in this precision, is returned as it is.
 
     Raises:
         BundleError: The folder is missing or damaged.
         ConfigError: The precision is unknown.
     """
+    if isinstance(model, AcceleratedModel):
+        return model if model.is_compiled and model.precision == precision else AcceleratedModel(model.model, precision)
     loaded = model if isinstance(model, WorldModel) else WorldModel.from_pretrained(model, device)
     return AcceleratedModel(loaded, precision)

@@ -11,6 +11,7 @@ Three names occur throughout the package:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wm_gym.errors import ConfigError, did_you_mean
 
@@ -41,8 +42,18 @@ class ActionFormat(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["driving", "native"]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    low: tuple[float, ...] = Field(min_length=1, max_length=1024)
+    high: tuple[float, ...] = Field(min_length=1, max_length=1024)
+
+    @model_validator(mode="after")
+    def _bounds_hold_values(self) -> ActionFormat:
+        if self.kind == "driving" and (self.low, self.high) != (_DRIVING_LOW, _DRIVING_HIGH):
+            raise ValueError(
+                "the bounds of driving actions are steering -1 to 1, throttle and brake 0 to 1, gear -1 to 1"
+            )
+        if len(self.low) != len(self.high) or not all(map(operator.le, self.low, self.high)):
+            raise ValueError("low and high need as many numbers each, and no low above its high")
+        return self
 
     @classmethod
     def driving(cls) -> ActionFormat:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from wm_gym.by_rows import ByRows
 from wm_gym.lock import exclusive_lock
+from wm_gym.precision import single_precision
 
 _EXAMPLE_BATCH = 128
 """Batch that is compiled for, where any is to work: PyTorch chooses its loops by it."""
@@ -51,7 +52,7 @@ class AheadOfTime:
         self._run: Callable[[list[Tensor]], list[Tensor]]
         rows = 1 if self._is_one_row else _EXAMPLE_BATCH
         # Dreams step in inference mode, whose tensors cannot be exported.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), single_precision():
             example = tuple(torch.zeros(rows, *shape) for shape in self._row_shapes)
             batch = torch.export.Dim("batch", min=2)
             shapes = None if self._is_one_row else tuple({0: batch} for _ in example)

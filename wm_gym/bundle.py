@@ -7,30 +7,48 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import BaseModel, ConfigDict, model_validator
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from wm_gym.checksums import add_checksums, check_file, check_settings
 from wm_gym.config import ModelConfig, parse_config
 from wm_gym.errors import BundleError, ConfigError
-from wm_gym.files import folder_written_atomically
+from wm_gym.files import check_replaceable, folder_written_atomically, write_tensors
+from wm_gym.plain_files import parse_yaml, read_json, read_yaml
+from wm_gym.precision import single_precision
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
+from wm_gym.tensor_files import check_fit, holds_numbers, load_parameters, read_shapes, read_tensors
 from wm_gym.world_model import WorldModel
 
 FORMAT = "wm_gym.world_model"
 VERSION = 1
+MANIFEST = "config.yaml"
 BUNDLED = "bundled"
+_MODEL = "model.safetensors"
+_START_STATES = "start_states.safetensors"
+_METRICS = "metrics.json"
+_FILES = (_MODEL, _START_STATES, _METRICS)
+_SMALL_BUFFERS = 2**20
+_REMEDY = "copy or train the model again"
 
 
 class ModelManifest(BaseModel):
-    """The contents of a model folder's ``config.yaml``."""
+    """The contents of a model folder's ``config.yaml``.
+
+    Attributes:
+        fingerprint: See :func:`model_fingerprint`.
+        checksums: See :mod:`wm_gym.checksums`; ``None`` in a folder that is older than they are.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,6 +58,13 @@ class ModelManifest(BaseModel):
     model: ModelConfig
     simulator: SimulatorSpec
     provenance: dict[str, Any]
+    checksums: dict[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _frames_are_the_simulators(self) -> ModelManifest:
+        if self.model.frame_size != self.simulator.frame_size:
+            raise ValueError("model.frame_size and simulator.frame_size differ")
+        return self
 
 
 def bundled_folder(kind: str) -> Path:
@@ -59,10 +84,15 @@ def model_fingerprint(model: WorldModel) -> str:
     digest = hashlib.sha256()
     header = {"model": model.config.model_dump(mode="json"), "simulator": model.simulator.model_dump(mode="json")}
     digest.update(json.dumps(header, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(_saved_parameters(model).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _saved_parameters(model: WorldModel) -> dict[str, Tensor]:
+    """The parameters as a file holds them: on the CPU, in single precision."""
+    return {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def save_model(model: WorldModel, path: str | Path) -> Path:
@@ -74,7 +104,7 @@ def save_model(model: WorldModel, path: str | Path) -> Path:
         BundleError: ``path`` is a folder that holds something else.
     """
     path = Path(path)
-    if path.exists() and not (path / "config.yaml").exists() and (not path.is_dir() or any(path.iterdir())):
+    if not check_replaceable(path, MANIFEST):
         raise BundleError(f"{str(path)!r} exists and is no world model; choose another path or remove it.")
     manifest = ModelManifest(
         format=FORMAT,
@@ -85,16 +115,21 @@ def save_model(model: WorldModel, path: str | Path) -> Path:
         provenance=model.provenance,
     )
     with folder_written_atomically(path) as folder:
-        text = yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False)
-        (folder / "config.yaml").write_text(text, encoding="utf-8")
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+        write_tensors(folder / _MODEL, _saved_parameters(model))
         if model.start_states is not None:
             starts = {name: value.half().contiguous() for name, value in model.start_states._asdict().items()}
-            save_file(starts, folder / "start_states.safetensors")
-        (folder / "metrics.json").write_text(json.dumps(model.metrics, indent=2) + "\n", encoding="utf-8")
+            write_tensors(folder / _START_STATES, starts)
+        (folder / _METRICS).write_text(json.dumps(model.metrics, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(_model_card(model), encoding="utf-8")
+        (folder / MANIFEST).write_text(manifest_text(manifest, folder, _FILES), encoding="utf-8")
     return path
+
+
+def manifest_text(manifest: BaseModel, folder: Path, files: tuple[str, ...]) -> str:
+    """A manifest as YAML, with the checksums of the files beside it."""
+    text = yaml.safe_dump(manifest.model_dump(mode="json", exclude={"checksums"}), sort_keys=False)
+    # The checksum is of what a reader will see.
+    return yaml.safe_dump(add_checksums(parse_yaml(text), folder, files), sort_keys=False)
 
 
 def read_manifest(path: str | Path) -> tuple[Path, ModelManifest]:
@@ -108,14 +143,11 @@ def read_manifest(path: str | Path) -> tuple[Path, ModelManifest]:
         raise BundleError(
             f"there is no world model at {str(folder)!r}; give the folder that `wm-gym train-model` wrote."
         )
-    config_file = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BundleError(f"{str(folder)!r} is no world model: it has no readable config.yaml.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"{str(config_file)!r} is damaged: it is no valid YAML.") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
+    config_file = folder / MANIFEST
+    if not config_file.exists():
+        raise BundleError(f"{str(folder)!r} is no world model: it has no readable config.yaml.")
+    values = read_yaml(config_file, error=BundleError, remedy=_REMEDY)
+    if values.get("format") != FORMAT:
         raise BundleError(f"{str(folder)!r} is no world model: its config.yaml is of another format.")
     if values.get("version") != VERSION:
         raise BundleError(
@@ -123,51 +155,96 @@ def read_manifest(path: str | Path) -> tuple[Path, ModelManifest]:
             f"version {VERSION}; use the wm_gym that wrote it, or train it again."
         )
     try:
-        return folder, parse_config(ModelManifest, values, origin=f"{str(config_file)!r}")
+        manifest = parse_config(ModelManifest, values, origin=f"{str(config_file)!r}")
     except ConfigError as error:
         raise BundleError(str(error)) from error
+    check_settings(values, config_file, error=BundleError, remedy=_REMEDY)
+    return folder, manifest
 
 
+@single_precision()
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
     """Read a world model; see :meth:`WorldModel.from_pretrained`."""
     folder, manifest = read_manifest(path)
-    model = WorldModel(manifest.model, manifest.simulator)
-    state = _load_tensors(folder / "model.safetensors")
-    expected = model.state_dict()
-    if set(state) != set(expected):
-        differing = sorted(set(state) ^ set(expected))[0]
+    file = folder / _MODEL
+    found = read_shapes(file, error=BundleError, remedy=_REMEDY)
+    model = _build(manifest, folder / MANIFEST, found)
+    check_fit(found, model.state_dict(), error=BundleError, file=file, owner="its config.yaml")
+    check_file(file, manifest.checksums, error=BundleError, remedy=_REMEDY)
+    tensors = read_tensors(file, error=BundleError, remedy=_REMEDY)
+    load_parameters(model, tensors, error=BundleError, file=file, owner="its config.yaml")
+    if model_fingerprint(model) != manifest.fingerprint:
         raise BundleError(
-            f"{str(folder / 'model.safetensors')!r} does not fit its config.yaml: {differing!r} is "
-            f"{'unknown' if differing in state else 'missing'}; the two files come from different models."
+            f"{str(file)!r} or the config.yaml beside it has changed since the model was written: its fingerprint does "
+            f"not match; {_REMEDY}."
         )
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise BundleError(
-                f"{str(folder / 'model.safetensors')!r} does not fit its config.yaml: {name!r} has shape "
-                f"{tuple(tensor.shape)}, but the config's sizes need {tuple(expected[name].shape)}."
-            )
-    model.load_state_dict(state)
-    starts_file = folder / "start_states.safetensors"
-    if starts_file.exists():
-        starts = _load_tensors(starts_file)
-        if set(starts) != {"latent", "memory"} or starts["latent"].shape[-1] != manifest.model.latent_dim:
-            raise BundleError(f"{str(starts_file)!r} does not fit the model beside it; train the model again.")
-        model.start_states = LatentState(starts["latent"].float(), starts["memory"].float())
+    model.start_states = _read_start_states(folder, manifest, model)
     model.provenance = manifest.provenance
-    metrics_file = folder / "metrics.json"
-    if metrics_file.exists():
-        try:
-            model.metrics = json.loads(metrics_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BundleError(f"{str(metrics_file)!r} is damaged: it is no valid JSON.") from error
+    metrics_file = folder / _METRICS
+    if metrics_file.exists() or _METRICS in (manifest.checksums or {}):
+        model.metrics = read_json(metrics_file, error=BundleError, remedy=_REMEDY)
+        check_file(metrics_file, manifest.checksums, error=BundleError, remedy=_REMEDY)
     return model.to(device).eval()
 
 
-def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+class _TooLargeError(Exception):
+    """A model needs more memory than the file of its parameters can fill."""
+
+
+class _Budget(TorchFunctionMode):
+    """Counts the values of the tensors that are made, and stops before there are too many.
+
+    Args:
+        values: How many there may be.
+    """
+
+    def __init__(self, values: int) -> None:
+        super().__init__()
+        self.left = values
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if args and func in {torch.empty, torch.zeros, torch.ones, torch.randn}:
+            self.left -= math.prod(args if isinstance(args[0], int) else args[0])
+            if self.left < 0:
+                raise _TooLargeError
+        return func(*args, **(kwargs or {}))
+
+
+def _build(manifest: ModelManifest, config_file: Path, found: Mapping[str, Tensor]) -> WorldModel:
+    """The model that the settings describe, as long as it is no larger than the parameters that were found."""
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise BundleError(f"{str(path)!r} is missing or damaged ({error}); copy or train the model again.") from error
+        with _Budget(2 * sum(tensor.numel() for tensor in found.values()) + _SMALL_BUFFERS):
+            return WorldModel(manifest.model, manifest.simulator)
+    except _TooLargeError as error:
+        raise BundleError(
+            f"{str(config_file.with_name(_MODEL))!r} does not fit its config.yaml, whose sizes need more parameters; "
+            f"{_REMEDY}."
+        ) from error
+    except ConfigError as error:
+        raise BundleError(str(error)) from error
+    except (RuntimeError, TypeError, ValueError, OverflowError, AssertionError) as error:
+        raise BundleError(f"{str(config_file)!r} describes no world model that can be built; {_REMEDY}.") from error
+
+
+@torch.no_grad()
+def _read_start_states(folder: Path, manifest: ModelManifest, model: WorldModel) -> LatentState | None:
+    file = folder / _START_STATES
+    if not file.exists() and _START_STATES not in (manifest.checksums or {}):
+        return None
+    found = read_shapes(file, error=BundleError, remedy=_REMEDY)
+    count = found["latent"].shape[0] if "latent" in found and found["latent"].dim() else 0
+    if count < 1:
+        raise BundleError(f"{str(file)!r} does not fit the model beside it: it holds no states; {_REMEDY}.")
+    one = model.dynamics.initial(torch.zeros(1, manifest.model.latent_dim))
+    wanted = {name: part.half().to("meta").expand(count, *part.shape[1:]) for name, part in one._asdict().items()}
+    check_fit(found, wanted, error=BundleError, file=file, owner="the model beside it")
+    check_file(file, manifest.checksums, error=BundleError, remedy=_REMEDY)
+    starts = read_tensors(file, error=BundleError, remedy=_REMEDY)
+    if not all(holds_numbers(tensor) for tensor in starts.values()):
+        raise BundleError(f"{str(file)!r} is damaged: it holds values that are no numbers; {_REMEDY}.")
+    return LatentState(starts["latent"].float(), starts["memory"].float())
 
 
 def _model_card(model: WorldModel) -> str:

@@ -71,7 +71,7 @@ class ByRows:
         """
         rows = len(inputs[0])
         blocks = max(1, min(self._threads, torch.get_num_threads(), rows // _FEWEST_ROWS))
-        outputs = [torch.empty(rows, *shape) for shape in self._row_shapes]
+        outputs = [torch.empty(rows, *shape, dtype=torch.float32) for shape in self._row_shapes]
         with self._lock:
             for described, tensors in ((self._inputs, inputs), (self._outputs, outputs)):
                 for rows_of, tensor in zip(described, tensors, strict=True):

@@ -6,13 +6,13 @@ changes on top. Unknown keys and values out of range are refused. The resolved c
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,25 +24,34 @@ from pydantic import (
 )
 
 from wm_gym.errors import ConfigError, did_you_mean
+from wm_gym.plain_files import NotPlainError, parse_yaml, read_yaml
+from wm_gym.simulator import FrameSide
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
+# Bounds far beyond any model that trains today: a size beyond them is a mistake or damage, and would be built first and
+# fail later.
+Width = Annotated[int, Field(ge=1, le=16_384)]
+Count = Annotated[int, Field(ge=1, le=64)]
+_MAX_STAGES = 10
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class EncoderConfig(_Section):
     """Sizes of the spatial encoder (guide, "Spatial Encoder")."""
 
-    stem_channels: int = Field(default=64, ge=1, description="Channels after the 7x7 stem.")
+    stem_channels: Width = Field(default=64, description="Channels after the 7x7 stem.")
     stem_pool: bool = Field(default=True, description="Halve the size once more with a max-pool after the stem.")
-    stages: tuple[int, ...] = Field(
+    stages: tuple[Width, ...] = Field(
         default=(128, 256, 512),
         min_length=1,
+        max_length=_MAX_STAGES,
         description="Channels of each stage; the first keeps its size, each later one halves it.",
     )
-    blocks_per_stage: int = Field(default=2, ge=1, description="Residual blocks in a stage.")
+    blocks_per_stage: Count = Field(default=2, description="Residual blocks in a stage.")
     inner_ratio: float = Field(
         default=1.0,
         gt=0,
@@ -59,14 +68,17 @@ class EncoderConfig(_Section):
 class DecoderConfig(_Section):
     """Sizes of the decoder (guide, "State Decoder")."""
 
-    base_channels: int = Field(default=512, ge=1, description="Channels of the first, smallest feature map.")
-    base_expand: int = Field(
-        default=96, ge=1, description="Channels that the latent is expanded to before a 1x1 convolution widens them."
+    base_channels: Width = Field(default=512, description="Channels of the first, smallest feature map.")
+    base_expand: Width = Field(
+        default=96, description="Channels that the latent is expanded to before a 1x1 convolution widens them."
     )
-    stages: tuple[int, ...] = Field(
-        default=(256, 128, 64, 64), min_length=1, description="Channels after each PixelShuffle x2 stage."
+    stages: tuple[Width, ...] = Field(
+        default=(256, 128, 64, 64),
+        min_length=1,
+        max_length=_MAX_STAGES,
+        description="Channels after each PixelShuffle x2 stage.",
     )
-    refine: tuple[int, ...] = Field(
+    refine: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(
         default=(2, 1, 1, 1), description="Refinement 3x3 convolutions after each stage, one number a stage."
     )
 
@@ -88,19 +100,25 @@ class DynamicsConfig(_Section):
     """Kind and sizes of the latent dynamics (guide, "Temporal Dynamics")."""
 
     kind: str = Field(default="gru", description="A name from the dynamics registry.")
-    hidden_dim: int = Field(default=512, ge=1, description="Width of the layers.")
-    num_layers: int = Field(default=4, ge=1, description="gru, transformer: layers.")
+    hidden_dim: Width = Field(default=512, description="Width of the layers.")
+    num_layers: Count = Field(default=4, description="gru, transformer: layers.")
     mlp_ratio: float = Field(
-        default=3.0, ge=0.0, description="gru, transformer: width of each layer's MLP over hidden_dim; 0: none."
+        default=3.0,
+        ge=0.0,
+        le=64.0,
+        description="gru, transformer: width of each layer's MLP over hidden_dim; 0: none.",
     )
-    groups: int = Field(default=32, ge=1, description="rssm: categorical variables of the stochastic latent.")
-    classes: int = Field(default=32, ge=2, description="rssm: classes of each of them.")
-    context_length: int = Field(default=16, ge=1, description="transformer: steps that attention looks back over.")
-    num_heads: int = Field(default=8, ge=1, description="transformer: attention heads; must divide hidden_dim.")
+    groups: Width = Field(default=32, description="rssm: categorical variables of the stochastic latent.")
+    classes: int = Field(default=32, ge=2, le=16_384, description="rssm: classes of each of them.")
+    context_length: int = Field(
+        default=16, ge=1, le=4096, description="transformer: steps that attention looks back over."
+    )
+    num_heads: Count = Field(default=8, description="transformer: attention heads; must divide hidden_dim.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="transformer: share of values dropped in training.")
 
     action_gains: tuple[float, ...] = Field(
         default=(),
+        max_length=64,
         description="The dynamics also see tanh(gain * a) of every action value a in [-1, 1], one for each gain: at "
         "speed, a twentieth of the steering's range is a sharp turn.",
     )
@@ -126,19 +144,23 @@ class DynamicsConfig(_Section):
 class HeadsConfig(_Section):
     """Reward and termination heads on the policy features."""
 
-    hidden_dim: int = Field(default=256, ge=1, description="Width of the hidden layer.")
-    num_layers: int = Field(default=1, ge=1, description="Hidden layers.")
+    hidden_dim: Width = Field(default=256, description="Width of the hidden layer.")
+    num_layers: Count = Field(default=1, description="Hidden layers.")
     reward_bins: int = Field(
-        default=127, ge=3, description="Bins of the two-hot symlog reward (arXiv 2301.04104, eq. 9)."
+        default=127, ge=3, le=16_384, description="Bins of the two-hot symlog reward (arXiv 2301.04104, eq. 9)."
     )
-    reward_limit: float = Field(default=6.0, gt=0, description="The bins span symlog(reward) in [-limit, limit].")
+    reward_limit: float = Field(
+        default=6.0, gt=0, le=80.0, description="The bins span symlog(reward) in [-limit, limit]."
+    )
 
 
 class ModelConfig(_Section):
     """Architecture of a world model."""
 
-    frame_size: tuple[int, int] = Field(default=(256, 256), description="Height and width of a frame, in pixels.")
-    latent_dim: int = Field(default=256, ge=1, description="Size of the latent vector.")
+    frame_size: tuple[FrameSide, FrameSide] = Field(
+        default=(256, 256), description="Height and width of a frame, in pixels."
+    )
+    latent_dim: Width = Field(default=256, description="Size of the latent vector.")
     encoder: EncoderConfig = EncoderConfig()
     dynamics: DynamicsConfig = DynamicsConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -338,27 +360,16 @@ def load_config(name_or_path: str | Path, changes: Iterable[str] = ()) -> Config
     Raises:
         ConfigError: Unknown preset or key, unreadable file, or a value of the wrong type or out of range.
     """
-    text = _config_text(name_or_path)
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {str(name_or_path)!r} is no valid YAML: {' '.join(str(error).split())}.") from error
-    return parse_config(Config, values, changes, origin=f"config {str(name_or_path)!r}")
-
-
-def _config_text(name_or_path: str | Path) -> str:
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"}:
-        try:
-            return path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"config file {str(path)!r} cannot be read: {error.strerror}.") from error
-    if str(name_or_path) not in preset_names():
-        raise ConfigError(
-            f"there is no config {str(name_or_path)!r}{did_you_mean(str(name_or_path), preset_names())}; "
-            f"use one of {', '.join(preset_names())}, or the path of a .yaml file."
-        )
-    return (resources.files("wm_gym") / "configs" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    if path.suffix not in {".yaml", ".yml"}:
+        if str(name_or_path) not in preset_names():
+            raise ConfigError(
+                f"there is no config {str(name_or_path)!r}{did_you_mean(str(name_or_path), preset_names())}; "
+                f"use one of {', '.join(preset_names())}, or the path of a .yaml file."
+            )
+        path = Path(str(resources.files("wm_gym") / "configs" / f"{name_or_path}.yaml"))
+    values = read_yaml(path, error=ConfigError, remedy="correct the file, or use a preset")
+    return parse_config(Config, values, changes, origin=f"config {str(name_or_path)!r}")
 
 
 def parse_config(schema: type[ConfigT], values: Any, changes: Iterable[str] = (), *, origin: str) -> ConfigT:
@@ -393,10 +404,7 @@ def _apply_change(values: dict[str, Any], change: str) -> None:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ConfigError(f"--set {change!r} is not of the form key=value, as in --set training.steps=1000.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of --set {change!r} is no valid YAML.") from error
+    value = parse_value(text, f"the value of --set {change!r}")
     if isinstance(value, str):
         # YAML 1.1 reads 3e-4 as text; the user means a number.
         with suppress(ValueError):
@@ -410,6 +418,22 @@ def _apply_change(values: dict[str, Any], change: str) -> None:
     section[parts[-1]] = value
 
 
+def parse_value(text: str, origin: str) -> Any:
+    """The value of a setting on the command line, read as YAML.
+
+    Args:
+        text: What stands behind the ``=``.
+        origin: What to call it in the message.
+
+    Raises:
+        ConfigError: It is no YAML.
+    """
+    try:
+        return parse_yaml(text)
+    except NotPlainError as error:
+        raise ConfigError(f"{origin} {str(error).removeprefix('is damaged: it ')}; correct it.") from error
+
+
 def _first_problem(schema: type[BaseModel], error: ValidationError, origin: str) -> str:
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
@@ -420,7 +444,7 @@ def _first_problem(schema: type[BaseModel], error: ValidationError, origin: str)
         return f"{origin} has an unknown key {location[-1]!r}{where}{hint}; the known keys are {', '.join(known)}."
     message = problem["msg"].removeprefix("Value error, ")
     where = f" at {'.'.join(location)!r}" if location else ""
-    given = f" (given: {problem['input']!r})" if problem["type"] != "value_error" else ""
+    given = f" (given: {reprlib.repr(problem['input'])})" if problem["type"] != "value_error" else ""
     return f"{origin} is wrong{where}: {message[:1].lower()}{message[1:]}{given}."
 
 

@@ -11,7 +11,13 @@ from collections.abc import Iterable
 
 
 class WMGymError(Exception):
-    """Base class of every error that the user can mend."""
+    """Base class of every error that the user can mend.
+
+    A message may name what stands in a file; a terminal must not act on it, so what cannot be printed is escaped.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ConfigError(WMGymError, ValueError):
@@ -38,8 +44,19 @@ class ExportError(WMGymError):
     """A model or agent cannot be exported, or an exported file does not compute what the model computes."""
 
 
+class OutputError(WMGymError):
+    """A file or folder cannot be written, or another process is writing to it."""
+
+
 class TrainingError(WMGymError):
     """Training cannot start or go on."""
+
+
+def printable(text: str) -> str:
+    """The text with everything that cannot be printed, such as a terminal's commands, spelt out as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def error_by_name(name: str, message: str) -> WMGymError | None:

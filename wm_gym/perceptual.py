@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import pickle
 import warnings
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from wm_gym.errors import ConfigError
+from wm_gym.training.checkpoint import read_torch_file
 
 _SWITCHES = (
     "turn the perceptual term off with --set loss.perceptual=0, or point --set loss.perceptual_weights=FILE to "
@@ -53,10 +52,7 @@ def _quietly(build: object) -> nn.Module:
 
 
 def _fill_backbone(network: nn.Module, path: Path) -> None:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"the perceptual weights {str(path)!r} cannot be read; {_SWITCHES}.") from error
+    state = read_torch_file(path, error=ConfigError, remedy=f"give the perceptual weights again: {_SWITCHES}")
     backbone = network.net
     assert isinstance(backbone, nn.Module)
     # lpips keeps torchvision's layer numbers: features.3.weight becomes slice2.3.weight.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from wm_gym.actions import ActionFormat
+
+MAX_FRAME_SIDE = 4096
+"""Pixels; what is larger is a mistake or damage."""
+
+FrameSide = Annotated[int, Field(ge=1, le=MAX_FRAME_SIDE)]
+"""Height or width of a frame, in pixels."""
 
 
 class SimulatorSpec(BaseModel):
@@ -20,10 +26,10 @@ class SimulatorSpec(BaseModel):
         step_s: Simulated seconds between two actions, or 0 where the simulator does not say.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     id: str
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    frame_size: tuple[int, int]
+    frame_size: tuple[FrameSide, FrameSide]
     action: ActionFormat
     step_s: float = Field(default=0.0, ge=0.0)

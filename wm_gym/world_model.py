@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from wm_gym.config import ModelConfig
+from wm_gym.device import resolve_device
 from wm_gym.models.decoder import StateDecoder
 from wm_gym.models.dynamics import make_dynamics
 from wm_gym.models.dynamics.base import Filtered
 from wm_gym.models.encoder import SpatialEncoder
 from wm_gym.models.heads import ContinuationHead, RewardHead
+from wm_gym.precision import single_precision
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 
@@ -57,6 +59,7 @@ class WorldModel(nn.Module):
     action_low: Tensor
     action_high: Tensor
 
+    @single_precision()
     def __init__(self, config: ModelConfig, simulator: SimulatorSpec) -> None:
         super().__init__()
         self.config = config
@@ -174,7 +177,8 @@ class WorldModel(nn.Module):
 
         Raises:
             BundleError: The folder is missing, damaged or of another kind or version.
+            ConfigError: There is no such device here.
         """
         from wm_gym.bundle import load_model
 
-        return load_model(path, device)
+        return load_model(path, resolve_device(device))

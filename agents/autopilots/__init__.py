@@ -5,13 +5,15 @@ from __future__ import annotations
 import pkgutil
 
 from wm_gym.data_collection.behaviours import Behaviour
+from wm_gym.envs.simulators import kind_of
 from wm_gym.errors import SimulatorError
 
 AUTOPILOTS: dict[str, str] = {
     "CarRacingDriving-v0": "wm_gym.agents.autopilots.car_racing:CarRacingAutopilot",
     "CarlaDriving-v0": "wm_gym.agents.autopilots.carla:CarlaAutopilot",
 }
-"""Gymnasium id of a simulator, and its autopilot as ``"module:Class"``, made as ``Class(varied_pace=...)``."""
+"""Gymnasium id of a simulator, and its autopilot as ``"module:Class"``, made as ``Class(varied_pace=...)``; it drives
+simulators that inherit from that one, too."""
 
 
 def make_autopilot(simulator_id: str, *, varied_pace: bool = False) -> Behaviour:
@@ -22,13 +24,13 @@ def make_autopilot(simulator_id: str, *, varied_pace: bool = False) -> Behaviour
         varied_pace: Drive each episode at a pace of its own, slower or faster than is best; for collecting data.
 
     Raises:
-        SimulatorError: The simulator has none.
+        SimulatorError: The simulator has none, or is unknown.
     """
-    entry_point = AUTOPILOTS.get(simulator_id)
-    if entry_point is None:
+    kind = kind_of(simulator_id, AUTOPILOTS)
+    if kind is None:
         raise SimulatorError(
             f"{simulator_id} has no autopilot (those with one: {', '.join(AUTOPILOTS)}); use the behaviour 'random' "
             "or a trained agent."
         )
-    autopilot: Behaviour = pkgutil.resolve_name(entry_point)(varied_pace=varied_pace)
+    autopilot: Behaviour = pkgutil.resolve_name(AUTOPILOTS[kind])(varied_pace=varied_pace)
     return autopilot

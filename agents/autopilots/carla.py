@@ -79,6 +79,8 @@ _CROSSING_MARGIN = 1.5
 """Metres before and behind the own vehicle that a crossing one must leave."""
 _CROSSING_ANGLE = 20.0
 """Degrees from the route's heading: what drives more nearly in the same direction is followed instead."""
+_LEVEL = 3.0
+"""Metres of height by which a road user on the same road differs from it at most; bridges are higher."""
 _PEDESTRIAN_S = (0.7, 1.4, 2.1)
 """Pedestrians are expected where they will be after so many seconds, too."""
 
@@ -382,6 +384,7 @@ def first_on_route(
     way = np.stack([np.interp(at, route.distances, route.points[:, axis]) for axis in (0, 1)], axis=1)
     headings = np.radians(np.interp(at, route.distances, np.unwrap(route.headings, period=360)))
     forward = np.stack((np.cos(headings), np.sin(headings)), axis=1)
+    heights = None if route.heights is None else np.interp(at, route.distances, route.heights)
 
     nearest: tuple[float, float] | None = None
     for user in near:
@@ -390,7 +393,7 @@ def first_on_route(
         offset, direction = offsets[np.arange(len(offsets)), closest], forward[closest]
         along = at[closest] + np.einsum("pk,pk->p", offset, direction) - distance
         across = np.abs(direction[:, 0] * offset[:, 1] - direction[:, 1] * offset[:, 0])
-        inside = (across < _CORRIDOR) & (along > 0) & (along < sight)
+        inside = (across < _CORRIDOR) & (along > 0) & (along < sight) & _on_level(user, at, heights)[closest]
         if not inside.any():
             continue
         gap = float(along[inside].min())
@@ -427,6 +430,7 @@ def first_crossing(
         return None
     way, headings = route.points[window], np.radians(route.headings[window])
     along = route.distances[window] - distance
+    heights = None if route.heights is None else route.heights[window]
     places = []
     for user in users:
         if user.kind != "vehicle" or user.speed < _STANDSTILL:
@@ -441,12 +445,20 @@ def first_crossing(
         closest = np.argmin(squares, axis=2)  # (times, points)
         angle = np.abs((yaw - headings[closest] + np.pi) % (2 * np.pi) - np.pi)
         crosses = (squares.min(axis=2) < _CORRIDOR**2) & in_junction[closest] & (angle > math.radians(_CROSSING_ANGLE))
+        crosses &= _on_level(user, along, heights)[closest]
         meets = crosses & (np.abs(along[closest] - reached[:, None]) < front + _CROSSING_MARGIN)
         if meets.any():
             place = float(along[closest][crosses].min())
             if place > front:
                 places.append(place)
     return min(places, default=None)
+
+
+def _on_level(user: RoadUser, along: NDArray[np.float64], heights: NDArray[np.float64] | None) -> NDArray[np.bool_]:
+    """Whether a road user is on the same level as each of the places along a route, not on a bridge above or below."""
+    if heights is None or user.z is None:
+        return np.ones(len(along), dtype=bool)
+    return np.abs(heights - user.z) < _LEVEL
 
 
 def _outline(user: RoadUser) -> NDArray[np.float64]:

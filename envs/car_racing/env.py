@@ -12,7 +12,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from wm_gym.actions import ActionFormat, FloatArray
-from wm_gym.envs.arguments import check_frame_size
+from wm_gym.envs.arguments import check_count, check_frame_size, check_seed
 from wm_gym.envs.car_racing.simulation import CarRacingSimulation
 from wm_gym.errors import ConfigError
 from wm_gym.frames import Frame, resize_frame
@@ -129,8 +129,8 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
             render_mode=render_mode,
         )
         self.frame_size = check_frame_size(frame_size)
-        self.action_repeat = _check_at_least_one("action_repeat", action_repeat)
-        self.max_frames = _check_at_least_one("max_frames", max_frames)
+        self.action_repeat = check_count("action_repeat", action_repeat)
+        self.max_frames = check_count("max_frames", max_frames)
         if not 0 < lap_complete_percent <= 1:
             raise ConfigError(f"lap_complete_percent={lap_complete_percent!r} is not a fraction above 0 and up to 1.")
         if render_mode not in (None, *self.metadata["render_modes"]):
@@ -166,12 +166,12 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
         Raises:
             ConfigError: ``steps`` is below 1.
         """
-        frames = _check_at_least_one("steps", steps) * self.action_repeat
+        frames = check_count("steps", steps) * self.action_repeat
         return TILE_REWARDS - FRAME_COST * min(frames, self.max_frames, FASTEST_LAP_FRAMES)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         """Start an episode on a new track."""
-        super().reset(seed=seed)
+        super().reset(seed=check_seed(seed))
         self.simulation.np_random = self.np_random
         self.simulation.reset(options=options)
         track = np.asarray(self.simulation.track)  # (num_tiles, 4): angle about the origin, heading, x, y
@@ -233,9 +233,3 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
         nearest = int(np.argmin(np.einsum("nk,nk->n", to_car, to_car)))
         direction, offset = self._directions[nearest], to_car[nearest]
         return float(direction[1] * offset[0] - direction[0] * offset[1])
-
-
-def _check_at_least_one(name: str, value: int) -> int:
-    if int(value) != value or value < 1:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
-    return int(value)

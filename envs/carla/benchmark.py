@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import queue
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
-from wm_gym.envs.carla.client import connect, import_carla
+from wm_gym.envs.carla.client import connect, import_carla, server_calls
 from wm_gym.envs.carla.config import CameraConfig, ConnectionConfig
+from wm_gym.envs.carla.sensors import Camera, camera_blueprint, mount, start_cameras
 from wm_gym.provenance import provenance
 
 if TYPE_CHECKING:
@@ -108,42 +108,38 @@ def _environment(connection: ConnectionConfig, frame_size: int) -> Iterator[Call
 def _bare_client(connection: ConnectionConfig, frame_size: int) -> Iterator[Callable[[], None]]:
     carla = import_carla()
     client = connect(connection, wait=False)
-    world = client.get_world()
-    original, settings = world.get_settings(), world.get_settings()
-    settings.synchronous_mode, settings.fixed_delta_seconds = True, _STEP_S
-    world.apply_settings(settings)
-    library = world.get_blueprint_library()
-    vehicle = world.spawn_actor(
-        library.find("vehicle.lincoln.mkz_2020"), world.get_map().get_spawn_points()[_SPAWN_POINT]
-    )
-    config = CameraConfig(width=frame_size, height=frame_size)
-    blueprint = library.find("sensor.camera.rgb")
-    for name, value in (("image_size_x", config.width), ("image_size_y", config.height), ("fov", config.fov)):
-        blueprint.set_attribute(name, str(value))
-    mount = carla.Transform(
-        carla.Location(config.x, config.y, config.z), carla.Rotation(config.pitch, config.yaw, config.roll)
-    )
-    camera = world.spawn_actor(blueprint, mount, attach_to=vehicle)
-    images: queue.Queue[Any] = queue.Queue()
-    camera.listen(images.put)
-    control = carla.VehicleControl(brake=1.0)
+    with server_calls(f"{connection.host}:{connection.port}"), ExitStack() as clean_up:
+        world = client.get_world()
+        original, settings = world.get_settings(), world.get_settings()
+        settings.synchronous_mode, settings.fixed_delta_seconds = True, _STEP_S
+        world.apply_settings(settings)
+        clean_up.callback(world.apply_settings, original)
 
-    def step() -> None:
-        vehicle.apply_control(control)
-        frame = world.tick(connection.timeout_s)
-        while (image := images.get(timeout=connection.timeout_s)).frame != frame:
-            pass
-        bgra = np.frombuffer(image.raw_data, dtype=np.uint8).reshape(image.height, image.width, 4)
-        np.ascontiguousarray(bgra[:, :, 2::-1])
+        def tick() -> int:
+            return int(world.tick(connection.timeout_s))
 
-    try:
-        time.sleep(1.0)  # the camera's stream connects in the background
+        def destroy(actor: Any) -> None:
+            client.apply_batch_sync([carla.command.DestroyActor(actor)], False)
+            tick()
+
+        library = world.get_blueprint_library()
+        vehicle = world.spawn_actor(
+            library.find("vehicle.lincoln.mkz_2020"), world.get_map().get_spawn_points()[_SPAWN_POINT]
+        )
+        clean_up.callback(destroy, vehicle)
+        config = CameraConfig(width=frame_size, height=frame_size)
+        sensor = world.spawn_actor(camera_blueprint(library, config, "bench"), mount(carla, config), attach_to=vehicle)
+        clean_up.callback(destroy, sensor)
+        camera = Camera(sensor, config, "")
+        clean_up.callback(sensor.stop)
+        start_cameras([camera], tick, connection.timeout_s)
+        control = carla.VehicleControl(brake=1.0)
+
+        def step() -> None:
+            vehicle.apply_control(control)
+            camera.picture(tick(), connection.timeout_s)
+
         yield step
-    finally:
-        camera.stop()
-        client.apply_batch_sync([carla.command.DestroyActor(actor) for actor in (camera, vehicle)], False)
-        world.tick(connection.timeout_s)
-        world.apply_settings(original)
 
 
 def _rate(step: Callable[[], None], seconds: float) -> float:

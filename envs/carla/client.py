@@ -9,6 +9,8 @@ import re
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,42 @@ if TYPE_CHECKING:
 _NEWEST_PYTHON_WITH_WHEEL = (3, 12)
 _PROBE_TIMEOUT_S = 2.0
 _PROBE_PAUSE_S = 0.5
+
+
+class ServerSilentError(SimulatorLostError):
+    """The server gave no answer in time."""
+
+
+@contextmanager
+def server_calls(address: str) -> Iterator[None]:
+    """Turn what CARLA's client raises into one sentence.
+
+    Raises:
+        ServerSilentError: The server died or hangs.
+        SimulatorError: It refused.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if _is_timeout(error):
+            raise ServerSilentError(
+                f"the CARLA server at {address} gave no answer in time; it died, hangs or is overloaded."
+            ) from error
+        raise SimulatorError(f"the CARLA server at {address} says: {str(error).rstrip('.')}.") from error
+
+
+@contextmanager
+def perhaps_gone() -> Iterator[None]:
+    """Pass over what CARLA's client raises for an actor that does not exist any more."""
+    try:
+        yield
+    except RuntimeError as error:
+        if _is_timeout(error):
+            raise
+
+
+def _is_timeout(error: RuntimeError) -> bool:
+    return "time-out" in str(error)
 
 
 def has_carla() -> bool:

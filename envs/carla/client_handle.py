@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import secrets
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from threading import Thread
 from typing import TypeVar
 
+from wm_gym.envs.carla.client import probe
+from wm_gym.envs.carla.config import ConnectionConfig
 from wm_gym.envs.carla.messages import (
+    CALLS_IN_A_CLOSE,
     Busy,
     Close,
     Closed,
@@ -37,8 +42,6 @@ _START_S = 60.0
 _CALLS_IN_A_START = 3
 """Calls to the server in the course of starting an episode that may take their time limit: all but a few are quick."""
 
-_CALLS_IN_A_CLOSE = 3
-
 
 class ClientProcess:
     """A process of its own for CARLA's client.
@@ -55,10 +58,15 @@ class ClientProcess:
     """
 
     def __init__(self, settings: SessionSettings) -> None:
+        key = _key(settings.connection)
+        if key in _unclean:
+            settings = replace(settings, was_asynchronous=_unclean[key].was_asynchronous)
         self._settings = settings
         self._number = 0
-        key = secrets.token_bytes(32)
-        with Listener(authkey=key) as listener:
+        self._is_clean = False
+        self._is_server_silent = False
+        secret = secrets.token_bytes(32)
+        with Listener(authkey=secret) as listener:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "wm_gym.envs.carla.client_process", _address(listener)],
                 stdin=subprocess.PIPE,
@@ -67,7 +75,7 @@ class ClientProcess:
             try:
                 assert self._process.stdin is not None
                 with contextlib.suppress(BrokenPipeError):
-                    self._process.stdin.write(key.hex().encode() + b"\n")
+                    self._process.stdin.write(secret.hex().encode() + b"\n")
                     self._process.stdin.close()
                 self._connection = self._accept(listener)
                 self._connection.send(settings)
@@ -77,6 +85,7 @@ class ClientProcess:
             except BaseException:
                 self.kill()
                 raise
+        _unclean.pop(key, None)  # it has taken over what was left
 
     def start_episode(self, request: StartEpisode) -> EpisodeStarted:
         """Begin an episode.
@@ -87,7 +96,7 @@ class ClientProcess:
             ConfigError: There is no such town or spawn point.
         """
         connection = self._settings.connection
-        limit = connection.timeout_s * _CALLS_IN_A_START + _GRACE_S
+        limit = (connection.timeout_s + connection.image_timeout_s) * _CALLS_IN_A_START + _GRACE_S
         return self._ask(request, EpisodeStarted, limit)
 
     def drive(self, request: Drive) -> Driven:
@@ -99,18 +108,28 @@ class ClientProcess:
     def close(self) -> bool:
         """Let it clean up, and end it; by force if it takes too long.
 
+        Where the process has died, another one cleans up after it. Where the server is silent, nobody can now; it is
+        tried again by :func:`clean_up` and at the end of the program.
+
         Returns:
-            Whether it ended as it should; if not, actors may be left on the server.
+            Whether all is as it was; if not, actors may be left on the server.
         """
-        is_clean = False
+        if self._end() or self._settings.server_group is not None:
+            return self._is_clean
+        _unclean[_key(self._settings.connection)] = replace(
+            self._settings, wait=False, was_asynchronous=self.ready.was_asynchronous
+        )
+        return not self._is_server_silent and clean_up(self._settings.connection)
+
+    def _end(self) -> bool:
         if self._process.poll() is None:
             with contextlib.suppress(WMGymError, OSError):
-                limit = self._settings.connection.timeout_s * _CALLS_IN_A_CLOSE + _GRACE_S
-                is_clean = self._ask(Close(), Closed, limit).is_clean
+                limit = self._settings.connection.timeout_s * CALLS_IN_A_CLOSE + _GRACE_S
+                self._is_clean = self._ask(Close(), Closed, limit).is_clean
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_GRACE_S)
         self.kill()
-        return is_clean
+        return self._is_clean
 
     def kill(self) -> None:
         """End it at once."""
@@ -155,6 +174,7 @@ class ClientProcess:
         reply = self._wait_for(number, limit_s)
         if isinstance(reply, Failed):
             if reply.is_lost:
+                self._is_clean, self._is_server_silent = reply.is_clean, not reply.is_clean
                 self.kill()
                 raise SimulatorLostError(reply.message)
             failed = f"CARLA's client failed: {reply.message.rstrip('.')}."
@@ -175,6 +195,7 @@ class ClientProcess:
                     return reply
         except (EOFError, OSError) as error:
             raise self._lost() from error
+        self._is_server_silent = True
         self.kill()
         raise SimulatorLostError(
             f"CARLA's client gave no answer within {limit_s:g} s and was ended; its server may hang."
@@ -189,6 +210,37 @@ class ClientProcess:
             f"CARLA's client ended with code {self._process.returncode} while it used {address}; its server probably "
             "died."
         )
+
+
+_unclean: dict[tuple[str, int], SessionSettings] = {}
+"""Servers on which a client of this program has ended without cleaning up: host, port, and what it knew of them."""
+
+
+def clean_up(connection: ConnectionConfig) -> bool:
+    """Remove what a client of this program that died or lost its server has left there, if one has.
+
+    Returns:
+        Whether nothing is left.
+    """
+    settings = _unclean.get(_key(connection))
+    if settings is None:
+        return True
+    if probe(connection.host, connection.port) is not None:
+        return False
+    try:
+        return ClientProcess(settings)._end()
+    except SimulatorError:
+        return False
+
+
+@atexit.register
+def _clean_up_all() -> None:
+    for settings in list(_unclean.values()):
+        clean_up(settings.connection)
+
+
+def _key(connection: ConnectionConfig) -> tuple[str, int]:
+    return connection.host, connection.port
 
 
 def _address(listener: Listener) -> str:

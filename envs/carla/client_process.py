@@ -11,9 +11,20 @@ import os
 import signal
 import sys
 import traceback
+from dataclasses import replace
 from multiprocessing.connection import Client, Connection
 
-from wm_gym.envs.carla.messages import Busy, Close, Drive, Failed, Reply, Request, SessionSettings, StartEpisode
+from wm_gym.envs.carla.messages import (
+    CALLS_IN_A_CLOSE,
+    Busy,
+    Close,
+    Drive,
+    Failed,
+    Reply,
+    Request,
+    SessionSettings,
+    StartEpisode,
+)
 from wm_gym.envs.carla.server import stop_group
 from wm_gym.envs.carla.session import CarlaSession
 from wm_gym.errors import SimulatorLostError, WMGymError
@@ -35,12 +46,20 @@ def main() -> None:
 
 def _serve(connection: Connection, settings: SessionSettings) -> None:
     session: CarlaSession | None = None
+
+    def say_busy(seconds: float) -> None:
+        connection.send((0, Busy(seconds)))
+
     try:
-        session = CarlaSession(settings, lambda seconds: connection.send((0, Busy(seconds))))
+        session = CarlaSession(settings, say_busy)
         connection.send((0, session.ready))
         while True:
             number, request = connection.recv()
             reply = _answer(session, request)
+            if isinstance(reply, Failed) and reply.is_lost and not session.is_silent:
+                # A picture that never comes, or a vehicle that someone has destroyed: the server can still be cleaned.
+                say_busy(CALLS_IN_A_CLOSE * settings.connection.timeout_s)
+                reply = replace(reply, is_clean=session.close().is_clean)
             connection.send((number, reply))
             if isinstance(request, Close):
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -10,6 +11,10 @@ from wm_gym.envs.carla.weather import WEATHER_NAMES
 
 RANDOM = "random"
 """Where a name is asked for: draw one for each episode."""
+
+ROUTE_START_S = 5.0
+ROUTE_S_PER_M = 0.8
+"""The time for a route, as the leaderboard gives it: enough for red lights on the way."""
 
 
 class _Section(BaseModel):
@@ -80,11 +85,22 @@ class EndConfig(_Section):
     collision: bool = Field(default=True, description="Terminate at a collision.")
     off_road: bool = Field(default=True, description="Terminate when the vehicle's centre leaves the road.")
     wrong_way_m: float = Field(default=5.0, ge=0, description="Terminate after so many metres backwards; 0 never.")
-    stuck_s: float = Field(default=30.0, ge=0, description="Terminate after so long without moving; 0 never.")
+    stuck_s: float = Field(default=180.0, ge=0, description="Terminate after so long without moving; 0 never.")
     max_deviation_m: float = Field(
-        default=12.0, ge=0, description="Terminate when the vehicle is so far from its route; 0 never."
+        default=30.0, ge=0, description="Terminate when the vehicle is so far from its route; 0 never."
     )
-    max_s: float = Field(default=60.0, ge=0, description="Truncate after so many simulated seconds; 0 never.")
+    max_s: float | None = Field(
+        default=None,
+        ge=0,
+        description=f"Truncate after so many simulated seconds; 0 never. None gives {ROUTE_START_S:g} s and "
+        f"{ROUTE_S_PER_M:g} s for each metre of the route, as the leaderboard does.",
+    )
+
+    def time_limit_s(self, route_length: float) -> float:
+        """Simulated seconds for a route of so many metres; infinite where there is no limit."""
+        if self.max_s is None:
+            return ROUTE_START_S + ROUTE_S_PER_M * route_length
+        return self.max_s or math.inf
 
 
 class ConnectionConfig(_Section):

@@ -15,7 +15,9 @@ from wm_gym.envs.carla.stop_lines import ahead, crossed
 
 End = Literal["", "collision", "off_road", "route_done", "wrong_way", "stuck", "deviation", "time"]
 
-_ROUTE_DONE_M = 2.0
+_ROUTE_DONE_PART = 0.99
+_ROUTE_DONE_M = 10.0
+"""A route is done beyond this part of it and within so many metres of its end."""
 _MOVING_M_S = 0.1
 _LOOK_AHEAD_M = 60.0
 
@@ -44,6 +46,9 @@ class Drive:
         self.route_state = self._locate(started.tick.ego)
         self._record = DrivingRecord(started.route.length)
         self._collision_filter = CollisionFilter()
+        self._max_s = config.end.time_limit_s(started.route.length)
+        self._is_done = False
+        self._last_red_light: int | None = None
         self._seconds = 0.0
         self._stuck_s = 0.0
         self._travelled_m = self._farthest_m = 0.0
@@ -106,8 +111,8 @@ class Drive:
         seconds = self._config.step_s * max(1, tick.frame - before.frame)
         self._seconds += seconds
         state_before, self.route_state = self.route_state, self._locate(tick.ego)
-        is_done = self.route_state.remaining < _ROUTE_DONE_M
-        collisions = self._count_collisions(tick)
+        was_done, self._is_done = self._is_done, self._is_done or self._has_arrived(tick.ego)
+        collisions = self._count_collisions(before, tick)
         red_lights = self._count_red_lights(before, tick)
         facts = StepFacts(
             seconds=seconds,
@@ -119,29 +124,42 @@ class Drive:
             new_collisions=collisions,
             left_road=before.on_road and not tick.on_road,
             new_red_lights=red_lights,
-            route_done=is_done,
+            route_done=self._is_done and not was_done,
         )
-        self._record.add_step(self.route_state.distance, off_road=not tick.on_road, route_done=is_done)
-        self._set_end(tick, seconds, collisions=collisions, is_done=is_done)
+        self._record.add_step(self.route_state.distance, off_road=not tick.on_road, route_done=self._is_done)
+        self._set_end(tick, seconds, collisions=collisions)
         return reward_terms(facts, self._config.reward)
 
     def _locate(self, ego: EgoState) -> RouteState:
         return self._tracker.update(ego.x, ego.y, ego.yaw)
 
-    def _count_collisions(self, tick: Tick) -> int:
+    def _has_arrived(self, ego: EgoState) -> bool:
+        route = self.route
+        to_end = math.dist((ego.x, ego.y), route.points[-1])
+        return to_end < _ROUTE_DONE_M and self.route_state.distance > _ROUTE_DONE_PART * route.length
+
+    def _count_collisions(self, before: Tick, after: Tick) -> int:
         new = 0
-        for collision in tick.collisions:
-            if self._collision_filter.is_new(collision.other_id, self._seconds):
-                self._record.add_collision(collision_kind(collision.other_type))
+        self._collision_filter.move((after.ego.x, after.ego.y))
+        for collision in after.collisions:
+            kind = collision_kind(collision.other_type)
+            speed = math.hypot(*before.ego.velocity)
+            if kind is not None and self._collision_filter.is_new(collision.other_id, self._seconds, speed):
+                self._record.add_collision(kind)
                 new += 1
         self._collisions += new
         return new
 
     def _count_red_lights(self, before: Tick, after: Tick) -> int:
-        lines = crossed(self._lines, self._rear(before.ego), self._rear(after.ego), after.ego.yaw)
-        run = sum(before.lights.get(line.light_id) == "red" for line in lines)
-        for _ in range(run):
-            self._record.add_red_light()
+        run = 0
+        for line in crossed(self._lines, self._rear(before.ego), self._rear(after.ego), after.ego.yaw):
+            # A line is wider than its lane; what counts is the lane that the vehicle comes from.
+            in_lane = before.rear_lane is None or line.lane in (before.rear_lane, after.rear_lane)
+            is_red = before.lights.get(line.light_id) == "red"
+            if in_lane and is_red and line.light_id != self._last_red_light:
+                self._last_red_light = line.light_id
+                self._record.add_red_light()
+                run += 1
         self._red_lights += run
         return run
 
@@ -155,7 +173,7 @@ class Drive:
         self._acceleration = new
         return math.hypot(new[0] - old[0], new[1] - old[1]) / seconds
 
-    def _set_end(self, tick: Tick, seconds: float, *, collisions: int, is_done: bool) -> None:
+    def _set_end(self, tick: Tick, seconds: float, *, collisions: int) -> None:
         """The first reason counts."""
         if self.end:
             return
@@ -167,7 +185,7 @@ class Drive:
             self.end = "collision"
         elif end.off_road and not tick.on_road:
             self.end = "off_road"
-        elif is_done:
+        elif self._is_done:
             self.end = "route_done"
         elif end.wrong_way_m and self._farthest_m - self._travelled_m > end.wrong_way_m:
             self.end = "wrong_way"
@@ -177,5 +195,5 @@ class Drive:
         elif end.stuck_s and self._stuck_s >= end.stuck_s:
             self.end = "stuck"
             self._record.add_blocked()
-        elif end.max_s and self._seconds >= end.max_s - 1e-6:
+        elif self._seconds >= self._max_s - 1e-6:
             self.end = "time"

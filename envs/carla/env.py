@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -16,14 +15,14 @@ from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.config import parse_config
 from wm_gym.envs.arguments import check_frame_size, check_reset_options
 from wm_gym.envs.carla.client import check_carla
-from wm_gym.envs.carla.client_handle import ClientProcess
+from wm_gym.envs.carla.client_handle import ClientProcess, clean_up
 from wm_gym.envs.carla.config import CarlaConfig, ConnectionConfig
 from wm_gym.envs.carla.drive import Drive as DriveState
-from wm_gym.envs.carla.messages import MAIN_CAMERA, Drive, EpisodeStarted, Ready, SessionSettings, StartEpisode
+from wm_gym.envs.carla.messages import MAIN_CAMERA, Drive, EpisodeStarted, SessionSettings, StartEpisode
 from wm_gym.envs.carla.route import Route, RouteState
 from wm_gym.envs.carla.server import CarlaServer, launch_command
 from wm_gym.envs.carla.state import EgoState, RoadUser
-from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
+from wm_gym.errors import ConfigError, SimulatorLostError
 from wm_gym.frames import Frame
 
 ADDRESS_VARIABLE = "WM_GYM_CARLA"
@@ -71,8 +70,9 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
 
     ## Episode End
     Terminated by a collision, off the road, at the end of the route, after driving backwards along it, when stuck, or
-    far from the route; `end` has the thresholds. Truncated after `end["max_s"]` simulated seconds, and, with `restart`,
-    when the server was lost (`info["simulator_lost"]`): such an end says nothing about the driving.
+    far from the route; `end` has the thresholds, which are those of the CARLA leaderboard 2.x. Truncated after
+    `end["max_s"]` simulated seconds, by default 5 s and 0.8 s for each metre of the route, and, with `restart`, when the
+    server was lost (`info["simulator_lost"]`): such an end says nothing about the driving.
 
     ## Information
     `info` has the same keys at `reset` and after every step; numbers, but for the last four and `lost_reason`.
@@ -153,7 +153,6 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         """Whether CARLA's Traffic Manager drives instead of the actions given to ``step``; may change at any step."""
         self._client: ClientProcess | None = None
         self._was_lost = False
-        self._leftovers: Ready | None = None
         self._started: EpisodeStarted | None = None
         self._drive: DriveState | None = None
         self._frame: Frame = np.zeros(self.observation_space.shape, np.uint8)
@@ -259,7 +258,7 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         try:
             driven = self._client.drive(Drive(held, self.config.action_repeat))
         except SimulatorLostError as error:
-            self._drop_client()
+            self._drop_client(was_lost=True)
             if not self.connection.restart:
                 raise self._explain(error) from error
             gym.logger.warn(f"{error} The episode is cut, and the next one starts afresh.")
@@ -280,13 +279,12 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
     def close(self) -> None:
         """Destroy the actors, put the server's settings back, and stop a server that the environment started."""
         client, self._client = self._client, None
-        if client is not None and not client.close():
-            self._leftovers = client.ready
+        if client is not None:
+            client.close()
         if self._server is not None:
             self._server.stop()
-        elif self._leftovers is not None:
-            self._clean_up_after_crash(self._leftovers)
-        self._leftovers = None
+        else:
+            clean_up(self.connection)
 
     # -- the server --------------------------------------------------------------------------------------------------
 
@@ -294,7 +292,7 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         """Begin an episode, on a new server or connection where that is needed and allowed."""
         server, recycle = self._server, self.connection.recycle_episodes
         if server is not None and recycle and server.episodes >= recycle:
-            self._drop_client(close=True)
+            self._drop_client(was_lost=False)
         tries = 1 + (_RESTARTS_IN_A_RESET if self.connection.restart else 0)
         while True:
             tries -= 1
@@ -306,7 +304,7 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
                 if self._client is None and self._server is None:
                     # Nobody answers, after the full wait if it was a server that was lost: it is gone, or never was.
                     raise explained from error
-                self._drop_client()
+                self._drop_client(was_lost=True)
                 if tries == 0:
                     raise explained from error
                 gym.logger.warn(f"{explained} Trying again.")
@@ -318,36 +316,25 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         if self._client is None:
             if self._server is not None:
                 self._server.start()
-            self._client = self._new_client(wait=self._server is not None or self._was_lost, found=self._leftovers)
-            self._was_lost, self._leftovers = False, None
+            self._client = ClientProcess(
+                SessionSettings(
+                    self.config,
+                    self.connection,
+                    wait=self._server is not None or self._was_lost,
+                    server_group=self._server.group if self._server is not None else None,
+                )
+            )
+            self._was_lost = False
         return self._client
 
-    def _new_client(self, *, wait: bool, found: Ready | None) -> ClientProcess:
-        return ClientProcess(
-            SessionSettings(
-                self.config,
-                self.connection,
-                was_asynchronous=found is not None and found.was_asynchronous,
-                wait=wait,
-                server_group=self._server.group if self._server is not None else None,
-            )
-        )
-
-    def _drop_client(self, *, close: bool = False) -> None:
-        """End the client process and a server of ours; without ``close`` at once, for they do not work any more."""
+    def _drop_client(self, *, was_lost: bool) -> None:
+        """End the client process, and a server of ours with it."""
         client, self._client = self._client, None
-        if client is not None and not (close and client.close()):
-            client.kill()
-            self._leftovers = client.ready
+        if client is not None:
+            client.close()
         if self._server is not None:
             self._server.stop()
-            self._leftovers = None
-        self._was_lost = not close
-
-    def _clean_up_after_crash(self, found: Ready) -> None:
-        """Remove what a client that did not end as it should has left on a server that is not ours."""
-        with contextlib.suppress(SimulatorError):  # the server may be gone as well
-            self._new_client(wait=False, found=found).close()
+        self._was_lost = was_lost
 
     def _explain(self, error: SimulatorLostError) -> SimulatorLostError:
         return SimulatorLostError(str(error) + (self._server.last_words() if self._server is not None else ""))

@@ -40,10 +40,12 @@ class EpisodeActors:
         route: The way to drive, once it is planned.
         max_steer_angle: Of the wheels at full lock, in degrees.
         wheelbase: In metres.
+        half_length: Of the ego vehicle, in metres.
     """
 
     def __init__(self, ego: carla.Vehicle, traffic: Traffic) -> None:
         self.ego = ego
+        self.half_length = float(ego.bounding_box.extent.x)
         self.traffic = traffic
         self.cameras: dict[str, Camera] = {}
         self.collisions: CollisionSensor | None = None
@@ -80,7 +82,9 @@ class EpisodeActors:
             yaw = math.radians(transform.rotation.yaw)
             speed = velocity.x * math.cos(yaw) + velocity.y * math.sin(yaw)
             found.append(
-                RoadUser(number, kind, where.x, where.y, transform.rotation.yaw, speed, half_length, half_width)
+                RoadUser(
+                    number, kind, where.x, where.y, transform.rotation.yaw, speed, half_length, half_width, where.z
+                )
             )
         return tuple(found)
 

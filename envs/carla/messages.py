@@ -14,6 +14,9 @@ from wm_gym.frames import Frame
 MAIN_CAMERA = ""
 """Name of the camera that gives the observation."""
 
+CALLS_IN_A_CLOSE = 3
+"""Calls to the server in the course of cleaning up that may take their time limit: all but a few are quick."""
+
 LightState = Literal["red", "yellow", "green", "off", "unknown"]
 
 
@@ -104,6 +107,7 @@ class Tick:
         applied: The action that its pedals and wheel held during the tick, in the driving format.
         speed_limit: In m/s.
         on_road: Whether the vehicle's centre is on a lane that vehicles may use.
+        rear_lane: Ids of the road and the lane in which its rear end is, or ``None`` where that is not known.
         collisions: What it hit in this tick.
         lights: State of every traffic light with a stop line, by its number.
         road_users: Vehicles and pedestrians around it.
@@ -117,6 +121,7 @@ class Tick:
     collisions: tuple[Collision, ...]
     lights: dict[int, LightState]
     road_users: tuple[RoadUser, ...]
+    rear_lane: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -201,11 +206,13 @@ class Failed:
         message: One sentence.
         error: Class of the error.
         is_lost: Whether the server does not answer as it should, so that the connection is of no use any more.
+        is_clean: Whether everything was destroyed and put back all the same.
     """
 
     message: str
     error: str
     is_lost: bool
+    is_clean: bool = False
 
 
 Reply = Ready | EpisodeStarted | Driven | Closed | Busy | Failed

@@ -61,6 +61,7 @@ class Route:
         in_junction: ``(N,)`` bool.
         commands: ``(N,)`` int64, values of :class:`Command`. A turn lasts as long as the junction, a change of lanes as
             long as the way across.
+        heights: ``(N,)`` metres, or ``None`` where they are not known.
     """
 
     points: FloatArray
@@ -69,6 +70,7 @@ class Route:
     lane_widths: FloatArray
     in_junction: NDArray[np.bool_]
     commands: NDArray[np.int64]
+    heights: FloatArray | None = None
 
     @property
     def length(self) -> float:
@@ -78,6 +80,18 @@ class Route:
     def point_at(self, distance: float) -> FloatArray:
         """The point ``(2,)`` at a distance along the route; before the start and beyond the end, the nearer end."""
         return np.array([np.interp(distance, self.distances, self.points[:, axis]) for axis in (0, 1)])
+
+    def places_ahead(self, here: tuple[float, float, float], spacing: float) -> FloatArray:
+        """Places ``(n, 3)`` on the rest of the route, about ``spacing`` metres apart, from one ahead of ``here`` on.
+
+        ``here`` (metres) is looked for in three dimensions, as a route may cross itself on a bridge. Where the route
+        has no heights, all have that of ``here``.
+        """
+        heights = np.full(len(self.points), here[2]) if self.heights is None else self.heights
+        places = np.column_stack((self.points, heights))
+        nearest = int(np.argmin(np.linalg.norm(places - here, axis=1)))
+        step = max(1, round(spacing / (self.length / (len(places) - 1))))
+        return places[nearest + step :: step]
 
     def cut(self, length: float) -> Route:
         """The first ``length`` metres, or the whole route where it is no longer than that.
@@ -103,6 +117,7 @@ class Route:
             lane_widths=ending(self.lane_widths),
             in_junction=self.in_junction[: kept + 1],
             commands=self.commands[: kept + 1],
+            heights=None if self.heights is None else ending(self.heights),
         )
 
 
@@ -121,6 +136,7 @@ class _Lane:
     Attributes:
         key: Its ids.
         points: ``(n, 2)`` metres.
+        heights: ``(n,)`` metres.
         fractions: ``(n,)`` from 0 to 1, in the direction of travel and in proportion to the road's own coordinate, so
             that equal fractions of lanes that lie side by side are side by side.
         lengths: ``(n,)`` metres along the polyline.
@@ -136,6 +152,7 @@ class _Lane:
 
     key: LaneKey
     points: FloatArray
+    heights: FloatArray
     fractions: FloatArray
     lengths: FloatArray
     widths: FloatArray
@@ -193,6 +210,8 @@ class RoutePlanner:
             self._add_lane(lane)
         for before, after in links:
             self.graph.add_edge((before, self._lanes[before].num_stations), (after, 0), length=0.0, piece=None)
+        for lane in self._lanes.values():
+            self._join_opening_lane(lane)
         self._lasting = _endless_nodes(self.graph)
 
     def plan(self, start: carla.Location, end: carla.Location) -> Route:
@@ -278,6 +297,50 @@ class RoutePlanner:
                     piece = _Piece(lane, begin, end, self._lanes[key], command)
                     self.graph.add_edge((lane.key, index), (key, index + span), length=length + detour, piece=piece)
 
+    def _join_opening_lane(self, lane: _Lane) -> None:
+        """A lane that opens from no width is entered from the one beside it, whatever the markings say there."""
+        stations = np.linspace(0, 1, lane.num_stations + 1)
+        long_enough = (
+            index
+            for index in range(1, lane.num_stations)
+            if lane.length_between(0, stations[index]) > _SHORTEST_LANE_CHANGE
+        )
+        index = next(long_enough, lane.num_stations)
+        entry = self._way_into_opening(lane, float(stations[index]))
+        if entry is not None:
+            source, (piece,) = entry
+            length = lane.length_between(0, stations[index])
+            self.graph.add_edge(source, (lane.key, index), length=length, piece=piece)
+
+    def _way_into_opening(self, lane: _Lane, fraction: float) -> tuple[Node, list[_Piece]] | None:
+        """The station beside the beginning of a lane that nothing leads to, and the way from there onto the lane."""
+        beside = self._beside(lane, at_start=True)
+        if beside is None or fraction <= 0 or self.graph.in_degree((lane.key, 0)):
+            return None
+        neighbour, command = beside
+        back = {
+            Command.CHANGE_LANE_LEFT: Command.CHANGE_LANE_RIGHT,
+            Command.CHANGE_LANE_RIGHT: Command.CHANGE_LANE_LEFT,
+        }
+        return (neighbour.key, 0), [_Piece(neighbour, 0.0, fraction, lane, back[command])]
+
+    def _beside(self, lane: _Lane, *, at_start: bool) -> tuple[_Lane, Command] | None:
+        """A lane beside another one that goes on beyond its start or its end, and the change of lanes to it."""
+        if lane.junction >= 0:
+            return None
+        for key, command in zip(lane.neighbours, (Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT), strict=True):
+            neighbour = self._lanes.get(key) if key is not None else None
+            if neighbour is None:
+                continue
+            goes_on = (
+                self.graph.in_degree((neighbour.key, 0))
+                if at_start
+                else self.graph.out_degree((neighbour.key, neighbour.num_stations))
+            )
+            if goes_on:
+                return neighbour, command
+        return None
+
     def _locate(self, location: carla.Location) -> tuple[_Lane, float]:
         """The lane nearest to a location, and the fraction of it."""
         waypoint = self._map.get_waypoint(location)
@@ -286,17 +349,22 @@ class RoutePlanner:
             raise SimulatorError(f"no driving lane of the map {self._map.name!r} is near {_describe(location)}.")
         return lane, lane.fraction_of(waypoint)
 
-    @staticmethod
-    def _next_station(lane: _Lane, fraction: float) -> tuple[Node, list[_Piece]]:
+    def _next_station(self, lane: _Lane, fraction: float) -> tuple[Node, list[_Piece]]:
         """The first station at or after a fraction of a lane, and the way to it."""
         index = math.ceil(fraction * lane.num_stations)
+        if index == lane.num_stations and not self.graph.out_degree((lane.key, index)):
+            beside = self._beside(lane, at_start=False)
+            if beside is not None and fraction < 1:
+                neighbour, command = beside
+                return (neighbour.key, neighbour.num_stations), [_Piece(lane, fraction, 1.0, neighbour, command)]
         station = index / lane.num_stations
         return (lane.key, index), [_Piece(lane, fraction, station)] if station > fraction else []
 
-    @staticmethod
-    def _last_station(lane: _Lane, fraction: float) -> tuple[Node, list[_Piece]]:
+    def _last_station(self, lane: _Lane, fraction: float) -> tuple[Node, list[_Piece]]:
         """The last station at or before a fraction of a lane, and the way from it."""
         index = math.floor(fraction * lane.num_stations)
+        if index == 0 and not self.graph.in_degree((lane.key, 0)):
+            return self._way_into_opening(lane, fraction) or ((lane.key, 0), [_Piece(lane, 0.0, fraction)])
         station = index / lane.num_stations
         return (lane.key, index), [_Piece(lane, station, fraction)] if station < fraction else []
 
@@ -327,13 +395,13 @@ class RoutePlanner:
         if not pieces:
             return None
         parts = [_trace(piece) for piece in pieces]
-        points = np.concatenate([part[0] for part in parts])
-        widths = np.concatenate([part[1] for part in parts])
-        piece_of = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
+        values = np.concatenate(parts)
+        points, widths, heights = values[:, :2], values[:, 2], values[:, 3]
+        piece_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         # Where one piece ends, the next one begins: keep one of each two points in the same place.
         steps = np.hypot(*np.diff(points, axis=0, prepend=points[:1] - 1.0).T)
         apart = steps > 1e-3
-        points, widths, piece_of = points[apart], widths[apart], piece_of[apart]
+        points, widths, heights, piece_of = points[apart], widths[apart], heights[apart], piece_of[apart]
         lengths = _lengths(points)
         if len(lengths) < 2:
             return None
@@ -349,6 +417,7 @@ class RoutePlanner:
             lane_widths=np.interp(at, lengths, widths),
             in_junction=np.array([piece.lane.junction >= 0 for piece in pieces])[inside],
             commands=np.array(_commands(pieces), dtype=np.int64)[inside],
+            heights=np.interp(at, lengths, heights),
         )
 
 
@@ -397,6 +466,7 @@ def _read_lane(start: carla.Waypoint, end: carla.Waypoint | None, step: float) -
     return _Lane(
         key=key,
         points=points,
+        heights=np.array([transform.location.z for transform in transforms], dtype=np.float64),
         fractions=np.append(along[:-1] / extent_s, 1.0),
         lengths=lengths,
         widths=np.array([waypoint.lane_width for waypoint in (*own, own[-1])], dtype=np.float64),
@@ -437,8 +507,8 @@ def _endless_nodes(graph: nx.DiGraph[Node]) -> set[Node]:
     return endless
 
 
-def _trace(piece: _Piece) -> tuple[FloatArray, FloatArray]:
-    """Points ``(n, 2)`` and lane widths ``(n,)`` along a piece."""
+def _trace(piece: _Piece) -> FloatArray:
+    """x, y, lane width and height ``(n, 4)`` along a piece."""
     fractions = piece.lane.fractions
     inner = fractions[(fractions > piece.begin) & (fractions < piece.end)]
     at = np.concatenate(([piece.begin], inner, [piece.end]))
@@ -448,12 +518,12 @@ def _trace(piece: _Piece) -> tuple[FloatArray, FloatArray]:
         # The quintic whose first and second derivatives are zero at both ends: curvature begins and ends at zero.
         over = part**3 * (10 - 15 * part + 6 * part**2)
         values = (1 - over) * values + over * _interpolate(piece.target, at)
-    return values[:, :2], values[:, 2]
+    return values
 
 
 def _interpolate(lane: _Lane, at: FloatArray) -> FloatArray:
-    """x, y and width ``(n, 3)`` of a lane at fractions ``(n,)``."""
-    columns = (lane.points[:, 0], lane.points[:, 1], lane.widths)
+    """x, y, width and height ``(n, 4)`` of a lane at fractions ``(n,)``."""
+    columns = (lane.points[:, 0], lane.points[:, 1], lane.widths, lane.heights)
     return np.stack([np.interp(at, lane.fractions, column) for column in columns], axis=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _MAX_WAITING = 8
 """Pictures kept for a slow reader; in synchronous mode there is one for each tick."""
+_START_TICK_S = 0.1
+"""Time between the ticks that wait for cameras to start."""
 
 
 class MissingImageError(SimulatorLostError):
@@ -36,7 +39,7 @@ class Camera:
     def __init__(self, sensor: carla.Sensor, config: CameraConfig, name: str) -> None:
         self.sensor = sensor
         self._config = config
-        self._name = name or "front"
+        self.name = name or "front"
         self._images: queue.Queue[Any] = queue.Queue(_MAX_WAITING)
         sensor.listen(self._receive)
 
@@ -63,14 +66,22 @@ class Camera:
                 image = self._images.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise MissingImageError(
-                    f"the camera {self._name!r} sent no picture of frame {frame} within {timeout_s:g} s."
+                    f"the camera {self.name!r} sent no picture of frame {frame} within {timeout_s:g} s."
                 ) from None
             if image.frame == frame:
                 return self._to_frame(image)
             if image.frame > frame:
                 raise MissingImageError(
-                    f"the camera {self._name!r} sent frame {image.frame}, but frame {frame} never came."
+                    f"the camera {self.name!r} sent frame {image.frame}, but frame {frame} never came."
                 )
+
+    def await_first(self, timeout_s: float) -> bool:
+        """Whether a picture, of whatever tick, has come; waits for one."""
+        try:
+            self._images.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return False
+        return True
 
     def _to_frame(self, image: carla.Image) -> Frame:
         if self._config.kind == "semantic":
@@ -79,6 +90,26 @@ class Camera:
             image.convert(carla.ColorConverter.CityScapesPalette)
         bgra = np.frombuffer(image.raw_data, dtype=np.uint8).reshape(image.height, image.width, 4)
         return np.ascontiguousarray(bgra[:, :, 2::-1])
+
+
+def start_cameras(cameras: Iterable[Camera], tick: Callable[[], object], timeout_s: float) -> None:
+    """Tick until every camera has sent its first picture.
+
+    CARLA connects to a new sensor in the background, as long as that takes, and a picture always comes after the
+    snapshot of its tick. Any picture shows that the camera is connected: to wait for the one of the latest tick would
+    never end where pictures take longer than the time between the ticks.
+
+    Raises:
+        MissingImageError: A camera sent nothing.
+    """
+    deadline = time.monotonic() + timeout_s
+    for camera in cameras:
+        while True:
+            tick()
+            if camera.await_first(_START_TICK_S):
+                break
+            if time.monotonic() > deadline:
+                raise MissingImageError(f"the camera {camera.name!r} sent no first picture within {timeout_s:g} s.")
 
 
 class CollisionSensor:
@@ -113,3 +144,11 @@ def camera_blueprint(library: carla.BlueprintLibrary, config: CameraConfig, role
     for name, value in settings.items():
         blueprint.set_attribute(name, str(value))
     return blueprint
+
+
+def mount(carla_module: Any, config: CameraConfig) -> carla.Transform:
+    """Where on the vehicle a camera is."""
+    return carla_module.Transform(
+        carla_module.Location(config.x, config.y, config.z),
+        carla_module.Rotation(config.pitch, config.yaw, config.roll),
+    )

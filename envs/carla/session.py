@@ -16,14 +16,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wm_gym.envs.carla.client import connect, import_carla
-from wm_gym.envs.carla.config import RANDOM, CameraConfig
+from wm_gym.envs.carla.client import ServerSilentError, connect, import_carla, perhaps_gone, server_calls
+from wm_gym.envs.carla.config import RANDOM
 from wm_gym.envs.carla.episode_actors import DEFAULT_WHEELBASE_M, EpisodeActors
 from wm_gym.envs.carla.messages import (
     MAIN_CAMERA,
@@ -36,12 +36,13 @@ from wm_gym.envs.carla.messages import (
     StartEpisode,
     Tick,
 )
+from wm_gym.envs.carla.metrics import collision_kind
 from wm_gym.envs.carla.route import Route
-from wm_gym.envs.carla.sensors import Camera, CollisionSensor, MissingImageError, camera_blueprint
+from wm_gym.envs.carla.sensors import Camera, CollisionSensor, MissingImageError, camera_blueprint, mount, start_cameras
 from wm_gym.envs.carla.state import EgoState
 from wm_gym.envs.carla.ticking import Ticker
 from wm_gym.envs.carla.town import Town, short_name
-from wm_gym.envs.carla.traffic import Traffic
+from wm_gym.envs.carla.traffic import CONTROLLER, Traffic
 from wm_gym.envs.carla.weather import WEATHER_NAMES
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
 from wm_gym.frames import Frame
@@ -56,7 +57,6 @@ _EGO_ROLE = "hero"
 _SETTLE_TICKS = 10
 """Spawned vehicles fall onto their wheels first."""
 
-_CAMERA_START_S = 0.1
 _PATH_SPACING_M = 2.0
 _MAX_SPAWN_TRIES = 20
 _MAX_IMAGE_RETRIES = 2
@@ -87,15 +87,20 @@ class CarlaSession:
         self._manager: carla.TrafficManager | None = None
         self._original: carla.WorldSettings | None = None
         self._town: Town | None = None
-        with _server_calls(self._address):
-            self._use_world(self._client.get_world())
-            self._take_over()
-            self._original = self._world.get_settings()
-            if settings.was_asynchronous:
-                _make_asynchronous(self._original)
-            self._make_synchronous()
-            self._server_version: str = self._client.get_server_version()
-        self.is_lost = False
+        self.is_silent = False
+        """Whether the server has stopped answering, so that nothing can be cleaned up on it."""
+        try:
+            with self._server_calls():
+                self._use_world(self._client.get_world())
+                self._take_over()
+                self._original = self._world.get_settings()
+                if settings.was_asynchronous:
+                    _make_asynchronous(self._original)
+                self._make_synchronous()
+                self._server_version: str = self._client.get_server_version()
+        except Exception:
+            self.close()
+            raise
 
     @property
     def ready(self) -> Ready:
@@ -111,7 +116,7 @@ class CarlaSession:
 
     def start(self, request: StartEpisode) -> EpisodeStarted:
         """Begin an episode; ends the one before."""
-        with self._lost_marks(), _server_calls(self._address):
+        with self._server_calls():
             self._end_episode()
             rng = np.random.default_rng(request.seed)
             town = self._load_town(request.town or _choose(self._config.town, rng))
@@ -127,7 +132,7 @@ class CarlaSession:
                 stop_lines=town.stop_lines,
                 max_steer_angle=episode.max_steer_angle,
                 wheelbase=episode.wheelbase,
-                half_length=float(episode.ego.bounding_box.extent.x),
+                half_length=episode.half_length,
                 num_vehicles=len(episode.traffic.vehicle_ids),
                 num_walkers=len(episode.traffic.walker_ids),
                 tick=ticks[-1],
@@ -139,7 +144,7 @@ class CarlaSession:
         episode = self._episode
         if episode is None:
             raise SimulatorError("there is no episode; reset the environment first.")
-        with self._lost_marks(), _server_calls(self._address):
+        with self._server_calls():
             if request.action is None and not episode.is_autopilot:
                 self._hand_over(episode)
             control = None if request.action is None else self._vehicle_control(request.action)
@@ -148,19 +153,19 @@ class CarlaSession:
                 if control is not None:
                     self._apply(episode, control)
                 ticks.append(self._tick(episode))
-                if ticks[-1].collisions:
+                if any(collision_kind(collision.other_type) for collision in ticks[-1].collisions):
                     break
             images, missed = self._images(episode, ticks)
             return Driven(tuple(ticks), images, missed)
 
     def close(self) -> Closed:
-        """Destroy what was spawned and put the server's settings back; does nothing to a server that is lost."""
-        is_clean = not self.is_lost
+        """Destroy what was spawned and put the server's settings back; does nothing to a server that is silent."""
+        is_clean = not self.is_silent
         for step in (self._end_episode, self._release_manager, self._restore_settings):
-            if self.is_lost:
-                break
+            if self.is_silent:
+                return Closed(is_clean=False)
             try:
-                with self._lost_marks(), _server_calls(self._address):
+                with self._server_calls():
                     step()
             except SimulatorError:  # the other steps matter all the same
                 is_clean = False
@@ -173,8 +178,8 @@ class CarlaSession:
         self._ticker = Ticker(world, self._connection.timeout_s)
 
     def _release_manager(self) -> None:
-        self._ticker.watch(None)
         if self._manager is not None:
+            self._ticker.watch(None)
             self._manager.set_synchronous_mode(False)
 
     def _shut_down_manager(self) -> None:
@@ -197,6 +202,7 @@ class CarlaSession:
             self._ticker.tick()  # a client learns of the actors with its first frame
         actors = self._world.get_actors()
         leftovers = [actor for actor in actors if actor.attributes.get("role_name", "").startswith(ROLE + "/")]
+        walkers = {actor.id for actor in leftovers if actor.type_id.startswith("walker.")}
         owners = {actor.attributes["role_name"] for actor in leftovers}
         living = [owner for owner in owners if _is_alive(owner)]
         if living or is_driven:
@@ -207,7 +213,11 @@ class CarlaSession:
             )
         if leftovers:
             parents = [actor.parent for actor in leftovers if actor.parent is not None]
-            self._destroy([actor.id for actor in [*leftovers, *parents]], tick=settings.synchronous_mode)
+            # The controllers of pedestrians can be given no role name, and do not end with their pedestrian.
+            controllers = [
+                actor for actor in actors.filter(CONTROLLER) if actor.parent is not None and actor.parent.id in walkers
+            ]
+            self._destroy([actor.id for actor in [*controllers, *leftovers, *parents]], tick=settings.synchronous_mode)
         if leftovers and settings.synchronous_mode:
             _make_asynchronous(settings)
             self._world.apply_settings(settings)
@@ -274,14 +284,15 @@ class CarlaSession:
         cameras = {MAIN_CAMERA: self._config.camera, **self._config.cameras}
         for name, config in cameras.items():
             sensor = self._world.spawn_actor(
-                camera_blueprint(library, config, self._role), _mount(self._carla, config), attach_to=ego
+                camera_blueprint(library, config, self._role), mount(self._carla, config), attach_to=ego
             )
             episode.cameras[name] = Camera(sensor, config, name)
         blueprint = library.find("sensor.other.collision")
         blueprint.set_attribute("role_name", self._role)
         episode.collisions = CollisionSensor(self._world.spawn_actor(blueprint, self._carla.Transform(), attach_to=ego))
         # What took an uncertain number of ticks comes first: from here on, equal seeds give equal episodes.
-        self._await_cameras(episode)
+        connection = self._connection
+        start_cameras(episode.cameras.values(), self._ticker.tick, connection.timeout_s + connection.image_timeout_s)
         self._world.reset_all_traffic_lights()
         episode.manager_seed = int(rng.integers(2**31))
         if self._config.traffic.vehicles > 0:
@@ -333,11 +344,10 @@ class CarlaSession:
 
     def _path_ahead(self, episode: EpisodeActors) -> list[carla.Location]:
         """Places along the rest of the route, for the Traffic Manager."""
-        route, here = episode.route, episode.ego.get_location()
-        assert route is not None
-        nearest = int(np.argmin(np.hypot(route.points[:, 0] - here.x, route.points[:, 1] - here.y)))
-        step = max(1, round(_PATH_SPACING_M / self._config.route.spacing))
-        return [self._carla.Location(float(x), float(y), here.z) for x, y in route.points[nearest + step :: step]]
+        assert episode.route is not None
+        here = episode.ego.get_location()
+        places = episode.route.places_ahead((here.x, here.y, here.z), _PATH_SPACING_M)
+        return [self._carla.Location(float(x), float(y), float(z)) for x, y, z in places]
 
     def _prepare_manager(self, seed: int) -> None:
         if self._manager is None:
@@ -354,11 +364,12 @@ class CarlaSession:
             self._manager.set_hybrid_physics_radius(traffic.hybrid_physics_radius)
 
     def _end_episode(self) -> None:
+        """Take back and destroy all that the episode has; what another client has destroyed is no obstacle."""
         episode, self._episode = self._episode, None
         if episode is None:
             return
         for sensor in episode.sensors:
-            with suppress(RuntimeError):
+            with perhaps_gone():
                 sensor.stop()
         episode.traffic.stop_controllers()
         port = self._manager.get_port() if self._manager is not None else None
@@ -366,7 +377,8 @@ class CarlaSession:
         if port is not None and episode.is_autopilot:
             release.append(self._carla.command.SetAutopilot(episode.ego.id, False, port))
         if release:
-            self._client.apply_batch_sync(release, False)
+            with perhaps_gone():
+                self._client.apply_batch_sync(release, False)
         if episode.is_autopilot:
             # The Traffic Manager keeps an eye on the vehicle called hero, and asks for its size even when it is gone,
             # which ends the process; unless it has seen it once as a vehicle that is not its own.
@@ -413,19 +425,6 @@ class CarlaSession:
             ticks[-1] = replace(ticks[-1], collisions=(*ticks[-1].collisions, *late))
             return images, missed
 
-    def _await_cameras(self, episode: EpisodeActors) -> None:
-        """Tick until every camera sends: CARLA connects to a new sensor in the background, as long as that takes."""
-        deadline = time.monotonic() + self._connection.timeout_s
-        while True:
-            frame = self._ticker.tick()
-            try:
-                for camera in episode.cameras.values():
-                    camera.picture(frame, _CAMERA_START_S)
-                return
-            except MissingImageError:
-                if time.monotonic() > deadline:
-                    raise
-
     def _read(self, episode: EpisodeActors, snapshot: carla.WorldSnapshot) -> Tick:
         state = snapshot.find(episode.ego.id)
         if state is None:
@@ -453,6 +452,7 @@ class CarlaSession:
             collisions=episode.collisions.take() if episode.collisions is not None else (),
             lights=town.light_states(),
             road_users=episode.road_users(self._world, snapshot, location),
+            rear_lane=town.lane_at(transform.transform(self._carla.Location(x=-episode.half_length))),
         )
 
     def _apply(self, episode: EpisodeActors, control: carla.VehicleControl) -> None:
@@ -481,25 +481,14 @@ class CarlaSession:
         return town.planner.draw(start, rng, route.min_length, route.max_length)
 
     @contextmanager
-    def _lost_marks(self) -> Iterator[None]:
+    def _server_calls(self) -> Iterator[None]:
+        """Turn what CARLA raises when a server dies or hangs into one error, and note that the server is silent."""
         try:
-            yield
-        except SimulatorLostError:
-            self.is_lost = True
+            with server_calls(self._address):
+                yield
+        except ServerSilentError:
+            self.is_silent = True
             raise
-
-
-@contextmanager
-def _server_calls(address: str) -> Iterator[None]:
-    """Turn what CARLA raises when a server dies or hangs into one error."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "time-out" in str(error):
-            raise SimulatorLostError(
-                f"the CARLA server at {address} gave no answer in time; it died, hangs or is overloaded."
-            ) from error
-        raise SimulatorError(f"the CARLA server at {address} says: {str(error).rstrip('.')}.") from error
 
 
 def _make_asynchronous(settings: carla.WorldSettings) -> None:
@@ -513,13 +502,6 @@ def _choose(names: str | list[str] | None, rng: np.random.Generator, every: tupl
     if isinstance(names, list):
         return names[int(rng.integers(len(names)))] if names else None
     return names
-
-
-def _mount(carla_module: Any, config: CameraConfig) -> carla.Transform:
-    return carla_module.Transform(
-        carla_module.Location(config.x, config.y, config.z),
-        carla_module.Rotation(config.pitch, config.yaw, config.roll),
-    )
 
 
 def _driving_action(control: carla.VehicleControl) -> tuple[float, float, float, float]:

@@ -47,6 +47,7 @@ class RoadUser:
         speed: m/s along the heading, negative backwards.
         half_length: Metres.
         half_width: Metres.
+        z: Metres, or ``None`` where it is not known.
     """
 
     id: int
@@ -57,3 +58,4 @@ class RoadUser:
     speed: float
     half_length: float
     half_width: float
+    z: float | None = None

@@ -23,6 +23,13 @@ _SAME_DIRECTION = 90.0
 """Degrees between a vehicle's heading and a stop line's, below which the light is for the vehicle."""
 _WIDEST_LANE = 20.0
 """Metres: a line that starts further away than this from a place does not reach it."""
+_LINE_LANES = 1.2
+"""Length of a line in widths of its lane, as the leaderboard has it."""
+_LEVEL = 3.0
+"""Metres of height between a route and a line on the same road at most; bridges are higher."""
+_ADVANCE_STEP = 0.5
+_LONGEST_ADVANCE = 100.0
+"""Metres from a light's trigger to its junction at most; beyond, the light is for no junction."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +38,12 @@ class StopLine:
 
     Attributes:
         light_id: Id of the traffic light's actor.
-        start: Its end on the left of the traffic, metres.
+        start: Its end on the left of the traffic, metres. It reaches a little into the lanes beside its own.
         end: Its end on the right.
         heading: Direction of the traffic that stops there, degrees.
         road_id: Of the lane.
         lane_id: Of the lane.
+        height: Of the road there, metres, or ``None`` where it is not known.
     """
 
     light_id: int
@@ -44,6 +52,12 @@ class StopLine:
     heading: float
     road_id: int
     lane_id: int
+    height: float | None = None
+
+    @property
+    def lane(self) -> tuple[int, int]:
+        """Ids of its road and lane."""
+        return self.road_id, self.lane_id
 
     def beyond(self, point: Point) -> float:
         """Metres by which a point lies beyond the infinite line in the direction of the traffic, negative before it."""
@@ -69,27 +83,43 @@ class StopLine:
 
 
 def stop_lines(lights: Iterable[carla.TrafficLight]) -> tuple[StopLine, ...]:
-    """The stop lines of traffic lights, one for each lane that a light is for.
+    """The stop lines of traffic lights, one for each lane that a light is for, where the lane enters the junction.
 
-    The simulator says where a lane's traffic has to stop; the line there is as wide as the lane.
+    The simulator says in which lanes a light's trigger lies, which may be well before the junction. As in the
+    leaderboard, the line is at the junction, and 1.2 times as wide as the lane.
     """
-    lines = []
+    lines: dict[tuple[int, int, int], StopLine] = {}
     for light in lights:
-        for waypoint in light.get_stop_waypoints():
+        for found in light.get_stop_waypoints():
+            waypoint = _at_junction(found)
             location, yaw = waypoint.transform.location, waypoint.transform.rotation.yaw
-            half = waypoint.lane_width / 2
+            half = _LINE_LANES * waypoint.lane_width / 2
             right_x, right_y = -half * math.sin(math.radians(yaw)), half * math.cos(math.radians(yaw))
-            lines.append(
-                StopLine(
-                    light_id=light.id,
-                    start=(location.x - right_x, location.y - right_y),
-                    end=(location.x + right_x, location.y + right_y),
-                    heading=float(wrap_degrees(yaw)),
-                    road_id=waypoint.road_id,
-                    lane_id=waypoint.lane_id,
-                )
+            line = StopLine(
+                light_id=light.id,
+                start=(location.x - right_x, location.y - right_y),
+                end=(location.x + right_x, location.y + right_y),
+                heading=float(wrap_degrees(yaw)),
+                road_id=waypoint.road_id,
+                lane_id=waypoint.lane_id,
+                height=location.z,
             )
-    return tuple(lines)
+            lines.setdefault((light.id, *line.lane), line)
+    return tuple(lines.values())
+
+
+def _at_junction(waypoint: carla.Waypoint) -> carla.Waypoint:
+    """The last waypoint of its lane before the junction; itself, if it is in one or none comes."""
+    here, advanced = waypoint, 0.0
+    while not here.is_junction:
+        following = here.next(_ADVANCE_STEP)
+        advanced += _ADVANCE_STEP
+        if not following or advanced > _LONGEST_ADVANCE:
+            return waypoint
+        if following[0].is_junction:
+            break
+        here = following[0]
+    return here
 
 
 def crossed(lines: Iterable[StopLine], before: Point, after: Point, heading: float) -> list[StopLine]:
@@ -145,6 +175,10 @@ def ahead(lines: Iterable[StopLine], route: Route, distance: float, reach_m: flo
             part = line.part_before_crossing((way_x[index], way_y[index]), (way_x[index + 1], way_y[index + 1]))
             if part is None:
                 continue
+            if route.heights is not None and line.height is not None:
+                height = float(np.interp(at[index], route.distances, route.heights))
+                if abs(height - line.height) > _LEVEL:
+                    continue
             gap = float(at[index] + part * (at[index + 1] - at[index])) - distance
             if nearest is None or gap < nearest[1]:
                 nearest = line, gap

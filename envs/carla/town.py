@@ -12,7 +12,8 @@ from wm_gym.envs.carla.stop_lines import StopLine, stop_lines
 if TYPE_CHECKING:
     import carla
 
-_ROAD_MARGIN_M = 0.25
+_ROAD_MARGIN_M = 0.5
+"""Beyond the outermost lane that still counts as road, as in the leaderboard."""
 
 
 class Town:
@@ -54,6 +55,11 @@ class Town:
         centre = lane.transform.location
         distance = math.hypot(location.x - centre.x, location.y - centre.y)
         return distance <= lane.lane_width / 2 + _ROAD_MARGIN_M
+
+    def lane_at(self, location: carla.Location) -> tuple[int, int] | None:
+        """Ids of the road and of the driving lane that are nearest to a place."""
+        waypoint = self.map.get_waypoint(location)
+        return None if waypoint is None else (waypoint.road_id, waypoint.lane_id)
 
     def light_states(self) -> dict[int, LightState]:
         """The state of every traffic light with a stop line, by its number."""

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wm_gym.envs.carla.client import perhaps_gone
 from wm_gym.envs.carla.config import TrafficConfig
 
 if TYPE_CHECKING:
     import carla
+
+CONTROLLER = "controller.ai.walker"
+"""Blueprint of what leads a pedestrian over the navigation mesh."""
 
 _WALKING_M_S = (1.0, 1.8)
 _SIDEWALK_STEP_M = 2.0
@@ -89,6 +93,9 @@ class Traffic:
             return
         blueprints = sorted(self._world.get_blueprint_library().filter("walker.pedestrian.*"), key=lambda b: b.id)
         has_mesh = self._world.get_random_location_from_navigation() is not None
+        if has_mesh:
+            # Where they are and where they go is drawn by CARLA's client, whose generator is its own.
+            self._world.set_pedestrians_seed(int(rng.integers(2**31)))
         commands, strolls = [], []
         for _ in range(self._config.walkers):
             blueprint = blueprints[int(rng.integers(len(blueprints)))]
@@ -140,7 +147,8 @@ class Traffic:
     def stop_controllers(self) -> None:
         """Stop the pedestrians' controllers, which CARLA wants before they are destroyed."""
         for controller in self._world.get_actors(self._controller_ids):
-            controller.stop()
+            with perhaps_gone():
+                controller.stop()
 
     @property
     def actor_ids(self) -> list[int]:
@@ -154,14 +162,16 @@ class Traffic:
     def _start_controllers(self, walkers: list[tuple[int, float]]) -> None:
         import carla
 
-        blueprint = self._world.get_blueprint_library().find("controller.ai.walker")
+        blueprint = self._world.get_blueprint_library().find(CONTROLLER)
         self._controller_ids = self._spawn(
             [carla.command.SpawnActor(blueprint, carla.Transform(), number) for number, _ in walkers]
         )
         self._tick()
         for controller, (_, speed) in zip(self._world.get_actors(self._controller_ids), walkers, strict=False):
             controller.start()
-            controller.go_to_location(self._world.get_random_location_from_navigation())
+            target = self._world.get_random_location_from_navigation()
+            if target is not None:
+                controller.go_to_location(target)
             controller.set_max_speed(speed)
 
 

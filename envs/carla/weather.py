@@ -24,5 +24,6 @@ WEATHER_NAMES = (
     "SoftRainNight",
     "MidRainyNight",
     "HardRainNight",
+    "DustStorm",
 )
-"""Class attributes of ``carla.WeatherParameters`` that are presets."""
+"""Class attributes of ``carla.WeatherParameters`` that are presets, but for ``Default``."""

@@ -42,7 +42,7 @@ def test_settings_that_do_not_fit_the_algorithm_are_refused(values, sentence):
     [
         ({"gama": 0.9}, (), r"unknown key 'gama'.*did you mean 'gamma'"),
         ({}, ["gamma=1.5"], r"wrong at 'gamma'.*less than or equal to 1 \(given: 1\.5\)"),
-        ({}, ["net_arch=[0]"], r"every layer of net_arch needs at least 1 unit"),
+        ({}, ["net_arch=[0]"], r"every layer of net_arch needs 1 to 16,384 units"),
         ({}, ["reward_scale=-1.0"], r"reward_scale must be 'auto' or a number above 0"),
     ],
 )

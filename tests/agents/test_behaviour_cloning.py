@@ -161,5 +161,5 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_model, car
     clone_behaviour(car_racing_data, tiny_model, out=tmp_path / "clone", config=QUICK, steps=1, progress=False)
     with torch.no_grad():
         tiny_model.reward_head.mlp[-1].weight += 1
-    with pytest.raises(TrainingError, match="a run with another model fingerprint"):
+    with pytest.raises(TrainingError, match="a run in another world model"):
         clone_behaviour(car_racing_data, tiny_model, out=tmp_path / "clone", config=QUICK, steps=1, progress=False)

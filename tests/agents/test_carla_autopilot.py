@@ -260,6 +260,16 @@ def test_traffic_in_the_other_lanes_does_not_matter(straight):
     assert np.array_equal(drive(alone, 15)["speed"], drive(among, 15)["speed"])
 
 
+def test_traffic_on_a_bridge_above_or_below_does_not_matter(straight):
+    hill = replace(straight, heights=np.linspace(10.0, 40.0, len(straight.points)))
+    across = user_at(hill, 60)
+    alone, among = Bicycle(hill), Bicycle(hill, users=[replace(across, z=20.5), replace(across, z=8.5)])
+    assert np.array_equal(drive(alone, 10)["speed"], drive(among, 10)["speed"])
+    blocked = Bicycle(hill, users=[replace(across, z=14.5 + 0.5)])
+    drive(blocked, 15)
+    assert blocked.speed == 0
+
+
 def test_it_brakes_for_a_pedestrian_who_steps_onto_the_road(straight):
     """From the kerb 5 m to the right, at 1.4 m/s, when the vehicle is 30 m away."""
     begun = []

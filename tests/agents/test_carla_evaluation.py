@@ -11,6 +11,10 @@ from tests.carla_server.process import StandIn, free_port
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.evaluation import evaluate
+from wm_gym.agents.pixel_config import make_pixel_config
+from wm_gym.agents.simulator_training import train_in_simulator
+from wm_gym.cli.main import build_parser, main
+from wm_gym.cli.options import carla_connections
 from wm_gym.data_collection.worker import begin_episode
 from wm_gym.envs import describe_simulator, make_simulator
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
@@ -222,3 +226,53 @@ def test_other_simulators_have_no_traffic_manager(name):
         make_behaviour(name, describe_simulator(make_simulator("car-racing")))
     with pytest.raises(SimulatorError, match="has no Traffic Manager"):
         make_behaviour(name, describe_simulator(make_simulator("carla"))).reset(make_simulator("car-racing"), 0)
+
+
+def test_how_each_drive_ended_is_told(servers, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    settings = {**SETTINGS, "end": {"max_s": 0.4}}
+    result = run("autopilot", [at(servers[0])], simulator_kwargs=settings, json_path=path)
+    assert result.texts["end"] == ["time"] * 3
+    assert result.texts["town"] == ["Town01"] * 3
+    assert json.loads(path.read_text())["texts"] == result.texts
+    assert run("autopilot", [at(servers[0])], max_episode_steps=3).texts["end"] == [""] * 3
+    command = ["evaluate", "--agent", "autopilot", "--env", "carla", "--carla", servers[0].address, "--quiet"]
+    command += ["--episodes", "2", "--frame-size", "32", "--env-set", "end={max_s: 0.4}"]
+    assert main(command) == 0
+    assert "ended by: time 2" in capsys.readouterr().out
+
+
+def test_an_environment_that_inherits_from_carlas_has_its_drivers_and_servers(reference, servers):
+    result = evaluate(
+        "autopilot",
+        "own_carla:OwnCarla-v0",
+        episodes=3,
+        max_episode_steps=10,
+        simulator_kwargs=SETTINGS,
+        worker_connections=[at(server) for server in servers],
+        progress=False,
+    )
+    assert result.simulator.id == "own_carla:OwnCarla-v0"
+    assert result.returns == reference.returns
+    assert make_behaviour("noisy-traffic-manager", result.simulator).name == "noisy-traffic-manager"
+
+
+@pytest.mark.parametrize("env", ["own_carla:OwnCarla-v0", "carla", "CarlaDriving-v0"])
+def test_servers_may_be_named_for_carla_and_what_inherits_from_it(env):
+    options = ["evaluate", "--agent", "random", "--carla", "one:2000,two:2000", "--env"]
+    connections = carla_connections(build_parser().parse_args([*options, env]))
+    assert [connection["host"] for connection in connections] == ["one", "two"]
+    with pytest.raises(ConfigError, match="--carla belongs to --env carla, not to --env car-racing"):
+        carla_connections(build_parser().parse_args([*options, "car-racing"]))
+
+
+def test_a_policy_trains_in_as_many_environments_as_there_are_servers(servers, tmp_path):
+    config = make_pixel_config({"num_envs": 2, "n_steps": 8, "batch_size": 8, "n_epochs": 1, "frame_stack": 1})
+    settings = {"frame_size": 64, "end": {"max_s": 0.2}}
+    connections = [at(server) for server in servers]
+    arguments = {"config": config, "steps": 32, "simulator_kwargs": settings, "progress": False, "device": "cpu"}
+    summary = train_in_simulator("carla", out=tmp_path / "run", connections=connections, **arguments)
+    assert summary.steps == 32
+    with pytest.raises(ConfigError, match="set num_envs=1, the number of servers"):
+        train_in_simulator("carla", out=tmp_path / "other", connections=connections[:1], **arguments)
+    assert not (tmp_path / "other").exists()

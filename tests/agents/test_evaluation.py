@@ -11,7 +11,7 @@ from wm_gym.agents.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation import evaluate
 from wm_gym.cli.main import build_parser
 from wm_gym.envs.simulators import make_simulator
-from wm_gym.errors import BundleError, ConfigError, SimulatorError
+from wm_gym.errors import BundleError, ConfigError, OutputError, SimulatorError
 
 SHORT = {"max_frames": 40}
 
@@ -149,7 +149,7 @@ def test_a_driver_that_cannot_dream_has_no_gap():
         ({"seed": -1}, ConfigError, "seed=-1"),
         ({"max_episode_steps": 0}, ConfigError, "max_episode_steps=0"),
         ({"video_path": "drive.avi"}, SimulatorError, r"videos are written as \.mp4 or \.gif, but 'drive\.avi'"),
-        ({"json_path": "."}, SimulatorError, "is a folder; give the name of a JSON file"),
+        ({"json_path": "."}, OutputError, "is a folder; give the name of a file"),
     ],
 )
 def test_wrong_arguments_give_one_sentence(arguments, error, sentence, tmp_path, monkeypatch):

@@ -221,7 +221,7 @@ def test_every_text_is_escaped(run_folder):
     ("content", "message"),
     [
         ("{", r"random\.json' is damaged"),
-        ("[]", r"random\.json' must hold a JSON object"),
+        ("[]", r"random\.json' is damaged: it must hold a mapping"),
         ('{"returns": []}', r"random\.json' is no evaluation: returns"),
     ],
 )

@@ -15,6 +15,7 @@ from wm_gym.agents.agent_bundle import load_agent
 from wm_gym.agents.imagination import ImaginationTrainer
 from wm_gym.agents.training import train_agent
 from wm_gym.errors import BundleError, ConfigError, TrainingError
+from wm_gym.training.checkpoint import load_checkpoint, save_checkpoint
 from wm_gym.training.log import read_metrics
 
 
@@ -115,6 +116,10 @@ def test_a_killed_process_leaves_a_run_that_can_be_finished(tiny_model, small_co
     shorter = config.model_copy(update={"steps": done + 64})
     text = file.read_text().replace("steps: 320000", f"steps: {done + 64}")
     file.write_text(text)
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.pt"
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record["provenance"]
+    save_checkpoint(checkpoint, load_checkpoint(checkpoint), {**record, "config": yaml.safe_load(text)})
     summary = train_agent(str(tmp_path / "model"), out=tmp_path / "run", config=shorter, progress=False)
     assert summary.dream_steps == done + 64
     steps = [row["dream_steps"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")]

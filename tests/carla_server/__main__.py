@@ -17,13 +17,14 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=2000, help="RPC port; streams use the next one (default: 2000)")
     parser.add_argument("--town", default="Town01")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="see faults.py")
+    parser.add_argument("--navigation", action="store_true", help="towns have a navigation mesh for pedestrians")
     parser.add_argument("--follow-stdin", action="store_true", help="end when standard input does: with the parent")
     arguments = parser.parse_args()
     faults = Faults()
     for setting in arguments.fault:
         name, _, text = setting.partition("=")
         faults.set({name: type(getattr(faults, name))(text)})
-    server = StandInServer(arguments.host, arguments.port, arguments.town, faults)
+    server = StandInServer(arguments.host, arguments.port, arguments.town, faults, has_navigation=arguments.navigation)
     server.start()
     print(f"stand-in CARLA server on {arguments.host}:{server.port}", flush=True)
     if arguments.follow_stdin:

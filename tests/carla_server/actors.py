@@ -61,6 +61,7 @@ class Actor:
         simulates_physics: Whether it moves by itself.
         light_state: Traffic lights: 0 red, 1 yellow, 2 green.
         sign_id: Traffic lights: the OpenDRIVE signal.
+        trigger: Traffic lights: centre and half sizes of the box before the junction in which vehicles heed it.
         light: For a vehicle: the traffic light that it stands at, and its state.
     """
 
@@ -81,6 +82,7 @@ class Actor:
     light_elapsed: float = 0.0
     is_frozen: bool = False
     sign_id: str = ""
+    trigger: tuple[Vector, Vector] | None = None
     light: tuple[int, int] | None = None
     speed_limit: float = 30.0
 
@@ -110,6 +112,11 @@ class Actor:
         """Along its own x axis, in metres a second; negative when it rolls backwards."""
         yaw = math.radians(self.pose.yaw)
         return self.velocity[0] * math.cos(yaw) + self.velocity[1] * math.sin(yaw)
+
+    def set_speed(self, speed: float) -> None:
+        """Give it a velocity along its own x axis, which does not move it by itself."""
+        yaw = math.radians(self.pose.yaw)
+        self.velocity = (speed * math.cos(yaw), speed * math.sin(yaw), 0.0)
 
     def stop(self) -> None:
         """Take all motion away."""
@@ -164,6 +171,9 @@ class Actor:
 
     def pack_box(self) -> list[Any]:
         """CARLA's ``BoundingBox`` in the actor's own frame."""
+        if self.trigger is not None:  # CARLA's client takes the bounding box of a light for its trigger
+            centre, extent = self.trigger
+            return [list(centre), list(extent), [0.0, 0.0, 0.0], self.id]
         x, y, z = self.blueprint.extent
         return [[0.0, 0.0, z], [x, y, z], [0.0, 0.0, 0.0], self.id]
 
@@ -189,7 +199,7 @@ class Actor:
             light_id, state = self.light or (0, _OFF)
             return pedals + struct.pack("<fB?IB", self.speed_limit, state, self.light is not None, light_id, 0)
         if self.kind == "traffic":
-            times = struct.pack("<ffff", 10.0, 3.0, 10.0, self.light_elapsed)
+            times = struct.pack("<ffff", 10.0, 3.0, 2.0, self.light_elapsed)
             return (
                 self.sign_id.encode().ljust(32, b"\0")
                 + times

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ class Faults:
     Attributes:
         version: Version that the server claims to have.
         die_at_frame: The process ends without a word when this frame is asked for.
-        stall_at_frame: Nothing is answered any more once this frame is asked for.
+        stall_at_frame: No frame is simulated any more once this one is asked for, until it is set to another.
         refuse_spawns: So many spawns from now on fail.
         refuse_blueprint: Only spawns of blueprints with this prefix fail.
         drop_image_every: Every n-th camera image is not sent; 0 for none.
@@ -47,8 +47,8 @@ class Faults:
         """Die or stall if this frame is the one."""
         if 0 <= self.die_at_frame <= frame:
             os._exit(1)
-        if 0 <= self.stall_at_frame <= frame:
-            threading.Event().wait()
+        while 0 <= self.stall_at_frame <= frame:
+            time.sleep(0.02)
 
     def refuses(self, blueprint: str) -> bool:
         """Whether this spawn fails."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 import traceback
@@ -12,6 +13,7 @@ from . import wire
 from .actors import MAX_STEER_DEG, pack_pose, unpack_pose
 from .blueprints import BLUEPRINTS
 from .faults import Faults
+from .navigation import navigation_mesh
 from .town import TOWN_NAMES
 from .world import WORLD_STREAM, Settings, SpawnError, World
 
@@ -50,11 +52,19 @@ class StandInServer:
         port: RPC port; the stream port is the next one. 0 chooses both.
         town: First town.
         faults: What shall go wrong.
+        has_navigation: Whether towns have a navigation mesh for pedestrians.
     """
 
     def __init__(
-        self, host: str = "127.0.0.1", port: int = 0, town: str = "Town01", faults: Faults | None = None
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        town: str = "Town01",
+        faults: Faults | None = None,
+        *,
+        has_navigation: bool = False,
     ) -> None:
+        self.has_navigation = has_navigation
         self.faults = faults or Faults()
         self._streams = wire.StreamServer(host, port + 1 if port else 0)
         self.world = World(town, self._streams, self.faults)
@@ -118,7 +128,8 @@ class StandInServer:
             "get_map_data": value(lambda: world.town.opendrive),
             "get_available_maps": value(lambda: [f"/Game/Carla/Maps/{name}" for name in TOWN_NAMES]),
             "get_navigation_mesh": value(lambda: b""),
-            "get_required_files": value(lambda *_: []),
+            "get_required_files": value(self._required_files),
+            "request_file": value(lambda name: self._navigation_mesh()),
             "load_new_episode": self._load,
             "get_actor_definitions": value(
                 lambda: [blueprint.pack(uid) for uid, blueprint in enumerate(BLUEPRINTS.values(), start=1)]
@@ -173,6 +184,16 @@ class StandInServer:
     def _map_info(self) -> list[Any]:
         town = self.world.town
         return [f"Carla/Maps/{town.name}", [pack_pose(pose) for pose in town.spawn_points]]
+
+    def _navigation_mesh(self) -> bytes:
+        return navigation_mesh(self.world.town) if self.has_navigation else b""
+
+    def _required_files(self, folder: str = "", *_: Any) -> list[str]:
+        """The client keeps files by their names, which therefore follow from what is in them."""
+        if not self.has_navigation or folder not in ("", "Nav"):
+            return []
+        digest = hashlib.sha256(self._navigation_mesh()).hexdigest()[:16]
+        return [f"Carla/Maps/Nav/{self.world.town.name}-{digest}.bin"]
 
     def _load(self, name: str, *_: Any) -> Any:
         if name.rpartition("/")[2] not in TOWN_NAMES:
@@ -249,7 +270,7 @@ class StandInServer:
                 elif name == "ApplyWalkerControl":
                     world.control_walker(actor, *rest)
                 elif name in ("ApplyTransform", "ApplyWalkerState"):
-                    world.set_pose(actor, unpack_pose(rest[0]))
+                    world.set_pose(actor, unpack_pose(rest[0]), *rest[1:])
                 elif name == "ApplyTargetVelocity":
                     self._set_velocity(actor, *rest)
                 elif name == "SetSimulatePhysics":

@@ -90,7 +90,8 @@ class TrafficLight:
     Attributes:
         opendrive_id: Id of its ``<signal>``.
         pose: Foot of the pole; yaw is the direction in which the lamps shine, against the traffic they are for.
-        group: Lights of one group are green together; the two groups of a junction, 0 and 1, take turns.
+        group: Lights of one group are green together; those of a junction take turns. At a crossing of four streets
+            opposite ones are a group, where three streets meet each is one of its own.
         junction: OpenDRIVE id of the junction.
         trigger: Centre of the box before the stop line in which a vehicle is at the light, heading with the traffic.
         trigger_extent: Half sizes of that box in metres, along its own axes.
@@ -580,7 +581,9 @@ def _add_signals(network: _Network) -> None:
                 name=f"light_{junction.name}",
             )
             arm.road.signals.append(light)
-            network.arms_with_lights.append((arm, light, int(abs(math.sin(arm.heading)) > 0.5)))
+            is_crossing = len(junction.arms) > 3
+            group = int(abs(math.sin(arm.heading)) > 0.5) if is_crossing else junction.arms.index(arm)
+            network.arms_with_lights.append((arm, light, group))
     for signal_id, (_, arm) in enumerate(arms, 3000):
         limit = _signal(
             arm,

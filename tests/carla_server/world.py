@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import queue
 import struct
 import threading
 import time
@@ -13,12 +14,12 @@ from typing import Any, Protocol
 import msgpack
 import numpy as np
 
-from .actors import Actor, VehicleControl, pack_pose, pose_values
+from .actors import Actor, Vector, VehicleControl, pack_pose, pose_values
 from .blueprints import BLUEPRINTS, Blueprint
 from .camera import Box, render_rgb, render_semantic, traffic_light_head
 from .faults import Faults
-from .geometry import attach, contains, corners, overlap
-from .town import Pose, Town, make_town
+from .geometry import attach, contains, corners, overlap, rotation
+from .town import Pose, Town, TrafficLight, make_town
 from .wire import token_bytes
 
 WORLD_STREAM = 1
@@ -27,7 +28,10 @@ _MAP_CHANGED = 1
 _CAR_TAG, _WALKER_TAG, _OTHER_TAG = 14, 12, 22
 _RED, _YELLOW, _GREEN = 0, 1, 2
 _LIGHT_COLORS = ((230, 40, 30), (240, 200, 40), (50, 220, 90))
-_GREEN_S, _YELLOW_S, _ALL_RED_S = 8.0, 2.0, 1.0
+_GREEN_S, _YELLOW_S, _ALL_RED_S = 10.0, 3.0, 2.0
+"""CARLA's times of a traffic light; the groups of a junction take turns."""
+_FIRST_FRAME = 2**33
+"""A server that has run for long has seen many frames, not all of them since a client came."""
 _DEFAULT_STEP_S = 0.05
 _SPAWN_HEIGHT_M = 2.0
 
@@ -84,13 +88,14 @@ class World:
         self.faults = faults
         self.settings = Settings()
         self.weather: list[Any] = [10.0, 0.0, 0.0, 5.0, -1.0, 45.0, 2.0, 0.75, 0.1, 0.0, 1.0, 0.03, 0.0331, 0.0]
-        self.frame = 0
-        self.seconds = 0.0
+        self.frame = _FIRST_FRAME
+        self.seconds = _FIRST_FRAME * _DEFAULT_STEP_S
         self.episode = 0
-        self._lights_since = 0.0
+        self._lights_s = 0.0
         self._next_id = 1
         self.actors: dict[int, Actor] = {}
         self._late_images: list[tuple[int, int, bytes]] = []
+        self._images = _ImageSender(streams)
         self.town: Town
         self.load(town)
 
@@ -105,8 +110,9 @@ class World:
             self.episode += 1
             self.spectator = self._add(Blueprint("spectator", (0.0, 0.0, 0.0)), [], Pose(0.0, 0.0, 30.0))
             for light in self.town.lights:
-                actor = self._add(Blueprint("traffic.traffic_light", (0.3, 0.3, 2.5)), [], light.pose)
+                actor = self._add(Blueprint("traffic.traffic_light", (0.3, 0.3, 2.5)), [], _facing(light))
                 actor.sign_id = light.opendrive_id
+                actor.trigger = _trigger_volume(light)
                 actor.simulates_physics = False
             self._set_lights()
             self._send_state(map_changed=True)
@@ -145,13 +151,11 @@ class World:
             return actor
 
     def destroy(self, actor_id: int) -> bool:
-        """Remove an actor and, as CARLA does, what is mounted on it."""
+        """Remove an actor; what is mounted on it, and the controller of a walker, stays behind."""
         with self.lock:
             actor = self.actors.get(actor_id)
             if actor is None:
                 return False
-            for child in [other for other in self.actors.values() if other.parent_id == actor_id]:
-                self._remove(child)
             self._remove(actor)
             return True
 
@@ -192,6 +196,7 @@ class World:
         with self.lock:
             self.frame += 1
             self.seconds += self.step_s
+            self._lights_s += self.step_s
             self._set_lights()
             collisions = self._move()
             self._send_state()
@@ -249,18 +254,20 @@ class World:
 
     def reset_lights(self) -> None:
         """Begin the lights' cycle anew."""
-        self._lights_since = self.seconds
+        self._lights_s = 0.0
         self._set_lights()
 
     def _set_lights(self) -> None:
-        """Groups take turns: green, yellow, all red."""
-        groups = max((light.group for light in self.town.lights), default=-1) + 1
-        if groups == 0:
-            return
+        """The groups of a junction take turns: green, yellow, all red."""
+        groups: dict[int, int] = {}
+        for light in self.town.lights:
+            groups[light.junction] = max(groups.get(light.junction, 0), light.group + 1)
         turn_s = _GREEN_S + _YELLOW_S + _ALL_RED_S
-        turn, elapsed = divmod((self.seconds - self._lights_since) % (turn_s * groups), turn_s)
-        current = _GREEN if elapsed < _GREEN_S else (_YELLOW if elapsed < _GREEN_S + _YELLOW_S else _RED)
         for light, actor in zip(self.town.lights, self.traffic_lights, strict=True):
+            # Half a step, so that sums of steps that miss a change by a rounding error do not decide.
+            since = self._lights_s + self.step_s / 2
+            turn, elapsed = divmod(since % (turn_s * groups[light.junction]), turn_s)
+            current = _GREEN if elapsed < _GREEN_S else (_YELLOW if elapsed < _GREEN_S + _YELLOW_S else _RED)
             if not actor.is_frozen:
                 actor.light_state = current if light.group == int(turn) else _RED
                 actor.light_elapsed = elapsed
@@ -291,7 +298,7 @@ class World:
         due = [image for image in self._late_images if image[0] <= self.frame]
         self._late_images = [image for image in self._late_images if image[0] > self.frame]
         for _, stream_id, message in due:
-            self.streams.send(stream_id, message)
+            self._images.send(stream_id, message, 0.0)
         if self.settings.no_rendering:
             return
         for sensor in list(self.actors.values()):
@@ -304,12 +311,8 @@ class World:
         message = self._image(sensor)
         if self.faults.delay_images_frames > 0:
             self._late_images.append((self.frame + self.faults.delay_images_frames, sensor.stream_id, message))
-        elif self.faults.delay_images_s > 0:
-            timer = threading.Timer(self.faults.delay_images_s, self.streams.send, (sensor.stream_id, message))
-            timer.daemon = True
-            timer.start()
         else:
-            self.streams.send(sensor.stream_id, message)
+            self._images.send(sensor.stream_id, message, self.faults.delay_images_s)
 
     def _image(self, sensor: Actor) -> bytes:
         width, height = int(sensor.attribute("image_size_x", "800")), int(sensor.attribute("image_size_y", "600"))
@@ -342,10 +345,12 @@ class World:
         """
         return self.actors[actor_id]
 
-    def set_pose(self, actor_id: int, pose: Pose) -> None:
-        """Put an actor somewhere."""
+    def set_pose(self, actor_id: int, pose: Pose, speed: float | None = None) -> None:
+        """Put an actor somewhere, and say how fast it is there."""
         actor = self.actor(actor_id)
         actor.pose = replace(pose)
+        if speed is not None:
+            actor.set_speed(speed)
 
     def control_vehicle(self, actor_id: int, values: list[Any]) -> None:
         """Press the pedals."""
@@ -371,6 +376,40 @@ class World:
                 "poses": {actor.id: pack_pose(self.world_pose(actor)) for actor in self.actors.values()},
                 "weather": self.weather,
             }
+
+
+class _ImageSender:
+    """Sends pictures from a thread of its own, in their order: as from CARLA, each comes after its tick's snapshot."""
+
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+        self._waiting: queue.SimpleQueue[tuple[float, int, bytes]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def send(self, stream_id: int, message: bytes, delay_s: float) -> None:
+        """Send a picture some seconds from now."""
+        self._waiting.put((time.monotonic() + delay_s, stream_id, message))
+
+    def _run(self) -> None:
+        while True:
+            due, stream_id, message = self._waiting.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            self._streams.send(stream_id, message)
+
+
+def _facing(light: TrafficLight) -> Pose:
+    """The pose of a light's actor: its x axis points to the right of the traffic, as that of CARLA's own lights."""
+    return replace(light.pose, yaw=light.trigger.yaw + 90.0)
+
+
+def _trigger_volume(light: TrafficLight) -> tuple[Vector, Vector]:
+    """Centre and half sizes of a light's trigger in the frame of its actor, whose x axis lies across the lanes."""
+    pose = _facing(light)
+    offset = rotation(pose).T @ np.subtract(
+        (light.trigger.x, light.trigger.y, light.trigger.z), (pose.x, pose.y, pose.z)
+    )
+    along, across, up = light.trigger_extent
+    return (float(offset[0]), float(offset[1]), float(offset[2])), (across, along, up)
 
 
 def _tag(actor: Actor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -263,6 +264,26 @@ def test_a_wrong_engine_or_address_is_told(tmp_path, settings, sentence):
 def test_ray_is_imported_only_when_it_is_asked_for():
     program = "import sys, wm_gym.cli.collect, wm_gym.data_collection.ray_pool; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+LISTENING = """
+import json
+from wm_gym.data_collection.ray_pool import RayPool
+
+with RayPool([None], None):
+    import psutil  # Ray brings it along
+
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [socket for process in processes for socket in process.net_connections("inet")]
+    print(json.dumps(sorted({socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN})))
+"""
+
+
+def test_a_ray_of_our_own_listens_on_this_machine_only():
+    run = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=120, check=True)
+    listening = json.loads(run.stdout.splitlines()[-1])
+    assert listening
+    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
 def test_no_ray_is_told(tmp_path, monkeypatch):

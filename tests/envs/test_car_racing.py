@@ -13,6 +13,10 @@ from wm_gym.envs.car_racing import CarRacingDrivingEnv, CarRacingSimulation
 from wm_gym.errors import ConfigError
 from wm_gym.frames import resize_frame
 
+# Before, it wrote its reward into the picture in another way: cut off instead of rounded.
+needs_equal_text = pytest.mark.skipif(
+    tuple(int(part) for part in gym.__version__.split(".")[:2]) < (1, 4), reason="Gymnasium's picture is another one"
+)
 INFO_KEYS = {"speed", "off_road", "progress", "lateral_offset", "lap_finished", "frames", "num_tiles"}
 
 
@@ -32,6 +36,7 @@ def as_driving(native):
     return np.array([*native, 1.0], np.float32)
 
 
+@needs_equal_text
 @pytest.mark.parametrize(("seed", "domain_randomize"), [(0, False), (7, False), (3, True)])
 def test_pixels_and_rewards_equal_stock_car_racing(seed, domain_randomize):
     """Through the first second, when the camera closes in, and after it, on road and grass."""
@@ -66,6 +71,7 @@ def test_pixels_equal_stock_where_the_playfield_ends():
     np.testing.assert_array_equal(ours.draw_observation(), frame)
 
 
+@needs_equal_text
 def test_one_action_is_four_frames_of_stock_car_racing():
     theirs = stock()
     ours = gym.make("CarRacingDriving-v0", frame_size=96)

@@ -12,9 +12,10 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from toy_dream import FRAME_SIZE, LineModel, seen
 
 import wm_gym  # noqa: F401  (registers the ids)
-from wm_gym.envs import DreamDrivingEnv
-from wm_gym.errors import BundleError, ConfigError
+from wm_gym.envs import DreamDrivingEnv, DreamVectorEnv
+from wm_gym.errors import BundleError, ConfigError, WMGymError
 from wm_gym.state import LatentState
+from wm_gym.world_model import WorldModel
 
 FULL_THROTTLE = [0.0, 1.0, 0.0, 1.0]
 
@@ -34,7 +35,7 @@ def rollout(env, actions, **reset):
 def test_dream_return_is_the_one_computed_by_hand():
     env = DreamDrivingEnv(LineModel(starts=(2.0,)), horizon=4)
     observation, info = env.reset(seed=0)
-    assert observation.tolist() == [2.0, 0.0] and info == {"start_state": 0}
+    assert observation.tolist() == [2.0, 0.0] and info == {"start_state": 0, "continuation": 1.0}
     # steering, throttle, brake, gear: velocity = throttle - brake, reward = velocity - |steering| / 2
     steps = [env.step(action) for action in ([0, 1, 0, 1], [0.5, 0.5, 0, 1], [-1, 0, 0.25, 1], [0, 0, 0, 0])]
     observations, rewards, terminated, truncated, infos = zip(*steps, strict=True)
@@ -42,7 +43,7 @@ def test_dream_return_is_the_one_computed_by_hand():
     np.testing.assert_allclose(rewards, [1.0, 0.25, -0.75, 0.0])
     assert terminated == (False,) * 4
     assert truncated == (False, False, False, True)
-    assert all(info == {"continuation": 1.0} for info in infos)
+    assert all(info == {"start_state": 0, "continuation": 1.0} for info in infos)
 
 
 def test_two_action_kinds_drive_the_same_dream():
@@ -335,3 +336,81 @@ def test_a_model_that_diverges_is_named():
     model.continuation = float("nan")
     with pytest.raises(BundleError, match="not finite"):
         env.step(FULL_THROTTLE)
+
+
+def make_single(**arguments):
+    return DreamDrivingEnv(LineModel(), **arguments)
+
+
+def make_batch(**arguments):
+    return DreamVectorEnv(2, LineModel(), **arguments)
+
+
+@pytest.mark.parametrize("make", [make_single, make_batch])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"horizon": 2.5}, "horizon=2.5 must be a whole number"),
+        ({"horizon": "ten"}, "horizon='ten' must be a whole number"),
+        ({"device": "gpu"}, "device='gpu' is not usable here"),
+        ({"device": []}, r"device='\[\]' is not usable here"),
+        ({"render_size": 8.5}, "render_size takes a height"),
+        ({"render_size": (8, "x")}, "render_size='x' must be a whole number"),
+        ({"termination": None}, "termination=None is not known"),
+        ({"start_states": [1, 2]}, "start_states= takes a LatentState"),
+    ],
+)
+def test_single_and_batch_refuse_arguments_alike(make, arguments, message):
+    with pytest.raises(WMGymError, match=message):
+        make(**arguments)
+
+
+@pytest.mark.parametrize("make", [make_single, make_batch])
+@pytest.mark.parametrize("seed", [-1, 1.5, "7", True, np.float32(3)])
+def test_single_and_batch_refuse_seeds_alike(make, seed):
+    with pytest.raises(ConfigError, match=r"seed=.* must be a whole number from 0 up, or None"):
+        make().reset(seed=seed)
+
+
+@pytest.mark.parametrize("make", [make_single, make_batch])
+def test_numbers_of_numpy_are_numbers(make):
+    env = make(horizon=np.int64(3), render_size=np.int32(16), render_mode="rgb_array")
+    first = env.reset(seed=np.int64(5))[0]
+    np.testing.assert_array_equal(first, env.reset(seed=5)[0])
+    np.testing.assert_array_equal(first, env.reset(seed=np.uint8(5))[0])
+    with pytest.raises(ConfigError, match="are a dictionary"):
+        env.reset(options=[1])
+    with pytest.raises(ConfigError, match="arrays of numbers"):
+        env.step("left")
+
+
+def test_a_limit_of_gymnasium_ends_single_and_batch_alike():
+    single = gym.make("DreamDriving-v0", model=LineModel(), max_episode_steps=3, disable_env_checker=True)
+    batch = gym.make_vec("DreamDriving-v0", 2, model=LineModel(), max_episode_steps=3, disable_env_checker=True)
+    single.reset(seed=0), batch.reset(seed=0)
+    for expected in (False, False, True):
+        assert single.step(FULL_THROTTLE)[3] is expected
+        assert batch.step([FULL_THROTTLE] * 2)[3].tolist() == [expected] * 2
+
+
+def test_infos_of_reset_and_step_have_one_structure():
+    env = make_single()
+    _, first = env.reset(seed=0)
+    *_, second = env.step(FULL_THROTTLE)
+    assert {name: type(value) for name, value in first.items()} == {name: type(value) for name, value in second.items()}
+    batch = make_batch()
+    _, first = batch.reset(seed=0)
+    *_, second = batch.step([FULL_THROTTLE] * 2)
+    assert {name: value.dtype for name, value in first.items()} == {name: value.dtype for name, value in second.items()}
+
+
+def test_the_default_precision_of_a_program_is_its_own(tiny_model):
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert WorldModel(tiny_model.config, tiny_model.simulator).reward_head.bins.dtype == torch.float32
+        env = gym.make("DreamDriving-v0")
+        assert env.reset(seed=0)[0].dtype == np.float32
+        env.step(np.zeros(4))
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)

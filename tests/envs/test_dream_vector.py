@@ -75,7 +75,7 @@ def test_dreams_that_only_begin_anew_cost_no_model_call():
     _, rewards, terminated, truncated, infos = env.step(env.action_space.sample())
     assert model.num_imagined == [3]
     assert not rewards.any() and not terminated.any() and not truncated.any()
-    assert infos["_start_state"].all() and "continuation" not in infos
+    assert infos["_start_state"].all() and infos["continuation"].tolist() == [1.0, 1.0, 1.0]
 
 
 def test_gym_make_vec_gives_the_batch_and_declares_its_autoreset_mode():

@@ -19,7 +19,7 @@ from wm_gym.data_collection.training_data import open_training_data
 from wm_gym.errors import TrainingError
 from wm_gym.losses import WorldModelLoss, unroll
 from wm_gym.models.dynamics.rssm import CategoricalDraw
-from wm_gym.training.checkpoint import load_checkpoint
+from wm_gym.training.checkpoint import load_checkpoint, save_checkpoint
 from wm_gym.training.clips import ClipLoader, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import read_metrics
 from wm_gym.training.shared_noise import SharedNoise
@@ -424,6 +424,29 @@ def test_a_checkpoint_with_code_in_it_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="cannot be read"):
         load_checkpoint(tmp_path / "last.pt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_has_changed_or_is_of_another_run_is_refused(tmp_path, rng):
+    file, run = tmp_path / "last.pt", {"seed": 3}
+    save_checkpoint(file, {"update": 1, "model": {"weight": torch.ones(50)}}, run)
+    assert load_checkpoint(file, run)["update"] == 1
+    with pytest.raises(TrainingError, match="belongs to another run"):
+        load_checkpoint(file, {"seed": 4})
+    with pytest.raises(TrainingError, match="no checkpoint of this kind"):
+        load_checkpoint(file, run, keys=("optimizer",))
+    content = file.read_bytes()
+    (tmp_path / "best.pt").write_bytes(content)
+    with pytest.raises(TrainingError, match="belongs to another run"):
+        load_checkpoint(tmp_path / "best.pt", run)
+    for position in rng.integers(len(content), size=40):
+        changed = bytearray(content)
+        changed[position] ^= 1 << int(rng.integers(8))
+        file.write_bytes(changed)
+        with pytest.raises(TrainingError, match="cannot be read"):
+            load_checkpoint(file, run)
+    torch.save({"update": 1}, tmp_path / "older.pt")
+    with pytest.warns(UserWarning, match="written by an older wm_gym, without checksums"):
+        assert load_checkpoint(tmp_path / "older.pt", run) == {"update": 1}
 
 
 def test_warm_up_and_decay():

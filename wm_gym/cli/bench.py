@@ -76,10 +76,14 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print Markdown tables."""
     from wm_gym.errors import ConfigError
-    from wm_gym.files import write_json_atomically, write_text_atomically
+    from wm_gym.files import check_writable, write_json_atomically, write_text_atomically
 
     if arguments.seconds <= 0:
         raise ConfigError("--seconds must be above 0.")
+    if arguments.json is not None:
+        check_writable(arguments.json)
+    if arguments.out is not None:
+        check_writable(arguments.out, is_folder=True)
     result, table = _measure_carla(arguments) if arguments.carla is not None else _measure_parts(arguments)
     print(table)
     if arguments.json is not None:
@@ -107,9 +111,9 @@ def _measure_carla(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _measure_parts(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from wm_gym.agents.device import resolve_device
     from wm_gym.bench import measured_on, render_markdown
     from wm_gym.config import load_config, preset_names
+    from wm_gym.device import resolve_device
     from wm_gym.errors import ConfigError, did_you_mean
 
     parts = tuple(arguments.parts.split(","))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from wm_gym.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from wm_gym.agents.evaluation import EvaluationResult
     from wm_gym.agents.reality_gap import RealityGap
 
 
@@ -63,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wm_gym.agents.evaluation import evaluate
     from wm_gym.data_collection.plan import HELD_OUT_FROM
 
-    result = evaluate(
+    evaluate(
         arguments.agent,
         arguments.env,
         episodes=arguments.episodes,
@@ -78,7 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
         worker_connections=carla_connections(arguments),
         device=arguments.device,
         progress=not arguments.quiet,
+        notify=_print_result,
     )
+    return 0
+
+
+def _print_result(result: EvaluationResult) -> None:
     interval = "" if result.ci95 is None else f", 95 % interval {result.ci95[0]:.1f} to {result.ci95[1]:.1f}"
     print(
         f"{result.driver} in {result.simulator.id}: mean return {result.mean_return:.1f}{interval}, over "
@@ -86,10 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for name, value in result.driving.items():
         print(f"  {name}: {value:.3f}")
+    ends = Counter(end or "the limit on its steps" for end in result.texts.get("end", ()))
+    if ends:
+        print("  ended by: " + ", ".join(f"{end} {count}" for end, count in ends.most_common()))
     if result.reality_gap is not None:
         for line in _gap_lines(result.reality_gap):
             print(f"  {line}")
-    return 0
 
 
 def _gap_lines(gap: RealityGap) -> Iterator[str]:

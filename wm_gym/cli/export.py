@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Export, and print what was checked and measured."""
     from pathlib import Path
 
-    from wm_gym.agents.device import resolve_device
+    from wm_gym.device import resolve_device
     from wm_gym.export.folder import DEFAULT_FORMATS, ExportSettings, check_export, export_parts
     from wm_gym.export.parts import model_parts
     from wm_gym.world_model import WorldModel

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from wm_gym.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +74,9 @@ def add_simulator(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 def add_carla(parser: argparse.ArgumentParser) -> None:
     """Where CARLA's servers are; see :func:`carla_connections`."""
-    group = parser.add_argument_group("CARLA", "with --env carla; lost servers are waited for or started again")
+    group = parser.add_argument_group(
+        "CARLA", "with CARLA as the simulator; lost servers are waited for or started again"
+    )
     group.add_argument(
         "--carla",
         default=None,
@@ -105,23 +105,21 @@ def add_carla(parser: argparse.ArgumentParser) -> None:
     )
 
 
+CARLA_OPTIONS = ("--carla", "--carla-launch", "--carla-servers", "--carla-recycle")
+
+
 def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | None:
     """How each worker reaches its CARLA server, as ``worker_kwargs`` of ``collect``; ``None`` where nothing was said.
 
     Raises:
         ConfigError: The options do not fit each other, or the simulator.
     """
-    given = {
-        "--carla": arguments.carla,
-        "--carla-launch": arguments.carla_launch,
-        "--carla-servers": arguments.carla_servers,
-        "--carla-recycle": arguments.carla_recycle,
-    }
-    used = [option for option, value in given.items() if value is not None]
+    used = [option for option in CARLA_OPTIONS if option_value(arguments, option) is not None]
     if not used:
         return None
-    if arguments.env not in (None, "carla", "CarlaDriving-v0"):
-        raise ConfigError(f"{used[0]} belongs to --env carla, not to --env {arguments.env}; leave it out.")
+    env = getattr(arguments, "env", None)  # without the option, the simulator is that of an agent or a world model
+    if env is not None and not _is_carla(env):
+        raise ConfigError(f"{used[0]} belongs to --env carla, not to --env {env}; leave it out.")
     from wm_gym.envs.carla.env import parse_address
 
     addresses = [parse_address(text) for text in (arguments.carla or "localhost:2000").split(",")]
@@ -153,8 +151,21 @@ def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | N
     ]
 
 
+def option_value(arguments: argparse.Namespace, option: str) -> Any:
+    """What was given for an option such as ``"--carla-launch"``."""
+    return getattr(arguments, option.removeprefix("--").replace("-", "_"))
+
+
+def _is_carla(env: str) -> bool:
+    from wm_gym.envs.simulators import SIMULATORS, kind_of
+
+    return kind_of(env, [SIMULATORS["carla"]]) is not None
+
+
 def simulator_kwargs(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments for ``make_simulator`` that the options name."""
+    from wm_gym.config import parse_value
+
     kwargs: dict[str, Any] = {}
     if arguments.frame_size is not None:
         kwargs["frame_size"] = arguments.frame_size
@@ -164,8 +175,5 @@ def simulator_kwargs(arguments: argparse.Namespace) -> dict[str, Any]:
         key, separator, text = setting.partition("=")
         if not separator or not key:
             raise ConfigError(f"--env-set {setting!r} is not of the form KEY=VALUE, as in --env-set max_frames=500.")
-        try:
-            kwargs[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"the value of --env-set {setting!r} is no valid YAML.") from error
+        kwargs[key] = parse_value(text, f"the value of --env-set {setting!r}")
     return kwargs

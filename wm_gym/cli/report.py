@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_command, add_common
+from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, carla_connections
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -16,6 +16,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "wm-gym report runs/demo",
     )
     parser.add_argument("folder", metavar="DIR", help="the run's folder, as wm-gym demo makes it")
+    add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -25,5 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from wm_gym.agents.report import write_report
 
     seeded = {} if arguments.seed is None else {"seed": arguments.seed}
-    print(write_report(arguments.folder, **seeded, device=arguments.device))
+    connections = carla_connections(arguments)
+    connection = None if connections is None else connections[0]
+    print(write_report(arguments.folder, **seeded, connection=connection, device=arguments.device))
     return 0

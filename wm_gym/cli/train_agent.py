@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from wm_gym.cli.options import Subparsers, add_command, add_common, add_simulator, simulator_kwargs
+from wm_gym.cli.options import (
+    CARLA_OPTIONS,
+    Subparsers,
+    add_carla,
+    add_command,
+    add_common,
+    add_simulator,
+    carla_connections,
+    option_value,
+    simulator_kwargs,
+)
 from wm_gym.errors import ConfigError
 
 PLACES = ("dream", "simulator", "data")
@@ -26,6 +36,7 @@ _BELONGS_TO = {
     "--frames": ("dream",),
     "--set-rounds": ("dream",),
     "--top-fraction": ("data",),
+    **dict.fromkeys(CARLA_OPTIONS, ("simulator", "dream")),
 }
 _NEEDED = {
     "dream": {"--model": "the world model to dream in"},
@@ -109,6 +120,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--top-fraction", type=float, default=None, metavar="F", help="clone only the best F of the drives, by return"
     )
+    add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -129,29 +141,30 @@ def _check_options(arguments: argparse.Namespace) -> None:
     """Refuse options of another place, and name those that are missing."""
     place: str = arguments.place
     for option, places in _BELONGS_TO.items():
-        if _value(arguments, option) not in (None, []) and place not in places:
+        if option_value(arguments, option) not in (None, []) and place not in places:
             raise ConfigError(f"{option} belongs to --in {' and '.join(places)}, not to --in {place}; leave it out.")
     for option, meaning in _NEEDED[place].items():
-        if _value(arguments, option) is None:
+        if option_value(arguments, option) is None:
             raise ConfigError(f"--in {place} needs {option}, {meaning}; give it as well.")
     if place == "data" and len(arguments.data) > 1:
         raise ConfigError("--in data clones one dataset; give --data once.")
     if place == "dream":
         with_rounds = {
-            option: _value(arguments, option) for option in ("--data", "--frames", "--set-rounds", "--workers")
+            option: option_value(arguments, option) for option in ("--data", "--frames", "--set-rounds", "--workers")
         }
         if arguments.rounds is None:
             for option, value in with_rounds.items():
                 if value not in (None, []):
                     raise ConfigError(f"{option} belongs to --rounds; give that as well, or leave it out.")
+            for option in CARLA_OPTIONS:
+                if option_value(arguments, option) is not None and not arguments.select_drives:
+                    raise ConfigError(
+                        f"{option} belongs to --rounds or --select-drives; give one of them as well, or leave it out."
+                    )
         elif arguments.data is None:
             raise ConfigError(
                 "--rounds needs --data, the dataset that the world model was trained on; give it as well."
             )
-
-
-def _value(arguments: argparse.Namespace, option: str) -> Any:
-    return getattr(arguments, option.removeprefix("--").replace("-", "_"))
 
 
 def _run_in_rounds(arguments: argparse.Namespace) -> int:
@@ -173,6 +186,7 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
         config=make_rounds_config(_given(given), arguments.set_rounds),
         agent_config=make_agent_config(_given(overrides), arguments.changes),
         device=arguments.device,
+        worker_connections=carla_connections(arguments),
         progress=not arguments.quiet,
     )
     for entry in summary.rounds:
@@ -195,7 +209,9 @@ def _run_in_dream(arguments: argparse.Namespace) -> int:
     drives = arguments.select_drives or 0
     if drives < 0:
         raise ConfigError(f"--select-drives {drives} must be a whole number of at least 0.")
-    with selection_for(arguments.model, drives) as selection:
+    connections = carla_connections(arguments)
+    connection = None if connections is None else connections[0]
+    with selection_for(arguments.model, drives, connection=connection) as selection:
         summary = train_agent(
             arguments.model,
             out=arguments.out,
@@ -230,6 +246,7 @@ def _run_in_simulator(arguments: argparse.Namespace) -> int:
         config=make_pixel_config(changes=arguments.changes),
         workers=1 if arguments.workers is None else arguments.workers,
         simulator_kwargs=simulator_kwargs(arguments),
+        connections=carla_connections(arguments),
         device=arguments.device,
         progress=not arguments.quiet,
     )

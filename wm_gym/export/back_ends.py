@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import warnings
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ import torch
 
 from wm_gym.errors import ExportError
 from wm_gym.export.parts import Part, Tensors
+from wm_gym.files import write_bytes_atomically
 
 _EXAMPLE_SIZE = 3
 """Batch size that parts are exported with: exporters take 1 for a constant."""
@@ -121,7 +123,10 @@ class TorchScript(BackEnd):
         # No random number and no branch depends on the inputs, which is all that a trace would miss.
         with _quiet(), torch.no_grad():
             traced = torch.jit.trace(part.module, _example(part), check_trace=False)
-            torch.jit.save(torch.jit.freeze(traced), str(file))
+            # By way of memory: on a full disk torch ends the process.
+            content = io.BytesIO()
+            torch.jit.save(torch.jit.freeze(traced), content)
+        write_bytes_atomically(file, content.getbuffer())
 
     def load(self, part: Part, file: Path, device: torch.device) -> LoadedFile:
         """Read the file."""
@@ -145,7 +150,7 @@ class Onnx(BackEnd):
         for node in program.model.graph.all_nodes():
             node.metadata_props.clear()  # where the exporter's source lay, line by line
         program.model.metadata_props["wm_gym.part"] = part.name
-        program.save(str(file), external_data=False)
+        write_bytes_atomically(file, program.model_proto.SerializeToString())
 
     def load(self, part: Part, file: Path, device: torch.device) -> LoadedFile:
         """Open an inference session."""

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from wm_gym.bench.table import measured_on
 from wm_gym.errors import ExportError, did_you_mean
@@ -18,7 +17,15 @@ from wm_gym.export.back_ends import BACK_ENDS, BackEnd, LoadedModule, versions_o
 from wm_gym.export.check import TOLERANCE, check_file
 from wm_gym.export.latency import EAGER, measure_part, render_markdown
 from wm_gym.export.parts import Part, TensorSpec
-from wm_gym.files import folder_written_atomically, write_json_atomically, write_text_atomically
+from wm_gym.files import (
+    check_replaceable,
+    check_writable,
+    folder_written_atomically,
+    write_json_atomically,
+    write_text_atomically,
+)
+from wm_gym.precision import single_precision
+from wm_gym.progress import progress_bar
 from wm_gym.world_model import WorldModel
 
 FORMAT = "wm_gym.export"
@@ -63,6 +70,7 @@ class ExportResult:
     table: str
 
 
+@single_precision()
 def export_parts(
     parts: Sequence[Part],
     model: WorldModel,
@@ -137,6 +145,7 @@ def check_export(out: Path, settings: ExportSettings, device: torch.device) -> d
 
     Raises:
         ExportError: A setting is out of range, a back end is unknown or missing, or ``out`` holds something else.
+        OutputError: ``out`` cannot be written.
     """
     for name, values in (
         ("--batch", settings.batch_sizes),
@@ -146,7 +155,8 @@ def check_export(out: Path, settings: ExportSettings, device: torch.device) -> d
         for value in values:
             if value < 1:
                 raise ExportError(f"{name} {value} must be a whole number of at least 1.")
-    if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
+    check_writable(out, is_folder=True)
+    if not check_replaceable(out, MANIFEST):
         raise ExportError(f"{str(out)!r} exists and is no export; choose another path or remove it.")
     back_ends = {}
     for name in settings.formats:
@@ -170,7 +180,7 @@ def _write_parts(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write, check and measure; returns the records of the files and the rows of the measurement."""
     files, rows = [], []
-    with tqdm(total=len(parts) * (len(back_ends) + 1), desc="export", disable=not progress) as bar:
+    with progress_bar(len(parts) * (len(back_ends) + 1), "step", "export", enabled=progress) as bar:
         for part in parts:
             runners: dict[str, Any] = {EAGER: LoadedModule(part.module, device)}
             devices = {EAGER: str(device)}

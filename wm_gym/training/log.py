@@ -8,20 +8,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from wm_gym.errors import TrainingError
 from wm_gym.files import write_text_atomically
+from wm_gym.plain_files import NotPlainError, parse_json, read_text
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a last line cut by a kill is left out."""
+    """The rows of a metrics file; a last line cut by a kill is left out.
+
+    Raises:
+        TrainingError: It is no text file.
+    """
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path, error=TrainingError, remedy="remove it, or restore it from a copy").splitlines():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = parse_json(line)
+        except NotPlainError:
             break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows
+
+
+def _is_before(step: Any, first: int) -> bool:
+    return isinstance(step, int) and step < first
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float | int]:
@@ -50,7 +63,7 @@ class MetricsLog:
 
         self.path = folder / "metrics.jsonl"
         self.step_key = step_key
-        kept = [row for row in read_metrics(self.path) if row[step_key] < keep_before]
+        kept = [row for row in read_metrics(self.path) if _is_before(row.get(step_key), keep_before)]
         write_text_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_before)

@@ -17,34 +17,37 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
-from tqdm import tqdm
 
-from wm_gym.bundle import save_model
+from wm_gym.bundle import MANIFEST, save_model
 from wm_gym.config import Config, LatentPhaseConfig, TrainingConfig
-from wm_gym.errors import DatasetError, TrainingError
-from wm_gym.files import write_json_atomically, write_text_atomically
+from wm_gym.errors import DatasetError, TrainingError, WMGymError
 from wm_gym.losses import WorldModelLoss
 from wm_gym.metrics import open_loop_metrics
 from wm_gym.perceptual import load_perceptual_network
+from wm_gym.precision import single_precision
+from wm_gym.progress import progress_bar
 from wm_gym.provenance import provenance
+from wm_gym.run_folder import RunFolder, restoring
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
+from wm_gym.tensor_files import load_parameters
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import MetricsLog
 from wm_gym.training.shared_noise import SharedNoise
 from wm_gym.world_model import WorldModel
 
+_KIND = "wm_gym.model_run"
 _VALIDATION_STREAM = 1_000_003  # separates the draws of validation and start states from those of training
 _START_STREAM = 1_000_033
 _START_BATCH = 256
@@ -107,9 +110,17 @@ class WorldModelTrainer:
         self.validation_source = validation
         self.out = Path(out)
         self.data_info = dict(data_info)
+        self._folder = RunFolder(
+            self.out,
+            _KIND,
+            config,
+            {"data": self.data_info, "initial_model": None if initial is None else initial.fingerprint},
+            identity={"data.fingerprint": "on other data", "initial_model": "that began from another model"},
+        )
         self.progress = progress
         self.fabric, self._scaler = make_fabric(config.training.precision, device, devices)
 
+    @single_precision()
     def run(self) -> WorldModel:
         """Train to the configured number of updates, from the last checkpoint where there is one.
 
@@ -127,8 +138,13 @@ class WorldModelTrainer:
                 raise TrainingError(
                     f"training.{name}batch_size={batch_size} must be a multiple of the {fabric.world_size} processes."
                 )
-        self._prepare_folder()
+        with ExitStack() as held:
+            self._hold_folder(held)
+            return self._train()
 
+    def _train(self) -> WorldModel:
+        """All updates that are missing, and the model's files."""
+        fabric, training = self.fabric, self.config.training
         torch.manual_seed(training.seed)
         model = WorldModel(self.config.model, self.simulator)
         if self.initial is not None:
@@ -138,16 +154,16 @@ class WorldModelTrainer:
         state = self._last_checkpoint()
         progress = _Progress(0, math.inf)
         if state is not None:
-            model.load_state_dict(state["model"])
+            self._load_parameters(model, state, self._last_file)
             progress = _Progress(int(state["update"]), float(state["best"]))
         noise = SharedNoise(model, fabric.global_rank, fabric.world_size, fabric.device)
         log = MetricsLog(self.out, keep_before=progress.done + 1) if fabric.is_global_zero else None
-        bar = tqdm(
+        bar = progress_bar(
+            training.updates,
+            "update",
+            "train-model",
+            enabled=self.progress and fabric.is_global_zero,
             initial=progress.done,
-            total=training.updates,
-            unit="update",
-            desc="train-model",
-            disable=not (self.progress and fabric.is_global_zero),
         )
         try:
             for first, stop in ((0, training.steps), (training.steps, training.updates)):
@@ -185,9 +201,10 @@ class WorldModelTrainer:
             weight_decay=training.weight_decay,
         )
         if resumed is not None:
-            optimizer.load_state_dict(resumed["optimizer"])
-            if self._scaler is not None and resumed["scaler"] is not None:
-                self._scaler.load_state_dict(resumed["scaler"])
+            with restoring(self._last_file):
+                optimizer.load_state_dict(resumed["optimizer"])
+                if self._scaler is not None and resumed["scaler"] is not None:
+                    self._scaler.load_state_dict(resumed["scaler"])
         wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
         clock = CheckpointClock(training.checkpoint_overhead)
         started, done_before = time.monotonic(), progress.done
@@ -302,7 +319,7 @@ class WorldModelTrainer:
             log.write("validation", done, {"loss": total, **measured})
         if total < best or training.keep == "last":
             state = {"update": done, "validation_loss": total, "model": model.state_dict(), "metrics": measured}
-            save_checkpoint(self.out / "checkpoints" / "best.pt", _plain(state))
+            save_checkpoint(self._best_file, _plain(state), self._folder.contents)
             return total
         return best
 
@@ -324,11 +341,12 @@ class WorldModelTrainer:
 
     def _finish(self, model: WorldModel, best: float) -> WorldModel:
         """Save the best model with its start states into the run's folder."""
-        best_file = self.out / "checkpoints" / "best.pt"
         self.fabric.barrier()
-        if best_file.exists() and math.isfinite(best):
-            state = load_checkpoint(best_file)
-            model.load_state_dict(state["model"])
+        if self._best_file.exists() and math.isfinite(best):
+            state = load_checkpoint(
+                self._best_file, self._folder.contents, keys=("update", "validation_loss", "model", "metrics")
+            )
+            self._load_parameters(model, state, self._best_file)
             model.metrics = {
                 "update": state["update"],
                 "validation_loss": state["validation_loss"],
@@ -349,7 +367,7 @@ class WorldModelTrainer:
             if self.initial is not None:
                 model.provenance["initial_model"] = self.initial.fingerprint
             with torch.no_grad():
-                save_model_into_run(model, self.out)
+                self._folder.install(lambda path: save_model(model, path), MANIFEST)
         self.fabric.barrier()
         return model
 
@@ -360,49 +378,41 @@ class WorldModelTrainer:
                 self._perceptual = load_perceptual_network(self.config.loss.perceptual_weights).to(self.fabric.device)
         return make_loss(self.config, self._perceptual, decode_fraction)
 
-    def _prepare_folder(self) -> None:
-        """Create the run's folder, or check that it holds this very run."""
+    def _hold_folder(self, held: ExitStack) -> None:
+        """Create the run's folder, or check that it holds this very run; keep other runs out of it until the end."""
         fingerprint = self.data_info.get("fingerprint")
         if self.fabric.broadcast(fingerprint) != fingerprint:
             raise TrainingError(
                 "this process sees other data than the first one; give all of them the same --data, and add nothing to "
                 "it while they start."
             )
-        initial = None if self.initial is None else self.initial.fingerprint
-        record = {"kind": "wm_gym.model_run", "data": self.data_info, "initial_model": initial}
-        config_text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        config_file, record_file = self.out / "run_config.yaml", self.out / "run.json"
-        if record_file.exists():
-            previous = json.loads(record_file.read_text(encoding="utf-8"))
-            if previous.get("kind") != record["kind"]:
-                raise TrainingError(f"{str(self.out)!r} holds another kind of run; choose another --out.")
-            if config_file.read_text(encoding="utf-8") != config_text:
-                raise TrainingError(
-                    f"{str(self.out)!r} holds a run with other settings (see its run_config.yaml); repeat those "
-                    "settings to resume it, or choose another --out."
-                )
-            if previous["data"].get("fingerprint") != fingerprint:
-                raise TrainingError(
-                    f"{str(self.out)!r} holds a run on other data; give the same --data to resume it, or choose "
-                    "another --out."
-                )
-            if previous.get("initial_model") != initial:
-                raise TrainingError(
-                    f"{str(self.out)!r} holds a run that began from another model; give the same one to resume it, or "
-                    "choose another --out."
-                )
-        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise TrainingError(f"{str(self.out)!r} is not empty and holds no training run; choose another --out.")
-        self.fabric.barrier()
-        if self.fabric.is_global_zero and not record_file.exists():
-            (self.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-            write_text_atomically(config_file, config_text)
-            write_json_atomically(record_file, {**record, "provenance": provenance()})
-        self.fabric.barrier()
+        problem: Exception | None = None
+        if self.fabric.is_global_zero:
+            try:
+                held.enter_context(self._folder.held())
+            except (WMGymError, OSError) as error:
+                problem = error
+        problem = self.fabric.broadcast(problem)  # the other processes would wait for the first one for ever
+        if problem is not None:
+            raise problem
 
     def _last_checkpoint(self) -> dict[str, Any] | None:
-        last = self.out / "checkpoints" / "last.pt"
-        return load_checkpoint(last) if last.exists() else None
+        if not self._last_file.exists():
+            return None
+        return load_checkpoint(
+            self._last_file, self._folder.contents, keys=("update", "best", "model", "optimizer", "scaler")
+        )
+
+    @property
+    def _last_file(self) -> Path:
+        return self._folder.checkpoints / "last.pt"
+
+    @property
+    def _best_file(self) -> Path:
+        return self._folder.checkpoints / "best.pt"
+
+    def _load_parameters(self, model: WorldModel, state: dict[str, Any], file: Path) -> None:
+        load_parameters(model, state["model"], error=TrainingError, file=file, owner="its run's configuration")
 
     def _save(self, model: WorldModel, optimizer: torch.optim.Optimizer, progress: _Progress) -> None:
         state = {
@@ -412,7 +422,7 @@ class WorldModelTrainer:
             "optimizer": optimizer.state_dict(),
             "scaler": self._scaler.state_dict() if self._scaler is not None else None,
         }
-        save_checkpoint(self.out / "checkpoints" / "last.pt", _plain(state))
+        save_checkpoint(self._last_file, _plain(state), self._folder.contents)
 
 
 @dataclass
@@ -502,16 +512,6 @@ def encode_start_states(
             chosen = state.where(moments == t, chosen)
         kept.append(chosen.to("cpu").to(torch.float32))
     return LatentState.cat(kept)
-
-
-def save_model_into_run(model: WorldModel, folder: Path) -> None:
-    """Put the finished model's files beside the run's record."""
-    staged = folder / ".model"
-    save_model(model, staged)
-    for file in sorted(staged.iterdir(), key=lambda entry: entry.name == "config.yaml"):
-        # config.yaml comes last: only with it is the folder a model.
-        file.replace(folder / file.name)
-    staged.rmdir()
 
 
 def make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, torch.amp.GradScaler | None]:

@@ -7,6 +7,8 @@ import pytest
 
 from tests.carla_server.process import StandIn
 
+from .real_maps import load_map
+
 SMALL = {"host": "127.0.0.1", "frame_size": 32, "timeout_s": 5.0, "connect_timeout_s": 20.0}
 """Settings that make the tests fast."""
 
@@ -24,6 +26,15 @@ def server():
     """A server of the test's own, for faults."""
     pytest.importorskip("carla")
     with StandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def server_with_mesh(tmp_path, monkeypatch):
+    """A server whose towns have a navigation mesh for pedestrians."""
+    pytest.importorskip("carla")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where CARLA's client keeps the meshes
+    with StandIn(None, "--navigation") as server:
         yield server
 
 
@@ -47,3 +58,9 @@ def make_env():
 def env(shared_server, make_env):
     """An environment on the shared server."""
     return make_env(shared_server)
+
+
+@pytest.fixture(scope="session", params=("Town01", "Town04", "Town10HD"))
+def real_map(request):
+    """Maps of CARLA's own towns of different kinds: a small grid, hills with bridges and motorways, a city centre."""
+    return load_map(request.param)

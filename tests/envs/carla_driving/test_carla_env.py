@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from wm_gym.agents.autopilots.carla import CarlaAutopilot
 from wm_gym.envs.carla.reward import TERMS
+from wm_gym.envs.carla.weather import WEATHER_NAMES
 from wm_gym.errors import ConfigError, SimulatorError
 
 COAST = np.array([0.0, 0.0, 0.0, 1.0], np.float32)
@@ -189,6 +191,30 @@ def test_the_end_of_the_route_terminates_and_completes_it(shared_server, make_en
     assert reward > 90
 
 
+def test_a_driver_that_stops_at_the_junction_runs_no_red_light_and_is_not_stuck(server, make_env):
+    """It stops 1 m before the junction, not at the trigger of the light; lights of three groups are red for 32 s."""
+    env = make_env(server, town="Town02", action_repeat=2, end={"off_road": False})
+    simulator = env.unwrapped
+    autopilot = CarlaAutopilot()
+    to_line = simulator.light_ahead
+
+    def to_junction():
+        light, route, at = to_line(), simulator.route, simulator.route_state.distance
+        ahead = np.flatnonzero(route.in_junction & (route.distances > at + 2.45))
+        return None if light is None or len(ahead) == 0 else (route.distances[ahead[0]] - at - 2.45, light[1])
+
+    frame, _ = env.reset(seed=4)
+    autopilot.reset(env, 4)
+    simulator.light_ahead = to_junction
+    terminated = truncated = False
+    waited = 0
+    while not (terminated or truncated):
+        frame, _, terminated, truncated, info = env.step(autopilot.act(frame))
+        waited += info["speed"] < 0.1
+    assert (info["end"], info["red_lights"], info["driving_score"]) == ("route_done", 0, pytest.approx(100))
+    assert waited * 0.1 > 20
+
+
 def test_running_a_red_light_is_noticed(shared_server, make_env):
     env = make_env(shared_server, end={"max_deviation_m": 0, "off_road": False, "collision": False})
     for seed in range(30):
@@ -242,6 +268,14 @@ def test_an_unknown_town_is_named_with_those_there_are(env):
     with pytest.raises(ConfigError, match=r"no town 'Town99'; it has Town01, Town02"):
         env.reset(seed=1, options={"town": "Town99"})
     env.reset(seed=1)
+
+
+def test_all_of_carlas_presets_are_offered():
+    import carla
+
+    presets = carla.WeatherParameters
+    names = {name for name in dir(presets) if isinstance(getattr(presets, name), presets)}
+    assert set(WEATHER_NAMES) == names - {"Default"}
 
 
 def test_weather_is_set_and_drawn(server, make_env):

@@ -177,6 +177,98 @@ def test_a_camera_that_never_sends_the_right_picture_is_an_error(server, make_en
     assert is_one_sentence(e)
 
 
+@pytest.mark.parametrize("delay_s", [0.4, 1.5])
+def test_an_episode_starts_however_long_after_the_snapshot_the_pictures_come(server, make_env, delay_s):
+    server.faults(delay_images_s=delay_s)
+    env = make_env(server, cameras={"rear": {"width": 16, "height": 16, "yaw": 180.0}})
+    _, info = env.reset(seed=1)
+    assert info["cameras"]["rear"].shape == (16, 16, 3)
+    *_, info = env.step(DRIVE)
+    assert info["missed_images"] == 0
+
+
+def test_a_picture_that_never_comes_leaves_nothing_on_the_server(server, make_env):
+    """Without ``close``: as where the error ends the program."""
+    env = make_env(server, timeout_s=1.0, image_timeout_s=0.3, traffic={"vehicles": 3, "walkers": 2})
+    server.faults(drop_images_from_frame=0)
+    with pytest.raises(SimulatorLostError, match="the camera 'front' sent no first picture within"):
+        env.reset(seed=1)
+    assert server.wait_until_clean(5)
+    server.faults(drop_images_from_frame=-1)
+    env.reset(seed=1)
+    server.faults(drop_images_from_frame=0)
+    with pytest.raises(SimulatorLostError, match="the camera 'front' sent no picture of frame"):
+        env.step(DRIVE)
+    assert server.wait_until_clean(5)
+
+
+@pytest.mark.parametrize("vehicles", [0, 3])
+def test_an_ego_vehicle_that_another_client_destroys_leaves_nothing_on_the_server(server, make_env, vehicles):
+    env = make_env(server, traffic={"vehicles": vehicles, "walkers": vehicles})
+    env.reset(seed=1)
+    destroy(server, next(actor[0] for actor in server.spawned() if actor[2] == "hero"))
+    with pytest.raises(SimulatorLostError, match="ego vehicle is gone") as e:
+        env.step(DRIVE)
+    assert is_one_sentence(e)
+    assert server.wait_until_clean(5)
+    env.reset(seed=2)
+
+
+def test_traffic_that_another_client_destroys_is_no_obstacle_to_cleaning_up(server, make_env):
+    env = make_env(server, traffic={"vehicles": 4, "walkers": 4})
+    env.reset(seed=1)
+    for actor in server.spawned():
+        if actor[1].startswith("walker."):
+            destroy(server, actor[0])
+    env.step(DRIVE)
+    env.reset(seed=2)
+    env.close()
+    assert server.wait_until_clean()
+
+
+def test_a_driver_of_the_traffic_manager_that_is_destroyed_leaves_nothing_on_the_server(server, make_env):
+    """CARLA's client may end its process over that; another one then cleans up."""
+    env = make_env(server, traffic={"vehicles": 3})
+    env.reset(seed=1)
+    env.unwrapped.traffic_manager_drives = True
+    env.step(DRIVE)
+    destroy(server, next(actor[0] for actor in server.spawned() if actor[2] == "hero"))
+    with pytest.raises(SimulatorLostError):
+        for _ in range(3):
+            env.step(DRIVE)
+    assert server.wait_until_clean(10)
+
+
+def test_actors_of_others_are_left_alone(server, make_env):
+    import carla
+
+    client = carla.Client("127.0.0.1", server.port)
+    client.set_timeout(5.0)
+    world = client.get_world()
+    library = world.get_blueprint_library()
+    vehicle = world.spawn_actor(library.find("vehicle.audi.tt"), world.get_map().get_spawn_points()[0])
+    walker = world.spawn_actor(
+        library.find("walker.pedestrian.0001"), carla.Transform(vehicle.get_location() + carla.Location(z=5.0))
+    )
+    world.spawn_actor(library.find("controller.ai.walker"), carla.Transform(), attach_to=walker)
+    foreign = server.spawned()
+    assert len(foreign) == 3
+    env = make_env(server, traffic={"vehicles": 3, "walkers": 2})
+    env.reset(seed=1, options={"spawn_point": 20})
+    env.step(DRIVE)
+    os.kill(env.unwrapped._client._process.pid, signal.SIGKILL)
+    env.close()
+    assert server.spawned() == foreign
+    assert not server.summary()["synchronous"]
+
+
+def destroy(server, actor: int) -> None:
+    """Destroy an actor as another client."""
+    from tests.carla_server.process import call
+
+    call(server.port, "destroy_actor", actor)
+
+
 def test_a_server_in_use_is_refused_and_left_alone(server, make_env):
     first = make_env(server)
     first.reset(seed=1)

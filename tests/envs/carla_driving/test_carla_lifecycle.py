@@ -75,6 +75,39 @@ def test_an_exception_in_the_users_program_leaves_nothing(server):
     assert server.wait_until_clean()
 
 
+LOST = """
+import sys, gymnasium as gym, numpy as np, wm_gym
+env = gym.make("CarlaDriving-v0", host="127.0.0.1", port=int(sys.argv[1]), frame_size=32, timeout_s=0.5,
+               traffic={"vehicles": 2}, disable_env_checker=True)
+env.reset(seed=1)
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    env.step(np.array([0, 0.5, 0, 1], np.float32))
+except wm_gym.errors.SimulatorLostError:
+    print("lost", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_server_that_was_overloaded_is_cleaned_up_at_the_end_of_the_program(server):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOST, str(server.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    server.faults(stall_at_frame=0)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "lost\n"
+    server.faults(stall_at_frame=-1)
+    assert server.spawned()
+    process.stdin.close()
+    process.wait(timeout=30)
+    assert server.wait_until_clean(5)
+
+
 def test_close_destroys_the_actors_and_puts_the_settings_back(server, make_env):
     before = server.summary()
     env = make_env(server, traffic={"vehicles": 4, "walkers": 2})

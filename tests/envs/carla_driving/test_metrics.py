@@ -17,7 +17,13 @@ RATES = {
     "route_deviations_per_km",
     "blocked_per_km",
 }
-SCORES = {"route_completion", "infraction_penalty", "driving_score"}
+SCORES = {
+    "route_completion",
+    "infraction_penalty",
+    "driving_score",
+    "infraction_penalty_2_1",
+    "driving_score_2_1",
+}
 counts = st.integers(0, 4)
 
 
@@ -31,6 +37,7 @@ counts = st.integers(0, 4)
         ("static.prop.vendingmachine", "static"),
         ("traffic.traffic_light", "static"),
         ("", "static"),
+        ("static.sidewalk", None),
     ],
 )
 def test_kinds_of_collisions(type_id, kind):
@@ -45,7 +52,8 @@ def test_a_clean_drive_to_the_end():
     metrics = record.metrics()
     assert set(metrics) == RATES | SCORES | {"km"}
     assert metrics["route_completion"] == metrics["driving_score"] == 100
-    assert metrics["infraction_penalty"] == 1
+    assert metrics["infraction_penalty"] == metrics["infraction_penalty_2_1"] == 1
+    assert metrics["driving_score_2_1"] == 100
     assert metrics["km"] == 0.5
     assert all(metrics[name] == 0 for name in RATES)
 
@@ -63,6 +71,9 @@ def test_driving_score_is_completion_times_the_product_of_coefficients(pedestria
     penalty = math.prod((0.5,) * pedestrians + (0.6,) * vehicles + (0.65,) * static + (0.7,) * red)
     assert metrics["infraction_penalty"] == pytest.approx(penalty)
     assert metrics["driving_score"] == pytest.approx(100 * part * penalty)
+    points = 1.0 * pedestrians + 0.7 * vehicles + 0.6 * static + 0.4 * red
+    assert metrics["infraction_penalty_2_1"] == pytest.approx(1 / (1 + points))
+    assert metrics["driving_score_2_1"] == pytest.approx(100 * part / (1 + points))
     km = max(0.8 * part, 0.001)
     assert metrics["km"] == pytest.approx(km)
     assert metrics["collisions_vehicle_per_km"] == pytest.approx(vehicles / km)
@@ -124,17 +135,37 @@ def test_a_route_needs_a_length():
         DrivingRecord(0.0)
 
 
+def collisions_of(events):
+    """The times at which events ``(seconds, x, actor, speed)`` begin a new collision; the vehicle drives along x."""
+    collisions, found, last = CollisionFilter(), [], 0.0
+    for seconds, x, actor, speed in events:
+        for between in (0.25, 0.5, 0.75, 1.0):
+            collisions.move((last + between * (x - last), 0.0))
+        last = x
+        if actor is not None and collisions.is_new(actor, seconds, speed):
+            found.append(seconds)
+    return found
+
+
 def test_a_contact_that_lasts_is_one_collision():
-    collisions = CollisionFilter(quiet_s=2.0)
-    events = [(0.05 * tick, 7) for tick in range(200)]  # 10 s of scraping along one actor
-    assert [collisions.is_new(actor, time_s) for time_s, actor in events].count(True) == 1
+    scraping = [(0.05 * tick, 0.005 * tick, 7, 0.1) for tick in range(400)]  # 20 s and 2 m along one actor
+    assert collisions_of(scraping) == [0.0]
 
 
-def test_other_actors_and_later_contacts_are_new_collisions():
-    collisions = CollisionFilter(quiet_s=2.0)
-    assert collisions.is_new(7, 0.0)
-    assert collisions.is_new(8, 0.1)
-    assert not collisions.is_new(7, 1.9)
-    assert not collisions.is_new(7, 3.8)
-    assert collisions.is_new(7, 5.8)
-    assert collisions.is_new(8, 5.8)
+def test_the_same_actor_counts_again_after_five_seconds_and_five_metres():
+    assert collisions_of([(0.0, 0.0, 7, 5.0), (4.9, 30.0, 7, 5.0)]) == [0.0]  # too soon
+    assert collisions_of([(0.0, 0.0, 7, 5.0), (5.1, 4.9, 7, 5.0)]) == [0.0]  # too near
+    assert collisions_of([(0.0, 0.0, 7, 5.0), (5.1, 5.1, 7, 5.0)]) == [0.0, 5.1]
+
+
+def test_another_actor_counts_at_once_but_not_within_five_metres():
+    assert collisions_of([(0.0, 0.0, 7, 5.0), (1.0, 5.1, 8, 5.0)]) == [0.0, 1.0]
+    assert collisions_of([(0.0, 0.0, 7, 5.0), (1.0, 4.9, 8, 5.0)]) == [0.0]
+
+
+def test_a_place_that_was_left_is_forgotten():
+    assert collisions_of([(0.0, 0.0, 7, 5.0), (3.0, 9.0, None, 0.0), (6.0, 1.0, 7, 5.0)]) == [0.0, 6.0]
+
+
+def test_a_vehicle_that_stands_is_not_to_blame():
+    assert collisions_of([(0.0, 0.0, 7, 0.05), (1.0, 0.0, 7, 0.2)]) == [1.0]

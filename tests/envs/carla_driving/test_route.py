@@ -14,6 +14,8 @@ from wm_gym.errors import SimulatorError
 carla = pytest.importorskip("carla")
 from tests.carla_server.town import make_town  # noqa: E402 - its geometry is for CARLA's client
 
+from .real_maps import load_map  # noqa: E402
+
 _LANE = """
   <lane id="{id}" type="driving" level="false">
     <link/>
@@ -361,3 +363,70 @@ def test_heading_error_is_signed_and_wrapped():
     assert tracker.update(-1, 0, 170).heading_error == pytest.approx(-10)
     assert tracker.update(-1, 0, 0).heading_error == pytest.approx(-180)
     assert tracker.update(-1, -2, 180).lateral_offset == pytest.approx(2)  # Heading west, north is to the right.
+
+
+# --- Maps of CARLA's own towns ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("town", "start", "end"),
+    [
+        ("Town07", (70.9, -34.9), (26.0, -6.0)),  # a lane that opens over 5 m, left of one that goes on
+    ],
+)
+def test_a_lane_that_opens_is_reached_from_the_one_beside_it(town, start, end):
+    planner = RoutePlanner(load_map(town), spacing=1.0)
+    route = planner.plan(location(*start), location(*end))
+    assert np.hypot(*(route.points[-1] - end)) < 2.0
+    assert np.hypot(*np.diff(route.points, axis=0).T).max() < 1.5
+    assert route.commands[-1] in (Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT)
+
+
+@pytest.mark.parametrize("town", ["Town06", "Town07"])
+def test_every_place_of_every_lane_can_be_reached_and_left(town):
+    carla_map = load_map(town)
+    planner = RoutePlanner(carla_map, spacing=2.0)
+    opening_or_closing = {
+        (waypoint.road_id, waypoint.lane_id)
+        for waypoint in carla_map.generate_waypoints(1.0)
+        if waypoint.lane_width < 1.0 and not waypoint.is_junction
+    }
+    assert opening_or_closing
+    elsewhere = carla_map.generate_waypoints(200.0)[0].transform.location
+    for waypoint in carla_map.generate_waypoints(9.0):
+        if (waypoint.road_id, waypoint.lane_id) in opening_or_closing and waypoint.lane_width > 1.5:
+            place = waypoint.transform.location
+            if place.distance(elsewhere) < 20:
+                continue
+            for route in (planner.plan(elsewhere, place), planner.plan(place, elsewhere)):
+                assert route.length > 1.0
+                assert np.hypot(*np.diff(route.points, axis=0).T).max() < 3.0
+
+
+def test_routes_know_their_height(real_map):
+    planner = RoutePlanner(real_map, spacing=2.0)
+    rng = np.random.default_rng(0)
+    for waypoint in real_map.generate_waypoints(400.0)[:12]:
+        route = planner.draw(waypoint.transform.location, rng, 200, 300)
+        assert route.heights.shape == (len(route.points),)
+        z = waypoint.transform.location.z
+        for (x, y), height in zip(route.points[::5], route.heights[::5], strict=True):
+            # On the level that one reaches by going along: the client looks for the nearest place in three dimensions.
+            z = real_map.get_waypoint(carla.Location(float(x), float(y), float(z))).transform.location.z
+            assert height == pytest.approx(z, abs=0.5)
+
+
+def test_places_ahead_have_the_heights_of_the_road_under_and_on_a_bridge():
+    """A route that crosses itself, 6 m higher the second time."""
+    angles = np.linspace(0, 2 * np.pi, 201)
+    points = np.stack((100 * np.cos(angles), 50 * np.sin(2 * angles)), axis=1)  # an eight, through (0, 0) twice
+    lengths = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))))
+    heights = np.where(angles < np.pi, 0.0, 6.0)
+    blank = np.zeros(len(points))
+    route = Route(points, blank, lengths, blank, blank.astype(bool), blank.astype(np.int64), heights)
+    upper, lower = route.places_ahead((0.0, 0.0, 6.3), 5.0), route.places_ahead((0.0, 0.0, 0.3), 5.0)
+    assert np.all(upper[:, 2] == 6.0)
+    assert set(lower[:, 2]) == {0.0, 6.0}
+    assert len(lower) > 2 * len(upper) - 5
+    flat = Route(points, blank, lengths, blank, blank.astype(bool), blank.astype(np.int64))
+    assert np.all(flat.places_ahead((100.0, 0.0, 1.5), 5.0)[:, 2] == 1.5)

@@ -1,6 +1,7 @@
 """Stop lines on real waypoints, and crossing them."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from wm_gym.envs.carla.route import RoutePlanner, RouteTracker, wrap_degrees
 from wm_gym.envs.carla.stop_lines import StopLine, ahead, crossed, stop_lines
 
 carla = pytest.importorskip("carla")
+from tests.carla_server.process import StandIn  # noqa: E402 - for CARLA's client
 from tests.carla_server.town import make_town  # noqa: E402 - its geometry is for CARLA's client
 
 
@@ -38,22 +40,69 @@ def entrances(town_map):
     return found
 
 
-def test_lines_lie_across_their_lanes(entrances):
-    lights = [
-        SimpleNamespace(id=40 + index, get_stop_waypoints=lambda own=entrances[index::2]: own) for index in range(2)
-    ]
+@pytest.fixture(scope="module")
+def world():
+    with StandIn() as server:
+        client = carla.Client("127.0.0.1", server.port)
+        client.set_timeout(5.0)
+        world = client.get_world()
+        world.wait_for_tick()
+        yield world
+
+
+@pytest.fixture(scope="module")
+def lights(world):
+    """Lights of the real client, which reads their trigger volumes from the server."""
+    return list(world.get_actors().filter("traffic.traffic_light"))
+
+
+def test_every_lane_towards_a_junction_with_lights_has_one_line_at_its_end(world, lights):
     lines = stop_lines(lights)
-    assert len(lines) == len(entrances)
-    assert {line.light_id for line in lines} == {40, 41}
-    for line, waypoint in zip(lines, [*entrances[::2], *entrances[1::2]], strict=True):
-        centre, yaw = waypoint.transform.location, waypoint.transform.rotation.yaw
-        assert np.mean((line.start, line.end), axis=0) == pytest.approx((centre.x, centre.y), abs=1e-3)
-        assert math.dist(line.start, line.end) == pytest.approx(waypoint.lane_width, abs=1e-3)
-        right = waypoint.transform.get_right_vector()
+    junctions = {waypoint.next(15.0)[0].junction_id for light in lights for waypoint in light.get_stop_waypoints()}
+    towards = {
+        (start.road_id, start.lane_id): start
+        for start, end in world.get_map().get_topology()
+        if end.is_junction and not start.is_junction and end.junction_id in junctions
+    }
+    assert {line.lane for line in lines} == set(towards)
+    assert len(lines) == len(towards) > len(lights)  # some approaches have two lanes
+    for line in lines:
+        last = towards[line.lane].next_until_lane_end(0.1)[-1]
+        centre, yaw = last.transform.location, last.transform.rotation.yaw
+        assert np.mean((line.start, line.end), axis=0) == pytest.approx((centre.x, centre.y), abs=0.6)
+        assert math.dist(line.start, line.end) == pytest.approx(1.2 * last.lane_width, abs=1e-3)
+        right = last.transform.get_right_vector()
         assert (line.end[0] - line.start[0]) * right.x + (line.end[1] - line.start[1]) * right.y > 0
-        assert abs(wrap_degrees(line.heading - yaw)) < 1e-3
+        assert abs(wrap_degrees(line.heading - yaw)) < 1.0
         assert -180 <= line.heading < 180
-        assert (line.road_id, line.lane_id) == (waypoint.road_id, waypoint.lane_id)
+
+
+def test_triggers_lie_well_before_the_junction(lights):
+    """Else this would test nothing."""
+    for light in lights:
+        for waypoint in light.get_stop_waypoints():
+            assert not any(after.is_junction for after in waypoint.next(5.0))
+
+
+def test_a_light_in_a_junction_or_far_from_one_keeps_its_place(town_map):
+    inside = next(start for start, _ in town_map.get_topology() if start.is_junction)
+    (line,) = stop_lines([SimpleNamespace(id=1, get_stop_waypoints=lambda: [inside])])
+    centre = inside.transform.location
+    assert np.mean((line.start, line.end), axis=0) == pytest.approx((centre.x, centre.y), abs=1e-3)
+
+
+def test_stop_lines_of_real_maps_are_at_junctions(real_map):
+    """A trigger may be anywhere on the lane; the line is where the lane ends."""
+    for start, end in real_map.get_topology()[::7]:
+        if start.is_junction or not end.is_junction:
+            continue
+        ways = start.next_until_lane_end(1.0)
+        for trigger in ways[-40::13]:
+            (line,) = stop_lines([SimpleNamespace(id=1, get_stop_waypoints=lambda trigger=trigger: [trigger])])
+            middle = np.mean((line.start, line.end), axis=0)
+            at = carla.Location(float(middle[0]), float(middle[1]), trigger.transform.location.z)
+            waypoint = real_map.get_waypoint(at)
+            assert waypoint.is_junction or any(after.is_junction for after in waypoint.next(1.0))
 
 
 @given(
@@ -120,6 +169,15 @@ def test_the_next_line_on_the_route(town_map, entrances):
             line, metres = found
             assert line == following[0][1]
             assert metres == pytest.approx(following[0][0], abs=0.15)
+
+
+def test_a_line_under_a_bridge_is_not_ahead_of_a_route_on_it(town_map):
+    start = town_map.generate_waypoints(30.0)[3].transform.location
+    route = RoutePlanner(town_map, spacing=1.0).draw(start, np.random.default_rng(0), 100, 120)
+    x, y = route.point_at(50.0)
+    line = line_at(x, y, float(np.interp(50.0, route.distances, np.unwrap(route.headings, period=360))))
+    assert ahead([replace(line, height=0.5)], route, 20.0, 40.0) is not None
+    assert ahead([replace(line, height=-6.0)], route, 20.0, 40.0) is None
 
 
 def test_reach_and_the_ends_of_the_route(town_map):

@@ -58,7 +58,7 @@ class CategoricalDraw(nn.Module):
                 mode, and the most probable class is taken in evaluation mode.
         """
         if noise is None and self.training:
-            noise = torch.rand(probabilities.shape[:-1], device=probabilities.device)
+            noise = torch.rand(probabilities.shape[:-1], dtype=torch.float32, device=probabilities.device)
         if noise is None:
             one_hot = F.one_hot(probabilities.detach().argmax(-1), self.classes).to(probabilities.dtype)
         else:
