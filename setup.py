@@ -64,6 +64,7 @@ setup(
         "matplotlib>=3.7",
         "pillow>=10.3",
         "tqdm>=4.66.3",
+        "typing_extensions>=4.8",
         "filelock>=3.13",
     ],
     extras_require={

@@ -347,7 +347,7 @@ def load_agent(path: str | Path, device: str | torch.device = "cpu") -> LoadedAg
 def _load_policy(
     folder: Path,
     manifest: AgentManifest | PixelAgentManifest,
-    observation_space: spaces.Box,
+    observation_space: spaces.Space[Any],
     simulator: SimulatorSpec,
 ) -> BasePolicy:
     file = folder / _POLICY

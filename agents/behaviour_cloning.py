@@ -35,9 +35,10 @@ from wm_gym.data_collection.episode import Episode
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import DreamModel, resolve_model
 from wm_gym.errors import BundleError, DatasetError
-from wm_gym.frames import frames_to_tensor
+from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
+from wm_gym.rollouts import LatentFilter
 from wm_gym.run_folder import RunFolder
 from wm_gym.training.log import MetricsLog
 from wm_gym.world_model import WorldModel
@@ -264,21 +265,18 @@ def watch(
 def _features_along(model: DreamModel, episodes: Sequence[Episode]) -> list[Tensor]:
     """For each episode, the longest one first, the features ``(T, F)`` of the states before its actions."""
     features: list[list[Tensor]] = [[] for _ in episodes]
-    state = model.initial_state(_images([episode.frames[0] for episode in episodes], model.device))
+    latent = LatentFilter(model)
     for step in range(len(episodes[0])):
         running = [episode for episode in episodes if len(episode) > step]
-        if step > 0:
-            rows = torch.arange(len(running), device=model.device)
-            last_actions = np.stack([episode.actions[step - 1] for episode in running])
-            images = _images([episode.frames[step] for episode in running], model.device)
-            state = model.observe(state.select(rows), torch.from_numpy(last_actions).to(model.device), images)
+        latent.keep(len(running))
+        frames, vectors = (
+            np.stack([getattr(episode, name)[step] for episode in running]) for name in ("frames", "vectors")
+        )
+        last_actions = np.stack([episode.actions[step - 1] for episode in running]) if step else None
+        state = latent.observe(Observation(frames, vectors), last_actions)
         for row, vector in enumerate(model.features(state).float().cpu()):
             features[row].append(vector)
     return [torch.stack(vectors) for vectors in features]
-
-
-def _images(frames: Sequence[Any], device: torch.device) -> Tensor:
-    return frames_to_tensor(torch.from_numpy(np.stack(frames)).to(device))
 
 
 def clone(
@@ -388,6 +386,11 @@ def _check_fits(dataset: Dataset, model: WorldModel) -> None:
         raise DatasetError(
             f"the frames of {dataset.path} are {recorded.frame_size[0]}x{recorded.frame_size[1]}, but the world model "
             f"was trained with {known.frame_size[0]}x{known.frame_size[1]}; give the data that it was trained on."
+        )
+    if recorded.vector != known.vector:
+        raise DatasetError(
+            f"{dataset.path} has {len(recorded.vector)} numbers beside each frame, but the world model was trained "
+            f"with {len(known.vector)}, or with others; give the data that it was trained on."
         )
     if recorded.action != known.action:
         raise DatasetError(

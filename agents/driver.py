@@ -18,15 +18,15 @@ from wm_gym.agents.observers import LatentObserver, Observer
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.errors import BundleError, SimulatorError
-from wm_gym.frames import Frame
+from wm_gym.observation import split_observation
 from wm_gym.simulator import SimulatorSpec
 
 
 class Driver:
-    """An agent that keeps what it needs of the drive so far: frames in, actions out.
+    """An agent that keeps what it needs of the episode so far: observations in, actions out.
 
-    Each call of :meth:`act` gives the last action and the new frame to its observer, and what that makes of them to the
-    policy. For an agent that sees through a world model, the observer advances a latent state, as
+    Each call of :meth:`act` gives the last action and the new observation to its observer, and what that makes of them
+    to the policy. For an agent that sees through a world model, the observer advances a latent state, as
     :class:`~wm_gym.envs.latent_observation.LatentObservation` does; for one that sees pixels, it keeps the last frames.
     Call :meth:`reset` before the first frame of every drive, and :meth:`act` once every ``simulator.step_s`` seconds,
     the rhythm that the agent knows; the action given back must be the one that is carried out, or :meth:`carried_out`
@@ -108,7 +108,7 @@ class Driver:
         """Check that a simulator shows and takes what the agent knows; warn where its rhythm is another.
 
         Raises:
-            SimulatorError: Its frame size or action format is another one.
+            SimulatorError: Its frame size, vector or action format is another one.
         """
         check_simulator_fits(self.simulator, simulator)
 
@@ -124,26 +124,34 @@ class Driver:
         self._num_acts = 0
 
     @torch.no_grad()
-    def act(self, frame: Frame, deterministic: bool | None = None) -> FloatArray:
-        """The action for the newest frame.
+    def act(self, observed: Any, deterministic: bool | None = None) -> FloatArray:
+        """The action for what was seen last.
 
         Args:
-            frame: ``(H, W, 3)`` uint8 RGB. One of another size than the simulator's is resized without regard to its
-                proportions (by areas when shrinking): give the camera the proportions of the training frames.
+            observed: What the simulator gives: a frame ``(H, W, 3)`` uint8 RGB, or a ``Dict`` of ``"image"`` and
+                ``"vector"`` ``(V,)`` float32. A frame of another size than the simulator's is resized without regard to
+                its proportions (by areas when shrinking): give the camera the proportions of the training frames.
             deterministic: Overrides the driver's own setting.
 
         Returns:
             ``(A,)`` float32 in the stored format of the simulator, within its bounds.
 
         Raises:
-            SimulatorError: ``frame`` is no RGB frame.
+            SimulatorError: There is no RGB frame, or the vector has not the entries that the agent knows.
         """
-        frame = np.asarray(frame)
+        seen = split_observation(observed)
+        frame, fields = seen.image, self.simulator.vector
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
             raise SimulatorError(
                 f"a frame must be uint8 of shape (H, W, 3), RGB, but {frame.dtype} of shape {frame.shape} was given."
             )
-        observation = self.observer.observation(frame, self._last_action)
+        if seen.vector.shape != (len(fields),) or not np.isfinite(seen.vector).all():
+            raise SimulatorError(
+                f"the agent takes {len(fields)} finite numbers beside each frame "
+                f"({', '.join(field.name for field in fields) or 'none'}), but a vector of shape {seen.vector.shape} "
+                "was given; act() takes what the simulator that it was trained on gives."
+            )
+        observation = self.observer.observation(seen, self._last_action)
         chosen = self._choose(observation, self.deterministic if deterministic is None else deterministic)
         self._last_action = self.simulator.action.to_stored(chosen, self.action)
         self._num_acts += 1
@@ -172,13 +180,19 @@ def check_simulator_fits(trained: SimulatorSpec, simulator: SimulatorSpec) -> No
         simulator: The one that an agent is to drive.
 
     Raises:
-        SimulatorError: Its frame size or action format is another one.
+        SimulatorError: Its frame size, vector or action format is another one.
     """
     if tuple(simulator.frame_size) != tuple(trained.frame_size):
         height, width = trained.frame_size
         raise SimulatorError(
             f"the frames of {simulator.id} are {simulator.frame_size[0]}x{simulator.frame_size[1]}, but the agent was "
             f"trained with {height}x{width}; make the simulator with frame_size=({height}, {width})."
+        )
+    if simulator.vector != trained.vector:
+        known_names, names = (", ".join(field.name for field in spec.vector) or "none" for spec in (trained, simulator))
+        raise SimulatorError(
+            f"{simulator.id} gives these numbers beside its frames: {names}; but the agent was trained with: "
+            f"{known_names}; make the simulator as it was recorded."
         )
     if simulator.action != trained.action:
         raise SimulatorError(

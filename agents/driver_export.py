@@ -26,8 +26,10 @@ from wm_gym.export.parts import (
     model_parts,
     next_state_specs,
     state_specs,
+    vector_specs,
 )
 from wm_gym.frames import frames_to_tensor
+from wm_gym.observation import Observation
 from wm_gym.world_model import WorldModel
 
 
@@ -117,7 +119,15 @@ class DriverModule(nn.Module):
         self.mean_action = MeanAction(policy)
         self.stored_action = StoredAction(model.simulator.action, action).to(model.device)
 
-    def forward(self, frame: Tensor, latent: Tensor, memory: Tensor, last_action: Tensor, is_first: Tensor) -> Tensors:
+    def forward(  # noqa: PLR0917 - the inputs of a file have places, not names
+        self,
+        frame: Tensor,
+        latent: Tensor,
+        memory: Tensor,
+        last_action: Tensor,
+        is_first: Tensor,
+        vector: Tensor | None = None,
+    ) -> Tensors:
         """The action, and latent and memory of the state to give back with the next frame.
 
         Args:
@@ -126,9 +136,11 @@ class DriverModule(nn.Module):
             memory: ``(B, ...)`` of the state before; any numbers where ``is_first``.
             last_action: ``(B, A)``, what was carried out since the frame before; any numbers where ``is_first``.
             is_first: ``(B,)`` bool; whether the frame is the first of its drive.
+            vector: ``(B, V)``, what the simulator tells beside the frame, where it does.
         """
         # TensorRT takes uint8 inputs only where they become floats at once.
-        encoded = self.observe.model.encode(frames_to_tensor(frame.float()))
+        image = frames_to_tensor(frame.float())
+        encoded = self.observe.model.encode(image if vector is None else Observation(image, vector))
         next_latent, next_memory, features = self.observe(latent, memory, last_action, encoded, is_first)
         return self.stored_action(self.mean_action(features)), next_latent, next_memory
 
@@ -141,13 +153,14 @@ def driver_part(model: WorldModel, policy: BasePolicy, action: ActionName) -> Pa
 
     def draw_inputs(number: int, generator: torch.Generator) -> Tensors:
         states, actions = draw.states(number, generator), draw.actions(number, generator)
-        return draw.pixels(number, generator), *states, actions, draw.firsts(number, generator)
+        inputs = (draw.pixels(number, generator), *states, actions, draw.firsts(number, generator))
+        return *inputs, *draw.vectors(number, generator)
 
     return Part(
         "driver",
         "The action for the newest frame of a drive.",
         DriverModule(model, policy, action).eval(),
-        (frame, *state_specs(model), action_spec(model, "last_action"), is_first_spec()),
+        (frame, *state_specs(model), action_spec(model, "last_action"), is_first_spec(), *vector_specs(model)),
         (action_spec(model), *next_state_specs(model)),
         draw_inputs,
     )

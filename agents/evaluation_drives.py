@@ -27,12 +27,12 @@ from wm_gym.agents.observers import LatentObserver
 from wm_gym.agents.reality_gap import DriveGap, DriveSteps, measure_drive
 from wm_gym.agents.video import VideoWriter
 from wm_gym.data_collection.behaviours import Behaviour
-from wm_gym.data_collection.worker import begin_episode, check_not_lost, scalar_infos, text_infos
+from wm_gym.data_collection.driving import Step, drive_episode
+from wm_gym.data_collection.worker import scalar_infos, text_infos
 from wm_gym.data_collection.worker_pool import Losses, ProcessPool
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import has_connection, make_simulator_from_spec
 from wm_gym.errors import OutputError, SimulatorError, SimulatorLostError, WMGymError
-from wm_gym.frames import Frame
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 
@@ -103,13 +103,13 @@ class _StateRecorder(LatentObserver):
         super().__init__(model)
         self.states: list[LatentState] = []
 
-    def observation(self, frame: Frame, last_action: FloatArray | None) -> FloatArray:
+    def observation(self, observed: Any, last_action: FloatArray | None) -> FloatArray:
         """The features, as the base class gives them; the first frame of a drive forgets the drive before."""
-        features = super().observation(frame, last_action)
-        assert self._state is not None
+        features = super().observation(observed, last_action)
+        assert self.state is not None
         if last_action is None:
             self.states = []
-        self.states.append(self._state)
+        self.states.append(self.state)
         return features
 
 
@@ -213,30 +213,33 @@ class _Cockpit:
                 filmed.close()
 
     def _drive(self, env: gym.Env[Any, Any], index: int, seed: int, video: VideoWriter | None) -> DriveResult:
-        frame = begin_episode(env, self.behaviour, seed, seed)
-        _film(video, env, frame)
+        steps = drive_episode(
+            env,
+            self.behaviour,
+            seed=seed,
+            behaviour_seed=seed,
+            max_steps=self.settings.max_episode_steps,
+            check_open=self.check_open,
+        )
+        _film(video, env, next(steps))
         actions: list[FloatArray] = []
         rewards: list[float] = []
-        terminated = truncated = False
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         last: dict[str, float] = {}
-        while not (terminated or truncated):
-            self.check_open()
-            actions.append(self.behaviour.act(frame))
-            frame, reward, terminated, truncated, info = env.step(actions[-1])
-            check_not_lost(info)
-            rewards.append(float(reward))
-            truncated = truncated or len(rewards) == self.settings.max_episode_steps
-            for name, value in scalar_infos(info).items():
+        for step in steps:
+            actions.append(step.action)
+            rewards.append(step.reward)
+            for name, value in scalar_infos(step.info).items():
                 if math.isfinite(value):
                     sums[name] = sums.get(name, 0.0) + value
                     counts[name] = counts.get(name, 0) + 1
                     last[name] = value
-            _film(video, env, frame)
+            _film(video, env, step)
+        terminated, info = step.terminated, step.info
         means = {name: value / counts[name] for name, value in sums.items()}
-        gap = self._measure_gap(actions, rewards, seed, terminated=bool(terminated))
-        return DriveResult(index, sum(rewards), len(rewards), bool(terminated), means, last, text_infos(info), gap)
+        gap = self._measure_gap(actions, rewards, seed, terminated=terminated)
+        return DriveResult(index, sum(rewards), len(rewards), terminated, means, last, text_infos(info), gap)
 
     def _measure_gap(
         self, actions: list[FloatArray], rewards: list[float], seed: int, *, terminated: bool
@@ -257,11 +260,11 @@ class _Cockpit:
         self.env.close()
 
 
-def _film(video: VideoWriter | None, env: gym.Env[Any, Any], frame: Any) -> None:
+def _film(video: VideoWriter | None, env: gym.Env[Any, Any], step: Step) -> None:
     if video is None:
         return
     picture = env.render() if env.render_mode == "rgb_array" else None
-    video.add(np.asarray(frame if picture is None else picture, np.uint8))
+    video.add(np.asarray(step.observed.image if picture is None else picture, np.uint8))
 
 
 def _run_in_processes(places: Sequence[DriveSettings], seeds: Sequence[int], losses: Losses) -> Iterator[DriveResult]:

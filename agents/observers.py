@@ -1,6 +1,6 @@
-"""What a policy sees of a drive: the features of a world model's state, or the last frames as they are.
+"""What a policy sees of an episode: the features of a world model's state, or the last frames as they are.
 
-An observer turns each new frame, and the action before it, into the policy's observation. Training and driving use the
+An observer turns each new observation, and the action before it, into the policy's. Training and driving use the
 same one, so that a policy meets nothing on the road that it has not met in its training.
 """
 
@@ -11,11 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
 from wm_gym.envs.dream_model import DreamModel
-from wm_gym.frames import Frame, frames_to_tensor, resize_frame
+from wm_gym.frames import Frame, resize_frame
+from wm_gym.models.vector import VectorFields
+from wm_gym.observation import Observation, join_observation, split_observation
+from wm_gym.rollouts import LatentFilter, latent_features
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 
@@ -23,20 +25,21 @@ _CHANNELS = 3
 
 
 class Observer(Protocol):
-    """Turns the frames of a drive into a policy's observations."""
+    """Turns what a simulator shows into a policy's observations."""
 
     @property
     def simulator(self) -> SimulatorSpec:
-        """The simulator whose frames and actions it knows."""
+        """The simulator whose observations and actions it knows."""
         ...
 
-    def observation(self, frame: Frame, last_action: FloatArray | None) -> NDArray[Any]:
-        """The observation for the newest frame.
+    def observation(self, observed: Any, last_action: FloatArray | None) -> Any:
+        """The policy's observation for what was seen last.
 
         Args:
-            frame: ``(H, W, 3)`` uint8 RGB; one of another size is resized.
-            last_action: ``(A,)`` float32 in the stored format, the action that led to the frame; ``None`` for the
-                first frame of a drive, which makes the observer forget the drive before.
+            observed: What the simulator gives: a frame ``(H, W, 3)`` uint8 RGB, of any size, or with a vector ``(V,)``
+                float32.
+            last_action: ``(A,)`` float32 in the stored format, the action that led there; ``None`` for the first
+                observation of an episode, which makes the observer forget the one before.
 
         Returns:
             What the policy takes, without a batch dimension; the caller may keep it.
@@ -45,7 +48,7 @@ class Observer(Protocol):
 
 
 class LatentObserver:
-    """Features of a world model's latent state, which every frame and action advances.
+    """Features of a world model's latent state, which every observation and action advances.
 
     Args:
         model: The world model.
@@ -53,29 +56,28 @@ class LatentObserver:
 
     def __init__(self, model: DreamModel) -> None:
         self.model = model
-        self._state: LatentState | None = None
+        self._filter = LatentFilter(model)
 
     @property
     def simulator(self) -> SimulatorSpec:
         """The simulator that the world model was trained on."""
         return self.model.simulator
 
-    @torch.no_grad()
-    def observation(self, frame: Frame, last_action: FloatArray | None) -> FloatArray:
-        """The features ``(F,)`` float32 of the state after this frame."""
-        device = self.model.device
-        pixels = torch.from_numpy(resize_frame(frame, *self.model.config.frame_size)).to(device)
-        image = frames_to_tensor(pixels)[None]
-        if self._state is None or last_action is None:
-            self._state = self.model.initial_state(image)
-        else:
-            self._state = self.model.observe(self._state, torch.from_numpy(last_action[None]).to(device), image)
-        return np.asarray(self.model.features(self._state)[0].cpu().numpy(), np.float32)
+    @property
+    def state(self) -> LatentState | None:
+        """The latent state after the last observation, a batch of one; ``None`` before the first."""
+        return self._filter.state
+
+    def observation(self, observed: Any, last_action: FloatArray | None) -> FloatArray:
+        """The features ``(F,)`` float32 of the state after this observation."""
+        return latent_features(self._filter, split_observation(observed), last_action)
 
 
 class PixelObserver:
     """The last frames, one above the other as channels, the oldest first: speed shows in how they differ.
 
+    Where the simulator gives a vector too, the newest one stands beside them, scaled to [-1, 1] and with a number for
+    each class, and the observations are a ``Dict``.
     The first frame of a drive stands in for those before it.
 
     Args:
@@ -86,6 +88,7 @@ class PixelObserver:
     def __init__(self, simulator: SimulatorSpec, frame_stack: int) -> None:
         self._simulator = simulator
         self.frame_stack = frame_stack
+        self._vector_fields = VectorFields(simulator.vector)
         self._stack: Frame | None = None
 
     @property
@@ -94,15 +97,20 @@ class PixelObserver:
         return self._simulator
 
     @property
-    def space(self) -> spaces.Box:
+    def space(self) -> spaces.Space[Any]:
         """The observations: ``(3 K, H, W)`` uint8, channels first, as Stable-Baselines3's networks take them."""
-        return spaces.Box(0, 255, (_CHANNELS * self.frame_stack, *self._simulator.frame_size), np.uint8)
+        stack = spaces.Box(0, 255, (_CHANNELS * self.frame_stack, *self._simulator.frame_size), np.uint8)
+        if self._vector_fields.dim == 0:
+            return stack
+        return spaces.Dict({"image": stack, "vector": spaces.Box(-1.0, 1.0, (self._vector_fields.dim,), np.float32)})
 
-    def observation(self, frame: Frame, last_action: FloatArray | None) -> Frame:
-        """The last ``K`` frames ``(3 K, H, W)`` uint8 up to this one."""
-        newest = resize_frame(frame, *self._simulator.frame_size).transpose(2, 0, 1)
+    def observation(self, observed: Any, last_action: FloatArray | None) -> Any:
+        """The last ``K`` frames ``(3 K, H, W)`` uint8 up to this one, with the vector where there is one."""
+        seen = split_observation(observed)
+        newest = resize_frame(seen.image, *self._simulator.frame_size).transpose(2, 0, 1)
         if self._stack is None or last_action is None:
             self._stack = np.tile(newest, (self.frame_stack, 1, 1))
         else:
             self._stack = np.concatenate((self._stack[_CHANNELS:], newest))
-        return self._stack.copy()
+        vector = self._vector_fields.expand(torch.from_numpy(seen.vector)).numpy()
+        return join_observation(Observation(self._stack.copy(), vector))

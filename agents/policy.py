@@ -103,7 +103,7 @@ def policy_arguments(config: AgentConfig) -> dict[str, Any]:
 
 
 @single_precision()
-def rebuild_policy(config: AgentConfig, observation_space: spaces.Box, action_space: spaces.Box) -> BasePolicy:
+def rebuild_policy(config: AgentConfig, observation_space: spaces.Space[Any], action_space: spaces.Box) -> BasePolicy:
     """An untrained policy of the class and sizes that the configuration's training had.
 
     Args:
@@ -118,19 +118,24 @@ def rebuild_policy(config: AgentConfig, observation_space: spaces.Box, action_sp
     return policy_class(observation_space, action_space, lambda _: 0.0, **arguments)
 
 
-def pixel_policy_arguments(config: PixelAgentConfig) -> dict[str, Any]:
-    """The ``policy_kwargs`` for Stable-Baselines3's ``"CnnPolicy"``; its convolutions are those of Mnih et al. 2015."""
-    return {
+def pixel_policy(config: PixelAgentConfig, observation_space: spaces.Space[Any]) -> tuple[str, dict[str, Any]]:
+    """The name of Stable-Baselines3's policy for frames, or frames and a vector, and its ``policy_kwargs``.
+
+    The convolutions are those of Mnih et al. 2015; a vector joins what they give.
+    """
+    has_vector = isinstance(observation_space, spaces.Dict)
+    arguments = {
         "net_arch": list(config.net_arch),
         "activation_fn": _ACTIVATIONS[config.activation],
-        "features_extractor_kwargs": {"features_dim": config.features_dim},
+        "features_extractor_kwargs": {"cnn_output_dim" if has_vector else "features_dim": config.features_dim},
         "log_std_init": config.log_std_init,
     }
+    return "MultiInputPolicy" if has_vector else "CnnPolicy", arguments
 
 
 @single_precision()
 def rebuild_pixel_policy(
-    config: PixelAgentConfig, observation_space: spaces.Box, action_space: spaces.Box
+    config: PixelAgentConfig, observation_space: spaces.Space[Any], action_space: spaces.Box
 ) -> BasePolicy:
     """An untrained policy of the sizes that the configuration's training had.
 
@@ -139,6 +144,7 @@ def rebuild_pixel_policy(
         observation_space: Of stacked frames.
         action_space: Of the simulator.
     """
-    policy_class = ALGORITHMS[config.algo].load().policy_aliases["CnnPolicy"]
-    arguments = {**pixel_policy_arguments(config), "use_sde": config.use_sde}
+    name, arguments = pixel_policy(config, observation_space)
+    policy_class = ALGORITHMS[config.algo].load().policy_aliases[name]
+    arguments["use_sde"] = config.use_sde
     return policy_class(observation_space, action_space, lambda _: 0.0, **arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,9 +16,11 @@ from wm_gym.agents.calibration import RewardCalibration, TerminationCalibration,
 from wm_gym.agents.driver import Driver
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.errors import DatasetError
-from wm_gym.frames import Frame, frames_to_tensor, tensor_to_frames
+from wm_gym.frames import Frame, tensor_to_frames
 from wm_gym.metrics import reward_metrics
+from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
+from wm_gym.rollouts import dream, follow, imagine_step
 from wm_gym.state import LatentState
 
 HORIZONS = (1, 5, 10, 20, 30, 50, 100, 200)
@@ -49,7 +51,13 @@ class ImaginedDrive(NamedTuple):
 
 @torch.no_grad()
 def imagine_along(
-    model: DreamModel, frames: NDArray[np.uint8], actions: FloatArray, *, context: int = 1, seed: int = 0
+    model: DreamModel,
+    frames: NDArray[np.uint8],
+    actions: FloatArray,
+    *,
+    vectors: FloatArray | None = None,
+    context: int = 1,
+    seed: int = 0,
 ) -> ImaginedDrive:
     """Dream from a real state under the actions that were really taken.
 
@@ -59,6 +67,7 @@ def imagine_along(
         model: The world model.
         frames: ``(T + 1, H, W, 3)`` uint8, recorded, in the model's frame size.
         actions: ``(T, A)`` float32 in the stored format.
+        vectors: ``(T + 1, V)`` float32, recorded beside the frames; ``None`` where the simulator gives none.
         context: Frames that are observed, 1 to ``T``.
         seed: Of the model's noise, where its dynamics have some.
 
@@ -77,27 +86,16 @@ def imagine_along(
         )
     if not 1 <= context <= steps:
         raise DatasetError(f"context={context} must be 1 to {steps}, so that a step is left to imagine.")
-    device = model.device
-    stored = torch.from_numpy(np.asarray(actions, np.float32)).to(device)
-
-    def image(index: int) -> torch.Tensor:
-        return frames_to_tensor(torch.from_numpy(frames[index : index + 1]).to(device))
-
-    generator = torch.Generator().manual_seed(seed)
-    state = model.initial_state(image(0))
-    for t in range(1, context):
-        state = model.observe(state, stored[t - 1 : t], image(t))
-    rewards, continuations, decoded = [], [], []
-    for t in range(context - 1, steps):
-        noise = torch.rand(1, model.noise_dim, generator=generator).to(device) if model.noise_dim else None
-        state, reward, continuation = model.imagine(state, stored[t : t + 1], noise)
-        rewards.append(reward)
-        continuations.append(continuation)
-        decoded.append(tensor_to_frames(model.decode(state)))
+    observed = np.zeros((steps + 1, 0), np.float32) if vectors is None else vectors
+    seen: Observation[NDArray[Any]] = Observation(frames[:context], observed[:context])
+    state = follow(model, seen, actions)[-1]
+    planned = torch.from_numpy(np.asarray(actions[context - 1 :], np.float32)).to(model.device)
+    dreamt = dream(model, state, planned[None], torch.Generator().manual_seed(seed))
+    decoded = torch.cat([tensor_to_frames(model.decode(state)) for state in dreamt.states])
     return ImaginedDrive(
-        torch.cat(rewards).float().cpu().numpy(),
-        torch.cat(continuations).float().cpu().numpy(),
-        torch.cat(decoded).contiguous().cpu().numpy(),
+        dreamt.rewards[0].float().cpu().numpy(),
+        dreamt.continuations[0].float().cpu().numpy(),
+        decoded.contiguous().cpu().numpy(),
     )
 
 
@@ -323,14 +321,14 @@ def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0
     generator = torch.Generator().manual_seed(seed)
 
     begin = drive.states.select(torch.from_numpy(starts).to(drive.states.latent.device))
-    state = LatentState.cat([_rows(drive.states, 1), begin, begin])
+    state = LatentState.cat([drive.states.first(1), begin, begin])
     num_free = 1 + len(starts)
     rewards = np.zeros((state.batch_size, max(length, horizon)), np.float32)
     continuations = np.ones_like(rewards)
     for step in range(max(length, horizon) if len(starts) else length):
         if step == horizon:
-            state, num_free = _rows(state, 1), 1  # only the dream of the whole drive goes on
-        actions = _choose(driver, _rows(state, num_free))
+            state, num_free = state.first(1), 1  # only the dream of the whole drive goes on
+        actions = _choose(driver, state.first(num_free))
         if step < horizon:
             actions = np.concatenate((actions, drive.actions[steps[:, step]]))
         state, reward, continuation = _imagine(model, state, actions, generator)
@@ -429,11 +427,6 @@ def _ratio(dream: float, real: float) -> float | None:
     return dream / real if real > 0 else None
 
 
-def _rows(state: LatentState, count: int) -> LatentState:
-    """The first ``count`` states."""
-    return LatentState(state.latent[:count], state.memory[:count])
-
-
 def _choose(driver: Driver, state: LatentState) -> FloatArray:
     """The agent's actions ``(N, A)`` in the stored format for a batch of dreamt states."""
     features = driver.model.features(state).cpu().numpy()
@@ -445,8 +438,7 @@ def _imagine(
     model: DreamModel, state: LatentState, actions: FloatArray, generator: torch.Generator
 ) -> tuple[LatentState, FloatArray, FloatArray]:
     """One dreamt step of a batch: the next states, rewards ``(N,)`` and continuation probabilities ``(N,)``."""
-    shape = (state.batch_size, model.noise_dim)
-    noise = torch.rand(shape, generator=generator).to(model.device) if model.noise_dim else None
-    following, reward, continuation = model.imagine(state, torch.from_numpy(actions).to(model.device), noise)
+    taken = torch.from_numpy(actions).to(model.device)
+    following, reward, continuation = imagine_step(model, state, taken, generator)
     numbers = torch.stack((reward, continuation)).float().cpu().numpy()
     return following, numbers[0], numbers[1]

@@ -26,12 +26,14 @@ from wm_gym.agents.reality_gap import (
     summarise_gap,
 )
 from wm_gym.agents.video import write_video
-from wm_gym.data_collection.worker import begin_episode, check_not_lost
+from wm_gym.data_collection.driving import drive_episode
 from wm_gym.data_collection.worker_pool import Losses
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import make_simulator_from_spec
 from wm_gym.errors import SimulatorLostError
-from wm_gym.frames import Frame, frames_to_tensor, tensor_to_frames
+from wm_gym.frames import Frame, tensor_to_frames
+from wm_gym.observation import Observation
+from wm_gym.rollouts import follow
 from wm_gym.state import LatentState
 
 MAX_DRIVE_STEPS = 200
@@ -50,14 +52,14 @@ class Drive(NamedTuple):
 
     Attributes:
         seed: Of the simulator.
-        frames: ``(T + 1, H, W, 3)`` uint8.
+        observed: ``(T + 1, H, W, 3)`` uint8 and ``(T + 1, V)`` float32.
         actions: ``(T, A)`` float32 in the stored format.
         rewards: ``(T,)`` float32.
         terminated: Whether the task ended it.
     """
 
     seed: int
-    frames: NDArray[np.uint8]
+    observed: Observation[NDArray[Any]]
     actions: FloatArray
     rewards: FloatArray
     terminated: bool = False
@@ -122,19 +124,15 @@ def record_drives(
 
 
 def _record_drive(env: gym.Env[Any, Any], driver: Driver, seed: int, max_steps: int) -> Drive:
-    frame = begin_episode(env, driver, seed, seed)
-    frames: list[Frame] = [frame]
-    actions: list[FloatArray] = []
-    rewards: list[float] = []
-    terminated = truncated = False
-    while not (terminated or truncated or len(actions) == max_steps):
-        action = driver.act(frame)
-        frame, reward, terminated, truncated, info = env.step(action)
-        check_not_lost(info)
-        frames.append(frame)
-        actions.append(action)
-        rewards.append(float(reward))
-    return Drive(seed, np.stack(frames), np.stack(actions), np.asarray(rewards, np.float32), bool(terminated))
+    driven = list(drive_episode(env, driver, seed=seed, behaviour_seed=seed, max_steps=max_steps))
+    seen, steps = [step.observed for step in driven], driven[1:]  # the first step is the reset
+    return Drive(
+        seed,
+        Observation(np.stack([one.image for one in seen]), np.stack([one.vector for one in seen])),
+        np.stack([step.action for step in steps]),
+        np.asarray([step.reward for step in steps], np.float32),
+        steps[-1].terminated,
+    )
 
 
 def make_film(model: DreamModel, drive: Drive, file: Path) -> Film | None:
@@ -155,9 +153,10 @@ def make_film(model: DreamModel, drive: Drive, file: Path) -> Film | None:
     first = min(FIRST_START, max(0, steps - context - FIRST_START))
     clip = slice(first, min(steps, first + context + _FILM_STEPS - 1))
     actions = drive.actions[clip]
-    real = drive.frames[clip.start : clip.stop + 1]
-    dream = imagine_along(model, real, actions, context=context).frames
-    seen = _reconstruct(model, real[:context], actions)
+    observed = _part(drive.observed, slice(clip.start, clip.stop + 1))
+    real = observed.image
+    dream = imagine_along(model, real, actions, vectors=observed.vector, context=context).frames
+    seen = _reconstruct(model, _part(observed, slice(context)), actions)
     shown = np.concatenate((seen, dream))
     captions = ["model watching"] * context + [f"dream, step {step}" for step in range(1, len(dream) + 1)]
     fps = 1.0 / model.simulator.step_s if model.simulator.step_s > 0 else _DEFAULT_FPS
@@ -211,7 +210,7 @@ def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple
         return None
     found = []
     for drive in drives:
-        states = LatentState.cat(_states_along(driver.model, drive.frames[:-1], drive.actions))
+        states = LatentState.cat(follow(driver.model, _part(drive.observed, slice(-1)), drive.actions))
         steps = DriveSteps(states, drive.actions, drive.rewards, drive.terminated)
         found.append(measure_drive(driver, steps, fitting[-1], seed))
     windows = Windows.join([gap.windows for gap in found])
@@ -219,19 +218,12 @@ def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple
 
 
 @torch.no_grad()
-def _states_along(model: DreamModel, frames: NDArray[np.uint8], actions: FloatArray) -> list[LatentState]:
-    """The filtered state, a batch of one, at each frame ``(T, H, W, 3)``; ``actions`` has at least ``T - 1`` rows."""
-    pixels = torch.from_numpy(frames).to(model.device)
-    taken = torch.from_numpy(actions).to(model.device)
-    states = [model.initial_state(frames_to_tensor(pixels[:1]))]
-    for t in range(1, len(frames)):
-        states.append(model.observe(states[-1], taken[t - 1 : t], frames_to_tensor(pixels[t : t + 1])))
-    return states
-
-
-@torch.no_grad()
-def _reconstruct(model: DreamModel, frames: NDArray[np.uint8], actions: FloatArray) -> NDArray[np.uint8]:
+def _reconstruct(model: DreamModel, observed: Observation[NDArray[Any]], actions: FloatArray) -> NDArray[np.uint8]:
     """What the model makes of frames ``(T, H, W, 3)`` that it sees: its states decoded, of the same shape."""
-    states = LatentState.cat(_states_along(model, frames, actions))
+    states = LatentState.cat(follow(model, observed, actions))
     decoded: NDArray[np.uint8] = tensor_to_frames(model.decode(states)).contiguous().cpu().numpy()
     return decoded
+
+
+def _part(observed: Observation[NDArray[Any]], steps: slice) -> Observation[NDArray[Any]]:
+    return Observation(observed.image[steps], observed.vector[steps])

@@ -7,7 +7,6 @@ can; they choose among checkpoints and teach nothing.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ import gymnasium as gym
 
 from wm_gym.agents.driver import Driver
 from wm_gym.bundle import read_manifest
+from wm_gym.data_collection.driving import drive_episode
 from wm_gym.data_collection.plan import HELD_OUT_FROM
-from wm_gym.data_collection.worker import begin_episode, check_not_lost
 from wm_gym.envs.simulators import make_simulator_from_spec
 from wm_gym.errors import ConfigError, SimulatorLostError
 from wm_gym.simulator import SimulatorSpec
@@ -88,7 +87,7 @@ class DriveSelection:
                 "out for evaluation."
             )
         self._seeds = range(seed, seed + episodes)
-        self._max_steps = math.inf if max_episode_steps is None else max_episode_steps
+        self._max_steps = max_episode_steps
         self._env: gym.Env[Any, Any] = make_simulator_from_spec(simulator, connection=connection)
         self.frames = 0
 
@@ -110,13 +109,9 @@ class DriveSelection:
         self._env.close()
 
     def _drive(self, driver: Driver, seed: int) -> float:
-        frame = begin_episode(self._env, driver, seed, seed)
-        total, steps, ended = 0.0, 0, False
-        while not ended and steps < self._max_steps:
-            frame, reward, terminated, truncated, info = self._env.step(driver.act(frame))
-            check_not_lost(info)
+        total, steps = 0.0, -1  # the first step is the reset
+        for step in drive_episode(self._env, driver, seed=seed, behaviour_seed=seed, max_steps=self._max_steps):
+            total += step.reward
             steps += 1
-            total += float(reward)
-            ended = terminated or truncated
         self.frames += steps
         return total

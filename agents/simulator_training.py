@@ -37,9 +37,9 @@ from wm_gym.agents.agent_bundle import MANIFEST, is_finished_agent, save_pixel_a
 from wm_gym.agents.learning import derived_seed, learn
 from wm_gym.agents.observers import PixelObserver
 from wm_gym.agents.pixel_config import PixelAgentConfig, make_pixel_config, resolve_pixel_config
-from wm_gym.agents.policy import pixel_policy_arguments
+from wm_gym.agents.policy import pixel_policy
+from wm_gym.data_collection.driving import check_not_lost
 from wm_gym.data_collection.plan import HELD_OUT_FROM
-from wm_gym.data_collection.worker import check_not_lost
 from wm_gym.device import resolve_device
 from wm_gym.envs.simulators import (
     describe_simulator,
@@ -285,12 +285,13 @@ class PixelTrainer:
             norm_reward=config.normalise_rewards,
             gamma=config.gamma,
         )
+        policy, policy_arguments = pixel_policy(config, self._env.observation_space)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You have specified a mini-batch size", category=UserWarning)
             self._algorithm = PPO(
-                "CnnPolicy",
+                policy,
                 self._env,
-                policy_kwargs=pixel_policy_arguments(config),
+                policy_kwargs=policy_arguments,
                 learning_rate=self._learning_rate,
                 n_steps=self._ends[0],
                 batch_size=config.batch_size,
@@ -449,7 +450,13 @@ class StackedFrames(gym.Wrapper[Any, Any, Frame, Any]):
         """Step the simulator."""
         frame, reward, terminated, truncated, info = self.env.step(action)
         # One of Stable-Baselines3's two vectors of environments rounds rewards and the other does not.
-        return self._observer.observation(frame, action), float(np.float32(reward)), terminated, truncated, info
+        return (
+            self._observer.observation(frame, action),
+            float(np.float32(reward)),
+            terminated,
+            truncated,
+            info,
+        )
 
 
 class _RolloutCallback(BaseCallback):

@@ -2,7 +2,7 @@
 
 from wm_gym.data_collection.codec import FrameCodec
 from wm_gym.data_collection.collector import CollectionSummary, collect
-from wm_gym.data_collection.dataset import ClipBatch, Dataset
+from wm_gym.data_collection.dataset import Dataset
 from wm_gym.data_collection.download_cache import DownloadCache
 from wm_gym.data_collection.episode import Episode
 from wm_gym.data_collection.episode_file import EpisodeHeader
@@ -14,7 +14,6 @@ from wm_gym.data_collection.statistics import DatasetStatistics, describe, rende
 from wm_gym.data_collection.verification import Verification, verify
 
 __all__ = [
-    "ClipBatch",
     "CollectionSettings",
     "CollectionSummary",
     "Dataset",

@@ -9,19 +9,18 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_gym.actions import FloatArray
+from wm_gym.clips import Clips
 from wm_gym.data_collection.dataset_writer import check_sizes, new_dataset
 from wm_gym.data_collection.download_cache import DownloadCache
-from wm_gym.data_collection.episode import BoolArray, Episode
+from wm_gym.data_collection.episode import Episode
 from wm_gym.data_collection.episode_file import (
     EPISODE_PATTERN,
     EpisodeHeader,
-    EpisodeSlice,
     check_episode_file,
     read_episode,
     read_header,
@@ -36,22 +35,6 @@ DEFAULT_CACHE_BYTES = 1 << 30
 _DOWNLOADS_AT_ONCE = 8
 
 
-class ClipBatch(NamedTuple):
-    """Clips of equal length; action ``t`` leads from frame ``t`` to frame ``t + 1``.
-
-    Attributes:
-        frames: ``(B, T, H, W, 3)`` uint8 RGB.
-        actions: ``(B, T - 1, A)`` float32, in the stored action format.
-        rewards: ``(B, T - 1)`` float32.
-        terminated: ``(B, T - 1)`` bool.
-    """
-
-    frames: NDArray[np.uint8]
-    actions: FloatArray
-    rewards: FloatArray
-    terminated: BoolArray
-
-
 class _FrameCache:
     """Whole decoded episodes, kept until the byte limit is reached and never dropped.
 
@@ -62,11 +45,11 @@ class _FrameCache:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self._used_bytes = 0
-        self._episodes: dict[Path, EpisodeSlice] = {}
+        self._episodes: dict[Path, Clips[NDArray[Any]]] = {}
         self._checked: set[Path] = set()
         self._lock = threading.Lock()
 
-    def read(self, header: EpisodeHeader, start: int, length: int) -> EpisodeSlice:
+    def read(self, header: EpisodeHeader, start: int, length: int) -> Clips[NDArray[Any]]:
         """The slice from memory, or from the disk; an episode's checksum is computed when it is first touched."""
         whole = self._episodes.get(header.path)
         if whole is None and self._reserve(header):
@@ -77,12 +60,17 @@ class _FrameCache:
             except BaseException:
                 self._release(header)
                 raise
-            whole = EpisodeSlice(episode.frames, episode.actions, episode.rewards, episode.terminated)
+            whole = Clips(episode.frames, episode.actions, episode.rewards, episode.terminated, episode.vectors)
             self._episodes[header.path] = whole
         if whole is not None:
-            steps = slice(start, start + length - 1)
-            frames = whole.frames[start : start + length]
-            return EpisodeSlice(frames, whole.actions[steps], whole.rewards[steps], whole.terminated[steps])
+            seen, steps = slice(start, start + length), slice(start, start + length - 1)
+            return Clips(
+                whole.frames[seen],
+                whole.actions[steps],
+                whole.rewards[steps],
+                whole.terminated[steps],
+                whole.vectors[seen],
+            )
         if header.path not in self._checked:
             header.read(check_episode_file)
             self._checked.add(header.path)
@@ -200,7 +188,7 @@ class Dataset:
         """
         headers = [read_header(path) for path in self._files]
         for header in headers:
-            check_sizes(str(header.path), header.frame_size, header.action_dim, self.metadata)
+            check_sizes(str(header.path), header.frame_size, header.action_dim, header.vector_dim, self.metadata)
         return headers
 
     @property
@@ -224,7 +212,7 @@ class Dataset:
         """
         return self._header(position).read(read_episode)
 
-    def read_clip(self, position: int, start: int, length: int) -> ClipBatch:
+    def read_clip(self, position: int, start: int, length: int) -> Clips[NDArray[Any]]:
         """Read ``length`` frames from ``start`` on, and the steps between them, as a batch of one clip.
 
         Raises:
@@ -237,7 +225,7 @@ class Dataset:
                 f"{header.length + 1} frames; a clip has 2 frames or more."
             )
         part = self._cache.read(header, start, length)
-        return ClipBatch(part.frames[None], part.actions[None], part.rewards[None], part.terminated[None])
+        return Clips(*(array[None] for array in part[:5]))
 
     def download(self) -> None:
         """Bring every episode to this machine, to work without the network; does nothing where they are here.
@@ -251,7 +239,7 @@ class Dataset:
         """Number of different clips of ``length`` frames."""
         return int(self._clip_ends(length)[-1])
 
-    def sample_clips(self, rng: np.random.Generator, batch_size: int, length: int) -> ClipBatch:
+    def sample_clips(self, rng: np.random.Generator, batch_size: int, length: int) -> Clips[NDArray[Any]]:
         """Draw clips uniformly from all start frames that leave room for ``length`` frames, with replacement.
 
         Args:
@@ -282,7 +270,7 @@ class Dataset:
         first = np.where(positions > 0, ends[positions - 1], 0)
         return np.stack((positions, drawn - first), axis=1)
 
-    def read_clips(self, draws: NDArray[np.int64], length: int) -> ClipBatch:
+    def read_clips(self, draws: NDArray[np.int64], length: int) -> Clips[NDArray[Any]]:
         """Read the clips of ``length`` frames that :meth:`draw_clips` drew.
 
         Raises:
@@ -291,18 +279,17 @@ class Dataset:
         batch_size = len(draws)
         self._fetch([self.episodes[position] for position in np.unique(draws[:, 0])])
         height, width = self.metadata.simulator.frame_size
-        batch = ClipBatch(
+        batch: Clips[NDArray[Any]] = Clips(
             np.empty((batch_size, length, height, width, 3), np.uint8),
             np.empty((batch_size, length - 1, self.metadata.simulator.action.dim), np.float32),
             np.empty((batch_size, length - 1), np.float32),
             np.empty((batch_size, length - 1), np.bool_),
+            np.empty((batch_size, length, len(self.metadata.simulator.vector)), np.float32),
         )
         for row, (position, start) in enumerate(draws):
             part = self._cache.read(self.episodes[position], int(start), length)
-            batch.frames[row] = part.frames
-            batch.actions[row] = part.actions
-            batch.rewards[row] = part.rewards
-            batch.terminated[row] = part.terminated
+            for whole, one in zip(batch[:5], part[:5], strict=True):
+                whole[row] = one
         return batch
 
     def split(self, validation_fraction: float) -> tuple[Dataset, Dataset]:

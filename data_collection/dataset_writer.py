@@ -62,7 +62,7 @@ def check_fits(episode: Episode, metadata: DatasetMetadata) -> None:
     """
     episode.check()
     name = f"episode {episode.index}"
-    check_sizes(name, episode.frame_size, episode.actions.shape[1], metadata)
+    check_sizes(name, episode.frame_size, episode.actions.shape[1], episode.vectors.shape[1], metadata)
     check_actions(name, episode.actions, metadata)
 
 
@@ -83,8 +83,12 @@ def check_actions(name: str, actions: FloatArray, metadata: DatasetMetadata) -> 
         )
 
 
-def check_sizes(name: str, frame_size: tuple[int, int], action_dim: int, metadata: DatasetMetadata) -> None:
-    """Check frame size and action length against the dataset's; ``name`` is what the message calls the episode.
+def check_sizes(
+    name: str, frame_size: tuple[int, int], action_dim: int, vector_dim: int, metadata: DatasetMetadata
+) -> None:
+    """Check frame size and the lengths of actions and vectors against the dataset's.
+
+    ``name`` is what the message calls the episode.
 
     Raises:
         DatasetError: they differ.
@@ -98,4 +102,9 @@ def check_sizes(name: str, frame_size: tuple[int, int], action_dim: int, metadat
     if action_dim != simulator.action.dim:
         raise DatasetError(
             f"{name} has actions of {action_dim} values, but the dataset has {simulator.action.dim}; move it out."
+        )
+    if vector_dim != len(simulator.vector):
+        raise DatasetError(
+            f"{name} has {vector_dim} numbers beside each frame, but the dataset has {len(simulator.vector)}; move it "
+            "out."
         )

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from wm_gym.cache_folder import FOLDER_VARIABLE, cache_folder
 from wm_gym.errors import ConfigError, DatasetError
 from wm_gym.files import LOCK_FILE, folder_written_atomically, remove_temporary_files
 from wm_gym.lock import exclusive_lock
 
-FOLDER_VARIABLE = "WM_GYM_CACHE"
 LIMIT_VARIABLE = "WM_GYM_CACHE_GB"
 
 
@@ -42,7 +41,7 @@ class DownloadCache:
         Raises:
             ConfigError: ``WM_GYM_CACHE_GB`` is no positive number.
         """
-        chosen = folder or os.environ.get(FOLDER_VARIABLE) or _users_cache_folder() / "wm_gym"
+        chosen = folder or cache_folder()
         text = os.environ.get(LIMIT_VARIABLE)
         if not text:
             return cls(chosen)
@@ -110,11 +109,3 @@ def _has_size(path: Path, num_bytes: int) -> bool:
         return path.stat().st_size == num_bytes
     except OSError:
         return False
-
-
-def _users_cache_folder() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

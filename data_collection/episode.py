@@ -27,6 +27,7 @@ class Episode:
         rewards: ``(T,)`` float32; ``rewards[t]`` was given for ``actions[t]``.
         terminated: ``(T,)`` bool; an end that belongs to the task. True at the last step at most.
         truncated: ``(T,)`` bool; a cut from outside the task. True at the last step at most.
+        vectors: ``(T + 1, V)`` float32, what was told beside each frame; ``V`` is 0 where nothing was.
         infos: Further scalars by name, each ``(T,)`` float32; NaN where a step did not report one.
         seed: Seed that the simulator was reset with, or -1 where it is not known.
         behaviour: Name of the policy that drove.
@@ -38,10 +39,15 @@ class Episode:
     rewards: FloatArray
     terminated: BoolArray
     truncated: BoolArray
+    vectors: FloatArray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     infos: dict[str, FloatArray] = field(default_factory=dict)
     seed: int = -1
     behaviour: str = "unknown"
     index: int = 0
+
+    def __post_init__(self) -> None:
+        if self.vectors.size == 0:
+            self.vectors = np.zeros((len(self.frames), 0), np.float32)
 
     def __len__(self) -> int:
         """Number of steps ``T``."""
@@ -64,6 +70,7 @@ class Episode:
             "rewards": self.rewards,
             "terminated": self.terminated,
             "truncated": self.truncated,
+            "vectors": self.vectors,
             **{INFO_PREFIX + name: values for name, values in self.infos.items()},
         }
 
@@ -92,7 +99,7 @@ def check_steps(name: str, steps: int, tensors: Mapping[str, NDArray[Any]]) -> N
     Args:
         name: What to call the episode in a message.
         steps: Number of steps ``T`` that the frames leave room for.
-        tensors: ``actions``, ``rewards``, ``terminated``, ``truncated`` and any ``info.<name>``.
+        tensors: ``actions``, ``rewards``, ``terminated``, ``truncated``, ``vectors`` and any ``info.<name>``.
 
     Raises:
         DatasetError: something does not fit.
@@ -115,7 +122,13 @@ def check_steps(name: str, steps: int, tensors: Mapping[str, NDArray[Any]]) -> N
             )
         if values.dtype != dtype:
             raise DatasetError(f"{name} has {key} of type {values.dtype}, but {np.dtype(dtype)} is wanted.")
-    for key in ("actions", "rewards"):
+    vectors = tensors["vectors"]
+    if vectors.ndim != 2 or len(vectors) != steps + 1 or vectors.dtype != np.float32:
+        raise DatasetError(
+            f"{name} has {steps + 1} frames and vectors of shape {vectors.shape} and type {vectors.dtype}, but "
+            f"({steps + 1}, V) float32 is wanted."
+        )
+    for key in ("actions", "rewards", "vectors"):
         numbers = tensors[key]
         if not np.isfinite(numbers).all():
             raise DatasetError(f"{name} has {key} that are not finite, at step {_first_not_finite(numbers)}.")

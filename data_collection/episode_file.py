@@ -10,11 +10,13 @@ Tensors, for ``T`` steps:
 ``rewards``         ``(T,)``                float32
 ``terminated``      ``(T,)``                bool
 ``truncated``       ``(T,)``                bool
+``vectors``         ``(T + 1, V)``          float32, in version 2 alone
 ``info.<name>``     ``(T,)``                float32
 =================== ======================= ==================================================================
 
 The container's ``__metadata__`` holds format, version, index, seed, behaviour, length, height, width, codec, return,
-end and a SHA-256 over all of these and over every tensor's name, type, shape and bytes.
+end and a SHA-256 over all of these and over every tensor's name, type, shape and bytes. An episode without vectors is
+written as version 1.
 """
 
 from __future__ import annotations
@@ -36,16 +38,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from wm_gym.actions import FloatArray
+from wm_gym.clips import Clips
 from wm_gym.data_collection.codec import FrameCodec
-from wm_gym.data_collection.episode import INFO_PREFIX, BoolArray, Episode, check_steps
+from wm_gym.data_collection.episode import INFO_PREFIX, Episode, check_steps
 from wm_gym.errors import DatasetError
 from wm_gym.files import describe_os_error, write_bytes_atomically
 from wm_gym.frames import Frame
+from wm_gym.observation import Observation
 from wm_gym.plain_files import check_tensor_file
 from wm_gym.simulator import MAX_FRAME_SIDE
 
 EPISODE_FORMAT = "wm_gym.episode"
-EPISODE_VERSION = "1"
+EPISODE_VERSION = "2"
+_WITHOUT_VECTORS = "1"
 EPISODE_PATTERN = "episode-*.safetensors"
 
 End = Literal["terminated", "truncated", "none"]
@@ -77,6 +82,7 @@ class EpisodeHeader:
         length: Number of steps ``T``; there is one frame more.
         frame_size: Height and width of its frames, in pixels.
         action_dim: Values in one action.
+        vector_dim: Numbers beside each frame, 0 where there are none.
         codec: How its frames are stored.
         seed: Seed that the simulator was reset with, or -1 where it is not known.
         behaviour: Name of the policy that drove.
@@ -93,6 +99,7 @@ class EpisodeHeader:
     length: int
     frame_size: tuple[int, int]
     action_dim: int
+    vector_dim: int
     codec: FrameCodec
     seed: int
     behaviour: str
@@ -116,25 +123,28 @@ class EpisodeRecorder:
 
     Args:
         codec: How to store the frames.
-        frame: First frame, ``(H, W, 3)`` uint8 RGB.
+        observed: First frame, ``(H, W, 3)`` uint8 RGB, and vector, ``(V,)`` float32.
         seed: Seed that the simulator was reset with, or -1.
         behaviour: Name of the policy that drives.
         index: Number of the episode.
     """
 
-    def __init__(self, codec: FrameCodec, frame: Frame, *, seed: int, behaviour: str, index: int) -> None:
+    def __init__(
+        self, codec: FrameCodec, observed: Observation[NDArray[Any]], *, seed: int, behaviour: str, index: int
+    ) -> None:
         self.codec = codec
         self.seed = seed
         self.behaviour = behaviour
         self.index = index
-        self._shape = frame.shape
+        self._shape = observed.image.shape
         self._frames: list[bytes] = []
+        self._vectors: list[FloatArray] = []
         self._actions: list[FloatArray] = []
         self._rewards: list[float] = []
         self._terminated: list[bool] = []
         self._truncated: list[bool] = []
         self._infos: dict[str, list[float]] = {}
-        self._add_frame(frame)
+        self._add_observation(observed)
 
     def __len__(self) -> int:
         """Number of steps so far."""
@@ -148,7 +158,7 @@ class EpisodeRecorder:
     def add(
         self,
         action: FloatArray,
-        frame: Frame,
+        observed: Observation[NDArray[Any]],
         reward: float,
         *,
         terminated: bool,
@@ -158,7 +168,7 @@ class EpisodeRecorder:
         """Add one step: the action, and what it led to.
 
         Raises:
-            DatasetError: the frame's shape or type differs from the first one's.
+            DatasetError: the frame's or vector's shape or type differs from the first one's.
         """
         for name in infos or {}:
             if name not in self._infos:  # a scalar that appears late was not reported before
@@ -169,7 +179,7 @@ class EpisodeRecorder:
         self._rewards.append(float(reward))
         self._terminated.append(bool(terminated))
         self._truncated.append(bool(truncated))
-        self._add_frame(frame)
+        self._add_observation(observed)
 
     def write(self, folder: Path) -> EpisodeHeader:
         """Write the episode into a folder, whole or not at all.
@@ -192,9 +202,13 @@ class EpisodeRecorder:
             "rewards": np.asarray(self._rewards, np.float32),
             "terminated": np.asarray(self._terminated, np.bool_),
             "truncated": np.asarray(self._truncated, np.bool_),
+            "vectors": np.stack(self._vectors),
             **{INFO_PREFIX + name: np.asarray(values, np.float32) for name, values in self._infos.items()},
         }
         check_steps(f"episode {self.index}", len(self), tensors)
+        has_vectors = tensors["vectors"].shape[1] > 0
+        if not has_vectors:
+            del tensors["vectors"]
         blob = np.frombuffer(b"".join(self._frames), np.uint8)
         if self.codec.name == "raw":
             tensors["frames"] = blob.reshape(len(self._frames), *self._shape)
@@ -203,7 +217,7 @@ class EpisodeRecorder:
             tensors["frame_offsets"] = np.cumsum([0, *map(len, self._frames)], dtype=np.int64)
         metadata = {
             "format": EPISODE_FORMAT,
-            "version": EPISODE_VERSION,
+            "version": EPISODE_VERSION if has_vectors else _WITHOUT_VECTORS,
             "index": str(self.index),
             "seed": str(self.seed),
             "behaviour": self.behaviour,
@@ -217,13 +231,19 @@ class EpisodeRecorder:
         metadata["sha256"] = _checksum(metadata, tensors)
         return _serialised(tensors, metadata)
 
-    def _add_frame(self, frame: Frame) -> None:
+    def _add_observation(self, observed: Observation[NDArray[Any]]) -> None:
+        frame, vector = observed
+        if self._vectors and vector.shape != self._vectors[0].shape:
+            raise DatasetError(
+                f"episode {self.index} met a vector of shape {vector.shape}, but {self._vectors[0].shape} is wanted."
+            )
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[-1] != 3 or frame.shape != self._shape:
             raise DatasetError(
                 f"episode {self.index} met a frame of shape {frame.shape} and type {frame.dtype}, but "
                 f"{(*self._shape[:2], 3)} uint8 is wanted."
             )
         self._frames.append(self.codec.encode(frame))
+        self._vectors.append(np.array(vector, np.float32))
 
 
 def write_episode(folder: Path, episode: Episode, codec: FrameCodec) -> EpisodeHeader:
@@ -233,13 +253,12 @@ def write_episode(folder: Path, episode: Episode, codec: FrameCodec) -> EpisodeH
         DatasetError: the episode does not fit together (see :meth:`Episode.check`), or the disk refuses it.
     """
     episode.check()
-    recorder = EpisodeRecorder(
-        codec, episode.frames[0], seed=episode.seed, behaviour=episode.behaviour, index=episode.index
-    )
+    seen = [Observation(*pair) for pair in zip(episode.frames, episode.vectors, strict=True)]
+    recorder = EpisodeRecorder(codec, seen[0], seed=episode.seed, behaviour=episode.behaviour, index=episode.index)
     for t in range(len(episode)):
         recorder.add(
             episode.actions[t],
-            episode.frames[t + 1],
+            seen[t + 1],
             float(episode.rewards[t]),
             terminated=bool(episode.terminated[t]),
             truncated=bool(episode.truncated[t]),
@@ -289,6 +308,7 @@ def read_episode(path: Path) -> Episode:
         rewards=tensors["rewards"],
         terminated=tensors["terminated"],
         truncated=tensors["truncated"],
+        vectors=tensors["vectors"],
         infos={
             name.removeprefix(INFO_PREFIX): tensors[name] for name in sorted(tensors) if name.startswith(INFO_PREFIX)
         },
@@ -346,6 +366,7 @@ def _checked(path: Path) -> tuple[EpisodeHeader, dict[str, NDArray[Any]]]:
         metadata = dict(file.metadata())
     if metadata.pop("sha256") != _checksum(metadata, tensors):
         raise DatasetError(f"{path} is damaged: its checksum does not match; {_REMEDY}")
+    tensors.setdefault("vectors", np.zeros((header.length + 1, 0), np.float32))
     try:
         check_steps("it", header.length, tensors)
     except DatasetError as error:
@@ -353,24 +374,7 @@ def _checked(path: Path) -> tuple[EpisodeHeader, dict[str, NDArray[Any]]]:
     return header, tensors
 
 
-@dataclass(frozen=True)
-class EpisodeSlice:
-    """Neighbouring frames of an episode and the steps between them.
-
-    Attributes:
-        frames: ``(L, H, W, 3)`` uint8.
-        actions: ``(L - 1, A)`` float32.
-        rewards: ``(L - 1,)`` float32.
-        terminated: ``(L - 1,)`` bool.
-    """
-
-    frames: NDArray[np.uint8]
-    actions: FloatArray
-    rewards: FloatArray
-    terminated: BoolArray
-
-
-def read_slice(header: EpisodeHeader, start: int, length: int) -> EpisodeSlice:
+def read_slice(header: EpisodeHeader, start: int, length: int) -> Clips[NDArray[Any]]:
     """Read ``length`` frames from ``start`` on and the steps between them; nothing else is read or decoded.
 
     The caller keeps ``0 <= start`` and ``start + length <= header.length + 1``. The checksum is not computed (see
@@ -382,7 +386,7 @@ def read_slice(header: EpisodeHeader, start: int, length: int) -> EpisodeSlice:
     return header.read(lambda path: _read_slice(path, header, start, length))
 
 
-def _read_slice(path: Path, header: EpisodeHeader, start: int, length: int) -> EpisodeSlice:
+def _read_slice(path: Path, header: EpisodeHeader, start: int, length: int) -> Clips[NDArray[Any]]:
     with _opened(path) as file:
         if (file.metadata() or {}).get("sha256") != header.sha256:
             raise DatasetError(f"{header.path} has changed since the dataset was opened; open the dataset again.")
@@ -395,11 +399,14 @@ def _read_slice(path: Path, header: EpisodeHeader, start: int, length: int) -> E
             if not 0 <= low <= high <= file.get_slice("frames").get_shape()[0]:
                 raise DatasetError(f"{header.path} is damaged: its frame offsets leave the file; {_REMEDY}")
             frames = _decode(header, file.get_slice("frames")[low:high], offsets - low)
-        return EpisodeSlice(
+        seen = slice(start, start + length)
+        vectors = file.get_slice("vectors")[seen] if header.vector_dim else np.zeros((length, 0), np.float32)
+        return Clips(
             frames=frames,
             actions=file.get_slice("actions")[steps],
             rewards=file.get_slice("rewards")[steps],
             terminated=file.get_slice("terminated")[steps],
+            vectors=vectors,
         )
 
 
@@ -433,9 +440,9 @@ def _header(path: Path, file: Any) -> EpisodeHeader:
     metadata = file.metadata() or {}
     if metadata.get("format") != EPISODE_FORMAT:
         raise DatasetError(f"{path} is a safetensors file, but no wm_gym episode; move it out of the dataset.")
-    if metadata.get("version") != EPISODE_VERSION:
+    if metadata.get("version") not in (_WITHOUT_VECTORS, EPISODE_VERSION):
         raise DatasetError(
-            f"{path} has episode version {metadata.get('version')!r}, but this wm_gym reads version "
+            f"{path} has episode version {metadata.get('version')!r}, but this wm_gym reads up to version "
             f"{EPISODE_VERSION!r}; use the wm_gym release that wrote it."
         )
     # Bad numbers and absent keys raise ValueError or KeyError, which _opened turns into the error for the user.
@@ -451,11 +458,13 @@ def _header(path: Path, file: Any) -> EpisodeHeader:
         raise ValueError(f"its frames of {height}x{width} pixels are larger than any that are recorded")
     shapes = {name: (file.get_slice(name).get_shape(), file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
     action_dim = int(shapes["actions"][0][-1])
+    vector_dim = int(shapes["vectors"][0][-1]) if metadata["version"] == EPISODE_VERSION else 0
     wanted = {
         "actions": ([length, action_dim], "F32"),
         "rewards": ([length], "F32"),
         "terminated": ([length], "BOOL"),
         "truncated": ([length], "BOOL"),
+        **({"vectors": ([length + 1, vector_dim], "F32")} if vector_dim else {}),
         **{name: ([length], "F32") for name in shapes if name.startswith(INFO_PREFIX)},
     }
     if codec.name == "raw":
@@ -475,6 +484,7 @@ def _header(path: Path, file: Any) -> EpisodeHeader:
         length=length,
         frame_size=(height, width),
         action_dim=action_dim,
+        vector_dim=vector_dim,
         codec=codec,
         seed=int(metadata["seed"]),
         behaviour=metadata["behaviour"],

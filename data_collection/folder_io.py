@@ -25,9 +25,11 @@ from wm_gym.errors import DatasetError
 from wm_gym.frames import resize_frame
 from wm_gym.plain_files import read_bytes, read_text
 from wm_gym.simulator import MAX_FRAME_SIDE, SimulatorSpec
+from wm_gym.vector import Fields, VectorField
 
 FRAMES_FOLDER = "frames"
 ACTIONS_FILE = "actions.csv"
+VECTORS_FILE = "vectors.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DRIVING_COLUMNS = ("steering", "throttle", "brake", "gear")
 STEER_ACCEL_COLUMNS = ("steering", "acceleration")
@@ -52,7 +54,8 @@ def import_folder(
     ``truncated`` and any further columns of numbers (kept as infos), and one row for each action. There is one frame
     more than rows; with as many frames as rows the last row is dropped, because what it led to was not recorded.
     Without ``terminated`` and ``truncated`` an episode counts as truncated at its end; without ``reward``, rewards
-    are 0.
+    are 0. ``vectors.csv`` beside it, where there is one, has a column for each field of the observations' vector and a
+    row for each frame.
 
     Args:
         source: The folder with one sub-folder an episode.
@@ -80,7 +83,11 @@ def import_folder(
     size = frame_size or recordings[0].read_frame(0).shape[:2]
     metadata = DatasetMetadata(
         simulator=SimulatorSpec(
-            id="recording", frame_size=(size[0], size[1]), action=ActionFormat.driving(), step_s=step_s
+            id="recording",
+            frame_size=(size[0], size[1]),
+            action=ActionFormat.driving(),
+            step_s=step_s,
+            vector=_fields(recordings),
         ),
         codec=FrameCodec.parse(codec),
         source=f"imported from the folder {folder.name}",
@@ -104,6 +111,7 @@ class _Recording:
     images: list[Path]
     actions: FloatArray
     columns: dict[str, FloatArray]
+    vectors: dict[str, FloatArray]
 
     @classmethod
     def read(cls, path: Path, notify: Callable[[str], None]) -> _Recording:
@@ -123,7 +131,7 @@ class _Recording:
             )
         kind, names = _action_columns(path, columns)
         actions = ActionFormat.driving().to_stored(np.stack([columns.pop(name) for name in names], axis=-1), kind)
-        return cls(path, images, actions, columns)
+        return cls(path, images, actions, columns, _read_vectors(path / VECTORS_FILE, len(images)))
 
     def read_frame(self, position: int) -> NDArray[np.uint8]:
         path, image = self.images[position], None
@@ -161,6 +169,9 @@ class _Recording:
             rewards=rewards,
             terminated=terminated,
             truncated=truncated,
+            vectors=np.stack([self.vectors[field.name] for field in metadata.simulator.vector], axis=-1)
+            if self.vectors
+            else np.zeros((len(frames), 0), np.float32),
             infos=columns,
             behaviour=behaviour,
             index=index,
@@ -187,7 +198,37 @@ def _action_columns(path: Path, columns: dict[str, FloatArray]) -> tuple[str, Se
     return kind, names
 
 
-def _read_table(path: Path) -> dict[str, FloatArray]:
+def _fields(recordings: Sequence[_Recording]) -> Fields:
+    """The columns of the vectors' tables, with what was recorded as their bounds."""
+    names = list(recordings[0].vectors)
+    for recording in recordings:
+        if list(recording.vectors) != names:
+            raise DatasetError(
+                f"{recording.path} has the vector columns {', '.join(recording.vectors) or 'none'}, but "
+                f"{recordings[0].path} has {', '.join(names) or 'none'}; give every episode the same {VECTORS_FILE}."
+            )
+    fields = []
+    for name in names:
+        values = np.concatenate([recording.vectors[name] for recording in recordings])
+        if not np.isfinite(values).all():
+            raise DatasetError(f"the column {name!r} of a {VECTORS_FILE} has values that are not finite.")
+        low, high = float(values.min()), float(values.max())
+        fields.append(VectorField(name=name, low=low, high=high if high > low else low + 1.0))
+    return tuple(fields)
+
+
+def _read_vectors(path: Path, frames: int) -> dict[str, FloatArray]:
+    """The columns of numbers beside each frame; none where there is no such table."""
+    if not path.exists():
+        return {}
+    columns = _read_table(path, ())
+    for values in columns.values():
+        if len(values) != frames:
+            raise DatasetError(f"{path} has {len(values)} rows, but there are {frames} frames; write a row for each.")
+    return columns
+
+
+def _read_table(path: Path, wanted: Sequence[str] = ("steering",)) -> dict[str, FloatArray]:
     if not path.is_file():
         raise DatasetError(f"{path} is missing; write one row of actions for each step into it.")
     text = read_text(path, error=DatasetError, remedy="write one row of actions for each step into it")
@@ -196,10 +237,10 @@ def _read_table(path: Path) -> dict[str, FloatArray]:
     values: list[list[str]] = []
     try:
         header = [name.strip() for name in next(rows, [])]
-        if "steering" not in header or len(set(header)) != len(header) or "" in header:
+        if not set(wanted) <= set(header) or not header or len(set(header)) != len(header) or "" in header:
+            among = f" with {','.join(DRIVING_COLUMNS)} or {','.join(STEER_ACCEL_COLUMNS)} among them" if wanted else ""
             raise DatasetError(
-                f"{path} has the header {','.join(header)!r}, but distinct column names with "
-                f"{','.join(DRIVING_COLUMNS)} or {','.join(STEER_ACCEL_COLUMNS)} among them are wanted."
+                f"{path} has the header {','.join(header)!r}, but distinct column names{among} are wanted."
             )
         for number, row in enumerate(rows, start=1):
             if len(row) != len(header):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_gym.data_collection.dataset import ClipBatch, Dataset
+from wm_gym.clips import Clips
+from wm_gym.data_collection.dataset import Dataset
 from wm_gym.errors import DatasetError
 
 
@@ -89,7 +91,7 @@ class JoinedDataset:
                 draws[rows, 0] += self._first_positions[index]
         return draws
 
-    def read_clips(self, draws: NDArray[np.int64], length: int) -> ClipBatch:
+    def read_clips(self, draws: NDArray[np.int64], length: int) -> Clips[NDArray[Any]]:
         """Read the clips of ``length`` frames that :meth:`draw_clips` drew.
 
         Raises:
@@ -99,11 +101,11 @@ class JoinedDataset:
             return self.datasets[0].read_clips(draws, length)
         owners = np.searchsorted(self._first_positions, draws[:, 0], side="right") - 1
         order: list[NDArray[np.int64]] = []
-        parts: list[ClipBatch] = []
+        parts: list[Clips[NDArray[Any]]] = []
         for index, dataset in enumerate(self.datasets):
             rows = np.flatnonzero(owners == index)
             if len(rows):
                 order.append(rows)
                 parts.append(dataset.read_clips(draws[rows] - [self._first_positions[index], 0], length))
         back = np.argsort(np.concatenate(order), kind="stable")
-        return ClipBatch(*(np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)))
+        return Clips(*(np.concatenate(arrays)[back] for arrays in zip(*(part[:5] for part in parts), strict=True)))

@@ -23,7 +23,9 @@ from wm_gym.data_collection.metadata import DatasetMetadata, versions
 from wm_gym.data_collection.remote_folder import local_folder
 from wm_gym.errors import DatasetError
 from wm_gym.frames import resize_frame
+from wm_gym.observation import Observation, join_observation, observation_space, split_observation
 from wm_gym.simulator import SimulatorSpec
+from wm_gym.vector import VectorField
 
 SIMULATOR_KEY = "wm_gym_simulator"
 INDEX_KEY = "wm_gym_index"
@@ -55,7 +57,7 @@ def export_minari(dataset: Dataset, dataset_id: str) -> None:
             created = minari.create_dataset_from_buffers(
                 dataset_id,
                 buffer=_buffers(dataset, metadata),
-                observation_space=spaces.Box(0, 255, (*simulator.frame_size, 3), np.uint8),
+                observation_space=observation_space(simulator.frame_size, simulator.vector),
                 action_space=simulator.action.space(),
                 algorithm_name=", ".join(sorted({header.behaviour for header in dataset.episodes})),
                 description=f"Recorded with wm_gym from {simulator.id}.",
@@ -74,8 +76,9 @@ def import_minari(
 ) -> Dataset:
     """Make a dataset from one in Minari's local storage.
 
-    Observations have to be images and actions a one-dimensional Box. What :func:`export_minari` wrote comes back as
-    it was; any other dataset's actions are taken as they are (``"native"``).
+    Observations have to be images, or a ``Dict`` of an ``"image"`` and a ``"vector"``, and actions a one-dimensional
+    Box. What :func:`export_minari` wrote comes back as it was; any other dataset's actions are taken as they are
+    (``"native"``).
 
     Args:
         dataset_id: Name in Minari. It has to be there already: nothing is downloaded.
@@ -142,7 +145,7 @@ def _buffers(dataset: Dataset, metadata: list[dict[str, Any]]) -> Iterator[Any]:
         metadata.append({BEHAVIOUR_KEY: episode.behaviour, INDEX_KEY: episode.index})
         yield EpisodeBuffer(
             seed=episode.seed if episode.seed >= 0 else None,
-            observations=episode.frames,
+            observations=join_observation(Observation(episode.frames, episode.vectors)),
             actions=episode.actions,
             rewards=episode.rewards,
             terminations=episode.terminated,
@@ -166,10 +169,13 @@ def _load(minari: Any, dataset_id: str) -> tuple[Any, Mapping[str, Any]]:
         raise DatasetError(f"the Minari dataset {dataset_id!r} does not say its spaces, so it cannot be imported.")
     source = minari.load_dataset(dataset_id)
     observations, actions = source.observation_space, source.action_space
-    is_image = isinstance(observations, spaces.Box) and observations.dtype == np.uint8 and len(observations.shape) == 3
-    if not is_image or observations.shape[-1] != 3:
+    images, vectors = _parts(observations)
+    is_image = isinstance(images, spaces.Box) and images.dtype == np.uint8 and len(images.shape) == 3
+    is_vector = vectors is None or (isinstance(vectors, spaces.Box) and len(vectors.shape) == 1)
+    if not is_image or not is_vector or images.shape[-1] != 3:
         raise DatasetError(
-            f"the Minari dataset {dataset_id!r} observes {observations}, but images are needed: uint8 (H, W, 3)."
+            f"the Minari dataset {dataset_id!r} observes {observations}, but images are needed: uint8 (H, W, 3), "
+            "alone or as 'image' in a Dict with a one-dimensional Box 'vector'."
         )
     if not isinstance(actions, spaces.Box) or len(actions.shape) != 1:
         raise DatasetError(
@@ -181,7 +187,8 @@ def _load(minari: Any, dataset_id: str) -> tuple[Any, Mapping[str, Any]]:
 def _simulator(
     dataset_id: str, source: Any, described: Mapping[str, Any], frame_size: tuple[int, int] | None
 ) -> SimulatorSpec:
-    size = frame_size or (int(source.observation_space.shape[0]), int(source.observation_space.shape[1]))
+    images, vectors = _parts(source.observation_space)
+    size = frame_size or (int(images.shape[0]), int(images.shape[1]))
     recorded = described.get(SIMULATOR_KEY)
     if recorded is not None:
         try:
@@ -192,12 +199,26 @@ def _simulator(
         env_id = str(json.loads(described["env_spec"])["id"])
     except (KeyError, TypeError, ValueError):
         env_id = dataset_id
-    return SimulatorSpec(id=env_id, frame_size=size, action=ActionFormat.native(source.action_space))
+    fields: list[VectorField] = []
+    if vectors is not None:
+        if not vectors.is_bounded():
+            raise DatasetError(f"the vectors of the Minari dataset {dataset_id!r} have no finite bounds: {vectors}.")
+        bounds = zip(vectors.low.tolist(), vectors.high.tolist(), strict=True)
+        fields = [VectorField(name=f"vector_{place}", low=low, high=high) for place, (low, high) in enumerate(bounds)]
+    action = ActionFormat.native(source.action_space)
+    return SimulatorSpec(id=env_id, frame_size=size, action=action, vector=tuple(fields))
+
+
+def _parts(space: spaces.Space[Any]) -> tuple[Any, Any]:
+    """The spaces of image and vector; the vector's is ``None`` where there is none."""
+    if isinstance(space, spaces.Dict) and set(space.spaces) == {"image", "vector"}:
+        return space["image"], space["vector"]
+    return space, None
 
 
 def _to_episode(position: int, data: Any, about: Mapping[str, Any], frame_size: tuple[int, int]) -> Episode:
     steps = len(data.rewards)
-    frames = np.asarray(data.observations)
+    frames, vectors = split_observation(data.observations)
     if frames.shape[1:3] != frame_size:
         frames = np.stack([resize_frame(frame, *frame_size) for frame in frames])
     return Episode(
@@ -206,6 +227,7 @@ def _to_episode(position: int, data: Any, about: Mapping[str, Any], frame_size: 
         rewards=np.asarray(data.rewards, np.float32),
         terminated=np.asarray(data.terminations, np.bool_),
         truncated=np.asarray(data.truncations, np.bool_),
+        vectors=vectors,
         infos=_scalar_infos(data.infos or {}, steps),
         seed=-1 if about.get("seed") is None else int(about["seed"]),
         behaviour=str(about.get(BEHAVIOUR_KEY, "minari")),

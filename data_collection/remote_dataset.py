@@ -47,6 +47,7 @@ class IndexEntry(BaseModel):
     length: int = Field(ge=1)
     frame_size: tuple[FrameSide, FrameSide]
     action_dim: int = Field(ge=1)
+    vector_dim: int = Field(default=0, ge=0)
     codec: FrameCodec
     seed: int
     behaviour: str
@@ -163,7 +164,13 @@ def open_remote(url: str, downloads: DownloadCache | None) -> tuple[str, Dataset
     for entry in index.episodes:
         path = origin.downloads.path(entry.sha256, episode_file_name(entry.index))
         header = EpisodeHeader(path=path, **dict(entry), origin=origin)
-        check_sizes(f"{folder.url}/{EPISODES_FOLDER}/{path.name}", header.frame_size, header.action_dim, metadata)
+        check_sizes(
+            f"{folder.url}/{EPISODES_FOLDER}/{path.name}",
+            header.frame_size,
+            header.action_dim,
+            header.vector_dim,
+            metadata,
+        )
         headers.append(header)
     return folder.url, metadata, headers
 

@@ -86,7 +86,7 @@ def _verify_remote(url: str) -> Verification:
 
 def _verify_episode(path: Path, metadata: DatasetMetadata) -> int:
     header = read_header(path)
-    check_sizes(str(path), header.frame_size, header.action_dim, metadata)
+    check_sizes(str(path), header.frame_size, header.action_dim, header.vector_dim, metadata)
     header, steps = verify_episode(path)
     check_actions(str(path), steps["actions"], metadata)
     end = "terminated" if steps["terminated"][-1] else "truncated" if steps["truncated"][-1] else "none"

@@ -19,6 +19,7 @@ import numpy as np
 
 from wm_gym.actions import ActionFormat
 from wm_gym.data_collection.codec import FrameCodec
+from wm_gym.data_collection.driving import LOST, drive_episode
 from wm_gym.data_collection.episode_file import EpisodeHeader, EpisodeRecorder
 from wm_gym.data_collection.plan import EpisodePlan
 from wm_gym.errors import SimulatorLostError, WMGymError
@@ -26,9 +27,7 @@ from wm_gym.simulator import SimulatorSpec
 
 if TYPE_CHECKING:
     from wm_gym.data_collection.behaviours import Behaviour
-    from wm_gym.frames import Frame
 
-_LOST = "simulator_lost"
 
 MakeBehaviour = Callable[[str, SimulatorSpec], "Behaviour"]
 """Makes a behaviour from its name; a module-level function, because it is sent to other processes."""
@@ -156,10 +155,7 @@ def record_episode(
     patience: int | None = None,
     check_open: Callable[[], None] = lambda: None,
 ) -> EpisodeRecorder:
-    """Drive one episode from reset to its end.
-
-    The action recorded is ``info["applied_action"]`` where the simulator says what it really did, as it does for a
-    driver of its own; else the one that the behaviour gave.
+    """Drive and record one episode; see :func:`~wm_gym.data_collection.driving.drive_episode`.
 
     Args:
         env: The simulator; its actions are in the stored format.
@@ -174,47 +170,32 @@ def record_episode(
     Raises:
         SimulatorLostError: The simulator was lost; the episode is worth nothing.
     """
-    frame = begin_episode(env, behaviour, plan.seed, plan.behaviour_seed)
-    recorder = EpisodeRecorder(codec, frame, seed=plan.seed, behaviour=plan.behaviour, index=plan.index)
-    ended, fruitless = False, 0
-    while not ended:
-        check_open()
-        chosen = action.to_stored(behaviour.act(frame))
-        frame, reward, terminated, truncated, info = env.step(chosen)
-        check_not_lost(info)
-        if action.kind == "driving" and "applied_action" in info:
-            chosen = action.to_stored(info["applied_action"])
-        fruitless = 0 if float(reward) > 0 else fruitless + 1
-        truncated = truncated or len(recorder) + 1 == max_steps or fruitless == patience
-        recorder.add(chosen, frame, float(reward), terminated=terminated, truncated=truncated, infos=scalar_infos(info))
-        ended = terminated or truncated
+    steps = drive_episode(
+        env,
+        behaviour,
+        seed=plan.seed,
+        behaviour_seed=plan.behaviour_seed,
+        action=action,
+        max_steps=max_steps,
+        patience=patience,
+        check_open=check_open,
+    )
+    recorder = EpisodeRecorder(codec, next(steps).observed, seed=plan.seed, behaviour=plan.behaviour, index=plan.index)
+    for step in steps:
+        recorder.add(
+            step.action,
+            step.observed,
+            step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            infos=scalar_infos(step.info),
+        )
     return recorder
-
-
-def begin_episode(env: gym.Env[Any, Any], behaviour: Behaviour, seed: int, behaviour_seed: int) -> Frame:
-    """Reset a simulator and the behaviour that drives it; returns the first frame ``(H, W, 3)`` uint8."""
-    frame, _ = env.reset(seed=seed)
-    if getattr(env.unwrapped, "traffic_manager_drives", False):
-        # Another behaviour in the same simulator had handed the wheel to it.
-        env.unwrapped.traffic_manager_drives = False  # type: ignore[attr-defined]
-    behaviour.reset(env, behaviour_seed)
-    first: Frame = frame
-    return first
-
-
-def check_not_lost(info: Mapping[str, Any]) -> None:
-    """Check that a step's ``info`` does not say that the simulator was lost.
-
-    Raises:
-        SimulatorLostError: It does.
-    """
-    if info.get(_LOST, False):
-        raise SimulatorLostError(str(info.get("lost_reason") or "the simulator was lost in the middle of an episode."))
 
 
 def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
     """The entries of a step's ``info`` that are single real numbers or truth values and say something of the drive."""
-    return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != _LOST}
+    return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != LOST}
 
 
 def text_infos(info: Mapping[str, Any]) -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from wm_gym.errors import ConfigError, did_you_mean
+from wm_gym.vector import Fields
 
 
 def check_count(name: str, value: Any) -> int:
@@ -63,6 +64,24 @@ def check_frame_size(frame_size: int | tuple[int, int]) -> tuple[int, int]:
     if len(size) != 2 or any(not _is_whole(n) or n < 8 for n in size):
         raise ConfigError(f"frame_size={frame_size!r} must be one or two whole numbers of at least 8 pixels.")
     return int(size[0]), int(size[1])
+
+
+def choose_fields(known: Fields, names: Sequence[str]) -> Fields:
+    """The fields of a vector by their names, in the order in which they are named.
+
+    Raises:
+        ConfigError: A name is unknown or occurs twice, or the names are one text.
+    """
+    by_name = {field.name: field for field in known}
+    if isinstance(names, str):
+        raise ConfigError(f"vector={names!r} takes a list of names, as in vector=({names!r},).")
+    for name in names:
+        if name not in by_name:
+            hint = did_you_mean(str(name), by_name)
+            raise ConfigError(f"vector={list(names)!r} knows no {name!r}{hint}; choose from {', '.join(by_name)}.")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"vector={list(names)!r} names a field twice.")
+    return tuple(by_name[name] for name in names)
 
 
 def _is_whole(value: Any) -> bool:

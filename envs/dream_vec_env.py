@@ -19,6 +19,7 @@ from wm_gym.envs.imagined_rollouts import ImaginedRollouts
 from wm_gym.envs.rendering import FrameRenderer, tile
 from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
 from wm_gym.frames import Frame
+from wm_gym.observation import assign_rows, select_rows
 from wm_gym.state import LatentState
 
 Indices = int | Iterable[int] | None
@@ -163,12 +164,12 @@ class DreamVecEnv(VecEnv):
         rows = np.flatnonzero(dones)
         if len(rows):
             lengths = rollouts.elapsed[rows]
-            last_observations = observations[rows]
+            last_observations = select_rows(observations, rows)
             used = rollouts.reset(rows)
-            observations[rows] = rollouts.observations(rows)
+            assign_rows(observations, rows, rollouts.observations(rows))
             for i, row in enumerate(rows.tolist()):
                 infos[row] = {
-                    "terminal_observation": last_observations[i],
+                    "terminal_observation": select_rows(last_observations, i),
                     "TimeLimit.truncated": bool(outcome.truncated[row]),
                     "episode": {"r": float(self._returns[row]), "l": int(lengths[i])},
                 }

@@ -20,6 +20,7 @@ from wm_gym.envs.rendering import FrameRenderer
 from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
 from wm_gym.errors import ConfigError
 from wm_gym.frames import Frame
+from wm_gym.observation import assign_rows, select_rows
 from wm_gym.state import LatentState
 
 Mask = NDArray[np.bool_]
@@ -194,12 +195,13 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             done = rollouts.needs_reset.copy()
             rows = np.flatnonzero(done)
             final = np.full(self.num_envs, None, dtype=object)
-            for row, last in zip(rows, observations[rows], strict=True):
-                final[row] = last
+            last = select_rows(observations, rows)  # a copy: the rows are written over
+            for place, row in enumerate(rows):
+                final[row] = select_rows(last, place)
             infos["final_obs"], infos["_final_obs"] = final, done.copy()
             infos["final_info"], infos["_final_info"] = self._infos(continuation, done), done.copy()
             self._begin(rows)
-            observations[rows] = rollouts.observations(rows)
+            assign_rows(observations, rows, rollouts.observations(rows))
             continuation = np.where(done, 1.0, continuation)
         infos.update(self._infos(continuation, np.ones(self.num_envs, np.bool_)))
         self._show()

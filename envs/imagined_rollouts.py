@@ -139,12 +139,13 @@ class ImaginedRollouts(RolloutContract):
         """Observations of the slots ``rows`` (``None``: all), in memory that nothing else uses.
 
         Returns:
-            ``(K, F)`` float32, or ``(K, H, W, 3)`` uint8 for image observations.
+            ``(K, F)`` float32, or for image observations ``(K, H, W, 3)`` uint8, in a ``Dict`` with ``(K, V)`` float32
+            where the simulator gives vectors.
         """
         if self.observation == "latent":
             # A copy: features may be a view of the state, which a reset overwrites.
             return self._features(self._state if rows is None else self._rows(rows)).astype(np.float32)
-        return self.frames(rows).copy()
+        return self._seen(self.frames(rows), self._state if rows is None else self._rows(rows))
 
     def frames(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
         """Pictures of the slots ``rows`` (``None``: all), ``(K, H, W, 3)`` uint8; not to be written into."""

@@ -12,13 +12,14 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from wm_gym.envs.dream_model import DreamModel, resolve_model
 from wm_gym.envs.model_actions import ModelActions
 from wm_gym.envs.rollout_contract import observation_space_of
 from wm_gym.errors import SimulatorError
-from wm_gym.frames import Frame, frames_to_tensor
+from wm_gym.observation import split_observation
+from wm_gym.rollouts import LatentFilter, latent_features
+from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 
 
@@ -30,8 +31,8 @@ class LatentObservation(gym.Wrapper[Any, ArrayLike, Any, ArrayLike], RecordConst
     here unchanged. Rewards, ends and ``info`` are the simulator's.
 
     Args:
-        env: A simulator with observations uint8 ``(H, W, 3)`` of the model's frame size and one of the model's action
-            spaces, such as :func:`wm_gym.envs.make_simulator` gives.
+        env: A simulator with the observations that the model was trained with, frames uint8 ``(H, W, 3)`` or a ``Dict``
+            of frame and vector, and one of the model's action spaces, such as :func:`wm_gym.envs.make_simulator` gives.
         model: A model's folder, ``"bundled"`` or a :class:`~wm_gym.world_model.WorldModel`, which is shared and put in
             evaluation mode.
         device: Where a model that is read from a folder computes; ``None`` is the CPU. A model that is passed in stays
@@ -55,10 +56,10 @@ class LatentObservation(gym.Wrapper[Any, ArrayLike, Any, ArrayLike], RecordConst
         RecordConstructorArgs.__init__(self, model=model, device=device)
         gym.Wrapper.__init__(self, env)
         self.model = resolve_model(model, device)
-        _check_frames(env.observation_space, self.model.config.frame_size)
+        _check_observations(env.observation_space, self.model.simulator, self.model.config.frame_size)
         self.actions = _actions_of(env.action_space, self.model)
         self.observation_space = observation_space_of(self.model, "latent")
-        self._state: LatentState | None = None
+        self._filter = LatentFilter(self.model)
 
     @property
     def state(self) -> LatentState:
@@ -67,20 +68,17 @@ class LatentObservation(gym.Wrapper[Any, ArrayLike, Any, ArrayLike], RecordConst
         Raises:
             ResetNeeded: There was no reset yet.
         """
-        if self._state is None:
+        if self._filter.state is None:
             raise ResetNeeded("there is no latent state before the first reset().")
-        return self._state
+        return self._filter.state
 
-    @torch.no_grad()
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Reset the simulator and start a latent state from its first frame."""
-        frame, info = self.env.reset(seed=seed, options=options)
-        self._state = self.model.initial_state(self._to_tensor(frame))
-        return self._features(), info
+        observed, info = self.env.reset(seed=seed, options=options)
+        return self._features(observed, None), info
 
-    @torch.no_grad()
     def step(self, action: ArrayLike) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
         """Step the simulator and advance the latent state with the action and the frame.
 
@@ -88,23 +86,32 @@ class LatentObservation(gym.Wrapper[Any, ArrayLike, Any, ArrayLike], RecordConst
             ResetNeeded: There was no reset yet.
             ConfigError: The action has the wrong shape or a value that is not finite; the simulator is not stepped.
         """
-        state = self.state
+        _ = self.state  # there must have been a reset
         stored = self.actions.to_stored(action)
-        frame, reward, terminated, truncated, info = self.env.step(action)
-        tensor = torch.from_numpy(stored[None]).to(self.model.device)
-        self._state = self.model.observe(state, tensor, self._to_tensor(frame))
-        return self._features(), reward, terminated, truncated, info
+        observed, reward, terminated, truncated, info = self.env.step(action)
+        return self._features(observed, stored), reward, terminated, truncated, info
 
-    def _to_tensor(self, frame: Frame) -> Tensor:
-        """One frame ``(H, W, 3)`` uint8 to ``(1, 3, H, W)`` on the model's device."""
-        return frames_to_tensor(torch.from_numpy(np.ascontiguousarray(frame)).to(self.model.device))[None]
-
-    def _features(self) -> NDArray[np.float32]:
-        return np.array(self.model.features(self.state)[0].cpu().numpy(), dtype=np.float32)
+    def _features(self, observed: Any, last_action: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        return latent_features(self._filter, split_observation(observed), last_action)
 
 
-def _check_frames(space: gym.Space[Any], frame_size: tuple[int, int]) -> None:
-    """Raise a ``SimulatorError`` unless the observations are frames of this size."""
+def _check_observations(space: gym.Space[Any], simulator: SimulatorSpec, frame_size: tuple[int, int]) -> None:
+    """Raise a ``SimulatorError`` unless the observations are those that the model was trained with."""
+    fields = simulator.vector
+    if isinstance(space, spaces.Dict) and set(space.spaces) == {"image", "vector"}:
+        size = space["vector"].shape
+        if size != (len(fields),):
+            raise SimulatorError(
+                f"the simulator gives vectors of shape {size} beside its frames, but the model was trained with "
+                f"{len(fields)} numbers ({', '.join(field.name for field in fields)}); make the simulator as it was."
+            )
+        space = space["image"]
+    elif fields:
+        raise SimulatorError(
+            f"the model was trained with {len(fields)} numbers beside each frame "
+            f"({', '.join(field.name for field in fields)}), but the simulator gives none; make it as it was "
+            "recorded, with wm_gym.envs.make_simulator_from_spec."
+        )
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3 or space.shape[2] != 3:
         raise SimulatorError(
             f"the simulator's observations must be frames, uint8 (H, W, 3), but they are {space}; "

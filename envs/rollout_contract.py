@@ -23,6 +23,7 @@ from wm_gym.envs.dream_model import DreamModel, resolve_model, start_states_of
 from wm_gym.envs.model_actions import ModelActions
 from wm_gym.errors import BundleError, ConfigError
 from wm_gym.frames import tensor_to_frames
+from wm_gym.observation import Observation, join_observation, observation_space
 from wm_gym.state import LatentState
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 ObservationKind = Literal["latent", "image"]
 Termination = Literal["sample", "threshold", "never"]
-Observations = NDArray[np.float32] | NDArray[np.uint8]
+Observations = Any
+"""Features ``(..., F)`` float32, frames ``(..., H, W, 3)`` uint8, or a ``Dict`` of frames and vectors."""
 
 DEFAULT_FPS = 20.0
 _CONTINUATION_LIMITS = {"threshold": math.nextafter(0.5, 0.0), "never": -math.inf}
@@ -44,7 +46,7 @@ class RolloutArguments(TypedDict):
     Attributes:
         model: A model's folder, ``"bundled"`` or a :class:`~wm_gym.envs.dream_model.DreamModel`.
         horizon: Steps until a dream is truncated.
-        observation: ``"latent"`` for the policy features, ``"image"`` for decoded frames.
+        observation: ``"latent"`` for the policy features, ``"image"`` for what the simulator gives, decoded.
         action: Kind of action; ``None`` is the model's own.
         device: See :func:`~wm_gym.envs.dream_model.resolve_model`.
         start_states: Bank of start states; ``None`` is the model's own.
@@ -154,6 +156,14 @@ class RolloutContract:
         array: NDArray[np.float32] = (features if self._is_on_cpu else features.cpu()).numpy()
         return array
 
+    def _seen(self, frames: NDArray[np.uint8], state: LatentState) -> Observations:
+        """What the simulator would give, in memory that nothing else uses."""
+        vectors = np.zeros((len(frames), 0), np.float32)
+        if self.model.simulator.vector:
+            with torch.inference_mode():
+                vectors = self.model.decode_vector(state).cpu().numpy()  # type: ignore[attr-defined]
+        return join_observation(Observation(frames.copy(), vectors))
+
     def _start(self, chosen: NDArray[np.int64]) -> LatentState:
         return self._bank.select(self._tensor(chosen))
 
@@ -196,8 +206,9 @@ def not_finite() -> BundleError:
     )
 
 
-def observation_space_of(model: DreamModel, observation: str) -> spaces.Box:
+def observation_space_of(model: DreamModel, observation: str) -> spaces.Space[Any]:
     """Space of one dream's observations."""
     if observation == "latent":
         return spaces.Box(-math.inf, math.inf, (model.feature_dim,), np.float32)
-    return spaces.Box(0, 255, (*model.config.frame_size, 3), np.uint8)
+    height, width = model.config.frame_size
+    return observation_space((height, width), model.simulator.vector)

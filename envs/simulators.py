@@ -1,8 +1,10 @@
 """Simulators by name: the short names, and any Gymnasium id with image observations and continuous actions.
 
-Every environment from :func:`make_simulator` gives frames, uint8 ``(H, W, 3)``, and takes a one-dimensional ``Box`` of
-float32 actions. Driving simulators (``metadata["driving"]``) take action format, frame size and action repeat as
-arguments of their own; any other environment is wrapped so that it behaves alike.
+Every environment from :func:`make_simulator` gives frames, uint8 ``(H, W, 3)``, or a ``Dict`` of such an ``"image"``
+and a ``"vector"`` ``(V,)`` float32, and takes a one-dimensional ``Box`` of float32 actions. What the vector's entries
+are, an environment says by its attribute ``vector_fields``; without it they are numbered. Driving simulators
+(``metadata["driving"]``) take action format, frame size and action repeat as arguments of their own; any other
+environment is wrapped so that it behaves alike.
 
 A simulator that runs on a server names the arguments that say where it runs, not what it simulates, in
 ``metadata["unrecorded"]``: its connection. They reach the environment, but no record.
@@ -25,14 +27,16 @@ from gymnasium.utils import RecordConstructorArgs
 from wm_gym.actions import ActionFormat, FloatArray, is_driving
 from wm_gym.envs.arguments import check_seed
 from wm_gym.errors import SimulatorError, did_you_mean
-from wm_gym.frames import Frame, resize_frame
+from wm_gym.frames import resize_frame
+from wm_gym.observation import Observation, join_observation, observation_space, split_observation
 from wm_gym.simulator import SimulatorSpec
+from wm_gym.vector import Fields, VectorField
 
 SIMULATORS: dict[str, str] = {"car-racing": "CarRacingDriving-v0", "carla": "CarlaDriving-v0"}
 """Short names and the Gymnasium ids behind them."""
 
 
-class Simulator(gym.Wrapper[Frame, Any, Any, Any], RecordConstructorArgs):
+class Simulator(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """An environment together with the record that makes it again.
 
     Attributes:
@@ -49,7 +53,7 @@ class NativeSimulator(Simulator):
     """A simulator that is not a driving one: resized frames, float32 actions, optional action repeat.
 
     Args:
-        env: An environment with observations uint8 ``(H, W, 3)`` and a bounded one-dimensional ``Box`` of actions.
+        env: An environment with observations as above and a bounded one-dimensional ``Box`` of actions.
         simulator: Its record, with the frame size wanted.
         action_repeat: How many of the environment's steps one action lasts; rewards are summed, and the last frame
             and ``info`` are returned. An episode that ends within ends the action too.
@@ -59,24 +63,28 @@ class NativeSimulator(Simulator):
         RecordConstructorArgs.__init__(self, simulator=simulator, action_repeat=action_repeat)
         super().__init__(env, simulator)
         self.action_repeat = action_repeat
-        self.observation_space = spaces.Box(0, 255, (*simulator.frame_size, 3), np.uint8)
+        self.observation_space = observation_space(simulator.frame_size, simulator.vector)
         self.action_space = simulator.action.space()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
-        frame, info = self.env.reset(seed=check_seed(seed), options=options)
-        return resize_frame(frame, *self.simulator.frame_size), info
+        observed, info = self.env.reset(seed=check_seed(seed), options=options)
+        return self._resized(observed), info
 
-    def step(self, action: FloatArray) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+    def step(self, action: FloatArray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Hold one action for ``action_repeat`` steps of the environment."""
         native = self.simulator.action.to_stored(action).astype(self.env.action_space.dtype)
         total = 0.0
         for _ in range(self.action_repeat):
-            frame, reward, terminated, truncated, info = self.env.step(native)
+            observed, reward, terminated, truncated, info = self.env.step(native)
             total += float(reward)
             if terminated or truncated:
                 break
-        return resize_frame(frame, *self.simulator.frame_size), total, bool(terminated), bool(truncated), info
+        return self._resized(observed), total, bool(terminated), bool(truncated), info
+
+    def _resized(self, observed: Any) -> Any:
+        image, vector = split_observation(observed)
+        return join_observation(Observation(resize_frame(image, *self.simulator.frame_size), vector))
 
 
 def make_simulator(
@@ -88,7 +96,7 @@ def make_simulator(
     render_mode: str | None = None,
     connection: Mapping[str, Any] | None = None,
     **kwargs: Any,
-) -> gym.Env[Frame, Any]:
+) -> gym.Env[Any, Any]:
     """Make a simulator.
 
     Args:
@@ -104,7 +112,7 @@ def make_simulator(
             of the connection are not recorded.
 
     Returns:
-        An environment with observations uint8 ``(H, W, 3)`` and a one-dimensional float32 ``Box`` of actions.
+        An environment with observations as above and a one-dimensional float32 ``Box`` of actions.
 
     Raises:
         SimulatorError: The name is unknown, a dependency is missing, an argument is not one of the simulator's (or of
@@ -152,7 +160,7 @@ def make_simulator_from_spec(
     action: str | None = None,
     render_mode: str | None = None,
     connection: Mapping[str, Any] | None = None,
-) -> gym.Env[Frame, Any]:
+) -> gym.Env[Any, Any]:
     """Make the simulator of a dataset, model or agent again.
 
     Args:
@@ -164,15 +172,26 @@ def make_simulator_from_spec(
     Raises:
         SimulatorError: As :func:`make_simulator`, or the simulator's actions are no longer those of the record.
     """
+    kwargs = simulator.kwargs
+    if not simulator.vector and _class_metadata(simulator.id).get("vector_by_default", False):
+        kwargs = {"vector": [], **kwargs}
     env = make_simulator(
         simulator.id,
         action=action,
         frame_size=simulator.frame_size,
         render_mode=render_mode,
         connection=connection,
-        **simulator.kwargs,
+        **kwargs,
     )
-    made = describe_simulator(env).action
+    described = describe_simulator(env)
+    made = described.action
+    if described.vector != simulator.vector:
+        env.close()
+        now, then = (", ".join(field.name for field in spec.vector) or "none" for spec in (described, simulator))
+        raise SimulatorError(
+            f"{simulator.id} now gives these numbers beside its frames: {now}; but the record says: {then}, or with "
+            "other bounds; install the version it was recorded with."
+        )
     if made != simulator.action:
         env.close()
         raise SimulatorError(
@@ -309,6 +328,7 @@ def _describe_driving(env: gym.Env[Any, Any], env_id: str, kwargs: Mapping[str, 
         frame_size=(height, width),
         action=ActionFormat.driving(),
         step_s=float(getattr(env.unwrapped, "step_s", 0.0)),
+        vector=_vector_fields(env, env_id),
     )
 
 
@@ -343,11 +363,14 @@ def _describe_native(
         frame_size=size,
         action=ActionFormat.native(space),
         step_s=action_repeat / frames_per_s if frames_per_s > 0 else 0.0,
+        vector=_vector_fields(env, env_id),
     )
 
 
 def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
     space = env.observation_space
+    if isinstance(space, spaces.Dict) and set(space.spaces) == {"image", "vector"}:
+        space = space["image"]
     is_frame = (
         isinstance(space, spaces.Box)
         and space.dtype == np.dtype(np.uint8)
@@ -356,11 +379,29 @@ def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
     )
     if not is_frame:
         raise SimulatorError(
-            f"{env_id} observes {space}, but frames are needed: uint8 (H, W, 3); register a version wrapped in "
+            f"{env_id} observes {space}, but frames are needed: uint8 (H, W, 3), or a Dict of such "
+            "an 'image' and a 'vector'; register a version wrapped in "
             "gymnasium.wrappers.AddRenderObservation."
         )
     assert space.shape is not None
     return int(space.shape[0]), int(space.shape[1])
+
+
+def _vector_fields(env: gym.Env[Any, Any], env_id: str) -> Fields:
+    """The fields of the vector that an environment gives; none where it gives frames alone."""
+    if not isinstance(env.observation_space, spaces.Dict):
+        return ()
+    space = env.observation_space["vector"]
+    if not (isinstance(space, spaces.Box) and len(space.shape) == 1 and space.is_bounded()):
+        raise SimulatorError(
+            f"{env_id} gives vectors in {space}, but a one-dimensional Box with finite bounds is needed; register a "
+            "version that clips or scales them."
+        )
+    named: Fields | None = getattr(env.unwrapped, "vector_fields", None)
+    if named is not None:
+        return named
+    bounds = zip(space.low.tolist(), space.high.tolist(), strict=True)
+    return tuple(VectorField(name=f"vector_{place}", low=low, high=high) for place, (low, high) in enumerate(bounds))
 
 
 def _class_metadata(env_id: str) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from wm_gym.envs.rollout_contract import Observations, RolloutArguments, RolloutContract, not_finite, reset_needed
 from wm_gym.envs.slot_random import StreamAhead
+from wm_gym.observation import select_rows
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -104,8 +105,9 @@ class SingleRollout(RolloutContract):
 
     def _observation(self) -> Observations:
         """The observation, in memory that nothing else uses."""
-        seen = self._features(self._state) if self.observation == "latent" else self.frames()
-        return seen[0].copy()
+        if self.observation == "latent":
+            return self._features(self._state)[0].copy()
+        return select_rows(self._seen(self.frames(), self._state), 0)
 
 
 class _InputRow:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from wm_gym.ahead_of_time import AheadOfTime, OtherInputsError
 from wm_gym.config import ModelConfig
 from wm_gym.errors import ConfigError, did_you_mean
+from wm_gym.observation import Observation
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.world_model import Imagined, WorldModel
@@ -174,13 +175,13 @@ class AcceleratedModel:
         """Where the model computes."""
         return self.model.device
 
-    def initial_state(self, frame: Tensor) -> LatentState:
+    def initial_state(self, observed: Observation[Tensor] | Tensor) -> LatentState:
         """As :meth:`WorldModel.initial_state`."""
-        return self.model.initial_state(frame)
+        return self.model.initial_state(observed)
 
-    def observe(self, state: LatentState, action: Tensor, frame: Tensor) -> LatentState:
+    def observe(self, state: LatentState, action: Tensor, observed: Observation[Tensor] | Tensor) -> LatentState:
         """As :meth:`WorldModel.observe`."""
-        return self.model.observe(state, action, frame)
+        return self.model.observe(state, action, observed)
 
     @torch.no_grad()
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> Imagined:
@@ -206,6 +207,10 @@ class AcceleratedModel:
     def decode(self, state: LatentState) -> Tensor:
         """Frames ``(B, 3, H, W)`` float in [-1, 1]."""
         return self.model.decode_latent(self._dynamics.shown(state))
+
+    def decode_vector(self, state: LatentState) -> Tensor:
+        """As :meth:`WorldModel.decode_vector`."""
+        return self.model.decode_vector(state)
 
 
 def accelerate(

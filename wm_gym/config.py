@@ -208,6 +208,12 @@ class LossConfig(_Section):
     consistency: float = Field(default=1.0, ge=0, description="Square error of predicted against encoded latents.")
     reward: float = Field(default=1.0, ge=0, description="Cross-entropy of the reward head.")
     continuation: float = Field(default=1.0, ge=0, description="Cross-entropy of the termination head.")
+    vector: float = Field(
+        default=10.0,
+        ge=0,
+        description="Square error and cross-entropy of the predicted vector, summed over its entries; without effect "
+        "where the simulator gives none.",
+    )
     # The KL is a sum over groups, a few nats; the pixel terms are means, 0.03 to 0.1.
     kl_dynamics: float = Field(default=1e-3, ge=0, description="KL that moves the prior towards the posterior.")
     kl_representation: float = Field(default=2e-4, ge=0, description="KL that moves the posterior towards the prior.")

@@ -8,30 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from wm_gym.clips import Clips
 from wm_gym.config import LossConfig
 from wm_gym.models.dynamics.base import Divergence
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
-
-
-class ClipTensors(NamedTuple):
-    """A batch of clips on the device.
-
-    Attributes:
-        frames: ``(B, T, 3, H, W)`` float in [-1, 1]; ``(B, S, 3, H, W)`` where only some are ``shown``.
-        actions: ``(B, T - 1, A)`` float32, stored format; ``actions[:, t]`` leads from frame ``t`` to ``t + 1``.
-        rewards: ``(B, T - 1)`` float32.
-        terminated: ``(B, T - 1)`` bool.
-        latents: ``(B, T, Z)``, encoded before; ``None`` leaves that to the model.
-        shown: ``(S,)`` int64 in rising order, the time steps of ``frames``; ``None``: all.
-    """
-
-    frames: Tensor
-    actions: Tensor
-    rewards: Tensor
-    terminated: Tensor
-    latents: Tensor | None = None
-    shown: Tensor | None = None
 
 
 class Unrolled(NamedTuple):
@@ -47,6 +28,8 @@ class Unrolled(NamedTuple):
         features: ``(B, T - 1, F)`` that the heads learn from: of the predicted states, or of the observed ones where
             the dynamics are stochastic, since a drawn state need not be the one that the reward belongs to.
         divergence: Stochastic dynamics: of each observed step, ``(B, T - 1)``.
+        seen: ``(B, T, F)``: features of the state at each time step, observed where the dynamics observed, for the
+            vector's head; deterministic dynamics leave it out where the simulator has no vector.
     """
 
     latents: Tensor
@@ -55,10 +38,11 @@ class Unrolled(NamedTuple):
     predicted: Tensor | None
     features: Tensor
     divergence: Divergence | None
+    seen: Tensor | None
 
 
 def unroll(
-    model: WorldModel, clips: ClipTensors, context: int, checkpointed: bool = False, with_open_loop: bool = True
+    model: WorldModel, clips: Clips[Tensor], context: int, checkpointed: bool = False, with_open_loop: bool = True
 ) -> Unrolled:
     """Encode a batch of clips and follow them with the dynamics.
 
@@ -75,29 +59,40 @@ def unroll(
     if clips.latents is not None:
         latents = clips.latents
     elif checkpointed:
-        latents = checkpoint(model.encode, clips.frames, use_reentrant=False)
+        latents = checkpoint(model.encode, clips.observations, use_reentrant=False)
     else:
-        latents = model.encode(clips.frames)
+        latents = model.encode(clips.observations)
     if model.dynamics.is_stochastic:
         return _filter(model, clips, latents, context, with_open_loop)
     state = model.dynamics.initial(latents[:, 0])
     predicted: list[Tensor] = []
     features: list[Tensor] = []
+    states = [state]
     for t in range(clips.actions.shape[1]):
         prior: LatentState = model.imagine_state(state, clips.actions[:, t])
         predicted.append(prior.latent)
         features.append(model.features(prior))
         is_observed = t + 1 < context
         state = model.dynamics.correct(prior, latents[:, t + 1]) if is_observed else prior
+        states.append(state)
     stacked = torch.stack(predicted, dim=1)
-    return Unrolled(latents, latents, stacked[:, context - 1 :], stacked, torch.stack(features, dim=1), None)
+    seen = torch.stack([model.features(state) for state in states], dim=1) if model.simulator.vector else None
+    return Unrolled(
+        latents,
+        latents,
+        stacked[:, context - 1 :],
+        stacked,
+        torch.stack(features, dim=1),
+        None,
+        seen,
+    )
 
 
-def _filter(model: WorldModel, clips: ClipTensors, latents: Tensor, context: int, with_open_loop: bool) -> Unrolled:
+def _filter(model: WorldModel, clips: Clips[Tensor], latents: Tensor, context: int, with_open_loop: bool) -> Unrolled:
     batch, steps = clips.actions.shape[:2]
     states, divergence = model.filter(latents, clips.actions)
-    arrived = LatentState(states.latent[batch:], states.memory[batch:])  # not the first: no step led to it
-    features = model.features(arrived).unflatten(0, (steps, batch)).transpose(0, 1)
+    seen = model.features(states).unflatten(0, (steps + 1, batch)).transpose(0, 1)  # (T * B, F) to (B, T, F)
+    features = seen[:, 1:]  # not the first: no step led to it
 
     open_loop: list[Tensor] = []
     if with_open_loop:
@@ -114,6 +109,7 @@ def _filter(model: WorldModel, clips: ClipTensors, latents: Tensor, context: int
         None,
         features,
         Divergence(*(part.transpose(0, 1) for part in divergence)),
+        seen,
     )
 
 
@@ -153,7 +149,7 @@ class WorldModelLoss(nn.Module):
         self.context_range = context_range
 
     def forward(
-        self, model: WorldModel, clips: ClipTensors, generator: torch.Generator | None = None
+        self, model: WorldModel, clips: Clips[Tensor], generator: torch.Generator | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total loss, a scalar, and each unweighted term (detached scalars).
 
@@ -176,6 +172,9 @@ class WorldModelLoss(nn.Module):
             terms["consistency"] = error.float().square().mean()
         terms["reward"] = model.reward_head.loss(unrolled.features, clips.rewards)
         terms["continuation"] = model.continuation_head.loss(unrolled.features, clips.terminated)
+        if model.simulator.vector:
+            assert unrolled.seen is not None
+            terms["vector"] = model.vector_head.loss(unrolled.seen, clips.vectors)
         if unrolled.divergence is not None:
             for name, divergence in unrolled.divergence._asdict().items():
                 terms[f"kl_{name}"] = divergence.clamp(min=weights.free_nats).mean()
@@ -188,7 +187,7 @@ class WorldModelLoss(nn.Module):
         return total, {name: value.detach() for name, value in terms.items()}
 
     def _reconstruction_terms(
-        self, model: WorldModel, observed: Tensor, clips: ClipTensors, generator: torch.Generator | None
+        self, model: WorldModel, observed: Tensor, clips: Clips[Tensor], generator: torch.Generator | None
     ) -> dict[str, Tensor]:
         if clips.shown is None:
             decoded = self._steps(clips.frames.shape[1], generator)
@@ -206,7 +205,7 @@ class WorldModelLoss(nn.Module):
         self,
         model: WorldModel,
         open_loop: Tensor,
-        clips: ClipTensors,
+        clips: Clips[Tensor],
         context: int,
         generator: torch.Generator | None,
     ) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,11 @@ from torch import Tensor
 from torchmetrics.functional.classification import binary_precision, binary_recall
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from wm_gym.losses import ClipTensors
+from wm_gym.clips import Clips
+from wm_gym.observation import Observation
+from wm_gym.rollouts import dream
+from wm_gym.state import LatentState
+from wm_gym.vector import Fields
 from wm_gym.world_model import WorldModel
 
 IMAGE_HORIZONS = (1, 5, 10, 30)
@@ -36,7 +41,7 @@ def ssim(predicted: Tensor, target: Tensor) -> float:
 
 @torch.no_grad()
 def open_loop_metrics(
-    model: WorldModel, clips: ClipTensors, context: int, noise: torch.Generator | None = None
+    model: WorldModel, clips: Clips[Tensor], context: int, noise: torch.Generator | None = None
 ) -> dict[str, Any]:
     """Observe ``context`` frames of each clip, imagine the rest under the recorded actions, and compare.
 
@@ -48,39 +53,55 @@ def open_loop_metrics(
 
     Returns:
         ``psnr`` and ``ssim`` by horizon (steps ahead), with the same for repeating the last observed frame
-        (``psnr_copy``), ``psnr_reconstruction``; ``reward``: by horizon the mean absolute error and the correlation
+        (``psnr_copy``), ``psnr_reconstruction``; ``vector``, where there is one: see
+        :func:`vector_metrics`; ``reward``: by horizon the mean absolute error and the correlation
         of summed predicted and summed real reward (``None`` where one of them is constant); ``termination``: precision,
         recall (``None`` without any real or predicted termination) and counts, at probability one half.
     """
     horizon = clips.actions.shape[1] - context + 1
     horizons = sorted({h for h in IMAGE_HORIZONS if h <= horizon} | {horizon})
-    latents = model.encode(clips.frames[:, :context])
-    state = model.dynamics.initial(latents[:, 0])
-    for t in range(context - 1):
-        state = model.observe_latent(state, clips.actions[:, t], latents[:, t + 1])
+    batch = len(clips.frames)
+    seen = Observation(clips.frames[:, :context], clips.vectors[:, :context])
+    states = model.filter(model.encode(seen), clips.actions[:, : context - 1]).states  # (context * B, ...)
+    state = LatentState(states.latent[-batch:], states.memory[-batch:])
 
     reconstruction = model.decode(state).float()
     last_frame = clips.frames[:, context - 1]
     images: dict[str, dict[int, float]] = {"psnr": {}, "ssim": {}, "psnr_copy": {}}
-    rewards, continuations = [], []
-    for ahead in range(1, horizon + 1):
-        shape = (clips.frames.shape[0], model.noise_dim)
-        uniform = torch.rand(shape, generator=noise).to(clips.frames.device) if model.noise_dim else None
-        state, reward, continuation = model.imagine(state, clips.actions[:, context + ahead - 2], uniform)
-        rewards.append(reward)
-        continuations.append(continuation)
-        if ahead in horizons:
-            target = clips.frames[:, context + ahead - 1]
-            predicted = model.decode(state).float()
-            images["psnr"][ahead] = psnr(predicted, target)
-            images["ssim"][ahead] = ssim(predicted, target)
-            images["psnr_copy"][ahead] = psnr(last_frame, target)
+    dreamt = dream(model, state, clips.actions[:, context - 1 :], noise)
+    vectors: dict[int, Tensor] = {}
+    for ahead in horizons:
+        target = clips.frames[:, context + ahead - 1]
+        predicted = model.decode(dreamt.states[ahead - 1]).float()
+        images["psnr"][ahead] = psnr(predicted, target)
+        images["ssim"][ahead] = ssim(predicted, target)
+        images["psnr_copy"][ahead] = psnr(last_frame, target)
+        vectors[ahead] = model.decode_vector(dreamt.states[ahead - 1])
+    fields = model.simulator.vector
     return {
         **images,
+        **({"vector": vector_metrics(fields, vectors, clips.vectors[:, context:])} if fields else {}),
         "psnr_reconstruction": psnr(reconstruction, last_frame),
-        "reward": reward_metrics(torch.stack(rewards, 1), clips.rewards[:, context - 1 :], horizons),
-        "termination": termination_metrics(torch.stack(continuations, 1), clips.terminated[:, context - 1 :]),
+        "reward": reward_metrics(dreamt.rewards, clips.rewards[:, context - 1 :], horizons),
+        "termination": termination_metrics(dreamt.continuations, clips.terminated[:, context - 1 :]),
     }
+
+
+def vector_metrics(fields: Fields, predicted: Mapping[int, Tensor], real: Tensor) -> dict[str, dict[int, float]]:
+    """By field and horizon the mean absolute error in the field's unit, or the share of right classes.
+
+    Args:
+        fields: Of the vector.
+        predicted: Vectors ``(B, V)`` by horizon.
+        real: ``(B, K, V)``, recorded; entry ``h - 1`` belongs to horizon ``h``.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for place, field in enumerate(fields):
+        for ahead, vectors in predicted.items():
+            ours, theirs = vectors[:, place], real[:, ahead - 1, place]
+            value = (ours == theirs).float().mean() if field.classes else (ours - theirs).abs().mean()
+            found.setdefault(field.name, {})[ahead] = float(value)
+    return found
 
 
 def reward_metrics(predicted: Tensor, real: Tensor, horizons: list[int]) -> dict[str, dict[int, float | None]]:

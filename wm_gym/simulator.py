@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from wm_gym.actions import ActionFormat
+from wm_gym.vector import Fields
 
 MAX_FRAME_SIDE = 4096
 """Pixels; what is larger is a mistake or damage."""
@@ -24,6 +26,7 @@ class SimulatorSpec(BaseModel):
         frame_size: Height and width of its frames, in pixels.
         action: What its stored action vectors mean.
         step_s: Simulated seconds between two actions, or 0 where the simulator does not say.
+        vector: Fields of the vector that it gives beside the frame; empty where it gives none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -33,3 +36,30 @@ class SimulatorSpec(BaseModel):
     frame_size: tuple[FrameSide, FrameSide]
     action: ActionFormat
     step_s: float = Field(default=0.0, ge=0.0)
+    vector: Fields = ()
+
+    @field_validator("kwargs")
+    @classmethod
+    def _as_read_back(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """JSON has lists alone: a record with tuples would not equal itself once it was read."""
+        try:
+            plain: dict[str, Any] = json.loads(json.dumps(kwargs))
+        except TypeError as error:
+            raise ValueError(f"arguments must be JSON values: {error}") from error
+        return plain
+
+    @field_validator("vector")
+    @classmethod
+    def _names_differ(cls, fields: Fields) -> Fields:
+        names = [field.name for field in fields]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two fields of the vector have one name: {', '.join(names)}")
+        return fields
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_vector(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A record without a vector is written, and identified, as it was before there were vectors."""
+        values: dict[str, Any] = handler(self)
+        if not self.vector:
+            del values["vector"]
+        return values

@@ -29,6 +29,10 @@ class LatentState(NamedTuple):
         """The states at the given rows: an index tensor ``(K,)`` int64 or a mask ``(B,)`` bool."""
         return LatentState(self.latent[rows], self.memory[rows])
 
+    def first(self, count: int) -> LatentState:
+        """The first ``count`` states."""
+        return LatentState(self.latent[:count], self.memory[:count])
+
     def where(self, mask: Tensor, other: LatentState) -> LatentState:
         """These states where ``mask`` ``(B,)`` bool is true, ``other``'s elsewhere."""
         return LatentState(

@@ -1,12 +1,13 @@
 """The world model: encoder, latent dynamics, decoder, reward and termination heads behind five verbs.
 
-* ``encode``: frames to latents;
+* ``encode``: observations (a frame, and a vector where the simulator gives one) to latents;
 * ``observe``: advance the state with what the simulator showed (filtering);
 * ``imagine``: advance it with no frame: next state, reward, continuation probability;
 * ``features``: the vector that a policy sees;
 * ``decode``: the picture.
 
-Letters of shapes: ``B`` batch, ``T`` time, ``H, W`` frame, ``A`` stored action, ``Z`` latent, ``F`` features.
+Letters of shapes: ``B`` batch, ``T`` time, ``H, W`` frame, ``V`` vector, ``A`` stored action, ``Z`` latent, ``F``
+features.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ from torch import Tensor, nn
 
 from wm_gym.config import ModelConfig
 from wm_gym.device import resolve_device
+from wm_gym.errors import SimulatorError
 from wm_gym.models.decoder import StateDecoder
 from wm_gym.models.dynamics import make_dynamics
 from wm_gym.models.dynamics.base import Filtered
 from wm_gym.models.encoder import SpatialEncoder
 from wm_gym.models.heads import ContinuationHead, RewardHead
+from wm_gym.models.vector import VectorHead
+from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
@@ -67,12 +71,14 @@ class WorldModel(nn.Module):
         self.start_states: LatentState | None = None
         self.metrics: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
-        self.encoder = SpatialEncoder(config)
+        self.encoder = SpatialEncoder(config, simulator.vector)
         seen = simulator.action.dim * (1 + len(config.dynamics.action_gains))
         self.dynamics = make_dynamics(config.dynamics, config.latent_dim, seen)
         self.decoder = StateDecoder(config, config.latent_dim)
         self.reward_head = RewardHead(self.dynamics.feature_dim, config.heads)
         self.continuation_head = ContinuationHead(self.dynamics.feature_dim, config.heads)
+        if simulator.vector:
+            self.vector_head = VectorHead(self.dynamics.feature_dim, simulator.vector, config.heads)
         self.register_buffer("action_low", torch.tensor(simulator.action.low), persistent=False)
         self.register_buffer("action_high", torch.tensor(simulator.action.high), persistent=False)
 
@@ -98,18 +104,35 @@ class WorldModel(nn.Module):
 
         return model_fingerprint(self)
 
-    def encode(self, frames: Tensor) -> Tensor:
-        """``(..., 3, H, W)`` float in [-1, 1] to latents ``(..., Z)``."""
-        latents: Tensor = self.encoder(frames.flatten(0, -4))
-        return latents.view(*frames.shape[:-3], -1)
+    def encode(self, observed: Observation[Tensor] | Tensor) -> Tensor:
+        """Observations to latents ``(..., Z)``.
 
-    def initial_state(self, frame: Tensor) -> LatentState:
-        """The state after the first frame of an episode, ``(B, 3, H, W)`` float in [-1, 1]."""
-        return self.dynamics.initial(self.encode(frame))
+        Args:
+            observed: Image ``(..., 3, H, W)`` float in [-1, 1] and vector ``(..., V)``; the image alone where the
+                simulator has no vector.
 
-    def observe(self, state: LatentState, action: Tensor, frame: Tensor) -> LatentState:
-        """The state after taking ``action`` ``(B, A)`` (stored format) and seeing ``frame`` ``(B, 3, H, W)``."""
-        return self.observe_latent(state, action, self.encode(frame))
+        Raises:
+            SimulatorError: The vector is missing, or has not as many entries as the simulator's.
+        """
+        if not isinstance(observed, Observation):
+            observed = Observation(observed, observed.new_zeros(*observed.shape[:-3], 0))
+        image, vector = observed
+        fields = self.simulator.vector
+        if vector.shape[-1] != len(fields):
+            raise SimulatorError(
+                f"the world model sees {len(fields)} numbers beside each frame ({', '.join(f.name for f in fields)}), "
+                f"but {vector.shape[-1]} were given; give Observation(image, vector) as its simulator does."
+            )
+        latents: Tensor = self.encoder(image.flatten(0, -4), vector.flatten(0, -2))
+        return latents.view(*image.shape[:-3], -1)
+
+    def initial_state(self, observed: Observation[Tensor] | Tensor) -> LatentState:
+        """The state after the first observation of an episode; see :meth:`encode`."""
+        return self.dynamics.initial(self.encode(observed))
+
+    def observe(self, state: LatentState, action: Tensor, observed: Observation[Tensor] | Tensor) -> LatentState:
+        """The state after taking ``action`` ``(B, A)`` (stored format) and seeing what :meth:`encode` takes."""
+        return self.observe_latent(state, action, self.encode(observed))
 
     def observe_latent(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
         """As :meth:`observe`, for a frame that is encoded already ``(B, Z)``."""
@@ -144,6 +167,14 @@ class WorldModel(nn.Module):
     def decode(self, state: LatentState) -> Tensor:
         """Frames ``(B, 3, H, W)`` float in [-1, 1]."""
         return self.decode_latent(state.latent)
+
+    def decode_vector(self, state: LatentState) -> Tensor:
+        """The vector ``(B, V)`` float32 in the simulator's units that the features speak of."""
+        features = self.features(state)
+        if not self.simulator.vector:
+            return features.new_zeros(len(features), 0)
+        vectors: Tensor = self.vector_head(features)
+        return vectors
 
     def decode_latent(self, latent: Tensor) -> Tensor:
         """As :meth:`decode`, from latents ``(B, Z)``."""

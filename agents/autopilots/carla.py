@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
+from wm_gym.envs.carla.road_ahead import CORRIDOR_M, first_on_route, on_level, outline
 from wm_gym.envs.carla.route import Route, RouteState
 from wm_gym.envs.carla.state import EgoState, RoadUser
 from wm_gym.errors import SimulatorError
@@ -67,8 +68,6 @@ _NEXT_LIGHT = 5.0
 """A stop line that is so many metres further away than a moment before is another one."""
 _FRONT_OVERHANG = 1.0
 """Metres from the front axle to the front end, for cars."""
-_CORRIDOR = 1.3
-"""Half the width in metres of the strip along the route that must be clear."""
 _SIGHT = (25.0, 4.0)
 """How far along the route it looks for others: a length, and seconds of the current speed."""
 _CROSSING_S = np.array((0.5, 1.0, 1.5, 2.0, 2.5))
@@ -79,10 +78,6 @@ _CROSSING_MARGIN = 1.5
 """Metres before and behind the own vehicle that a crossing one must leave."""
 _CROSSING_ANGLE = 20.0
 """Degrees from the route's heading: what drives more nearly in the same direction is followed instead."""
-_LEVEL = 3.0
-"""Metres of height by which a road user on the same road differs from it at most; bridges are higher."""
-_PEDESTRIAN_S = (0.7, 1.4, 2.1)
-"""Pedestrians are expected where they will be after so many seconds, too."""
 
 _FEED_FORWARD = 0.16
 """Pedal for each m/s^2 wanted."""
@@ -359,51 +354,6 @@ def following_acceleration(speed: float, desired_speed: float, gap: float, leade
     return _ACCELERATION * (1 - free - (wanted_gap / gap) ** 2)
 
 
-def first_on_route(
-    route: Route, distance: float, sight: float, ego: EgoState, users: Sequence[RoadUser]
-) -> tuple[float, float] | None:
-    """The first road user on the strip along the route.
-
-    Args:
-        route: The route.
-        distance: Of the ego vehicle, metres along the route.
-        sight: How far to look, metres along the route.
-        ego: The ego vehicle.
-        users: The others.
-
-    Returns:
-        Metres along the route from ``distance`` to the nearest side of the road user, and its speed along the route in
-        m/s, not negative; ``None`` where the strip is clear.
-    """
-    near = [user for user in users if math.hypot(user.x - ego.x, user.y - ego.y) < sight + user.half_length]
-    if not near:
-        return None
-    at = np.arange(distance, min(distance + sight, route.length) + 1e-9, 1.0)
-    if len(at) == 0:
-        return None
-    way = np.stack([np.interp(at, route.distances, route.points[:, axis]) for axis in (0, 1)], axis=1)
-    headings = np.radians(np.interp(at, route.distances, np.unwrap(route.headings, period=360)))
-    forward = np.stack((np.cos(headings), np.sin(headings)), axis=1)
-    heights = None if route.heights is None else np.interp(at, route.distances, route.heights)
-
-    nearest: tuple[float, float] | None = None
-    for user in near:
-        offsets = _outline(user)[:, None] - way  # (points, len(at), 2)
-        closest = np.argmin(np.einsum("pnk,pnk->pn", offsets, offsets), axis=1)
-        offset, direction = offsets[np.arange(len(offsets)), closest], forward[closest]
-        along = at[closest] + np.einsum("pk,pk->p", offset, direction) - distance
-        across = np.abs(direction[:, 0] * offset[:, 1] - direction[:, 1] * offset[:, 0])
-        inside = (across < _CORRIDOR) & (along > 0) & (along < sight) & _on_level(user, at, heights)[closest]
-        if not inside.any():
-            continue
-        gap = float(along[inside].min())
-        if nearest is None or gap < nearest[0]:
-            index = int(np.argmax(np.where(inside, -along, -np.inf)))
-            turned = math.radians(user.yaw) - float(headings[closest[index]])
-            nearest = gap, max(0.0, user.speed * math.cos(turned))
-    return nearest
-
-
 def first_crossing(
     route: Route, distance: float, ego: EgoState, front: float, users: Sequence[RoadUser]
 ) -> float | None:
@@ -439,37 +389,16 @@ def first_crossing(
             continue
         yaw = math.radians(user.yaw)
         moved = (user.speed * _CROSSING_S)[:, None] * (math.cos(yaw), math.sin(yaw))  # (times, 2)
-        outline = _outline(user) + moved[:, None]  # (times, points, 2)
-        offsets = outline[:, :, None] - way  # (times, points, len(way), 2)
+        sides = outline(user) + moved[:, None]  # (times, points, 2)
+        offsets = sides[:, :, None] - way  # (times, points, len(way), 2)
         squares = np.einsum("tpnk,tpnk->tpn", offsets, offsets)
         closest = np.argmin(squares, axis=2)  # (times, points)
         angle = np.abs((yaw - headings[closest] + np.pi) % (2 * np.pi) - np.pi)
-        crosses = (squares.min(axis=2) < _CORRIDOR**2) & in_junction[closest] & (angle > math.radians(_CROSSING_ANGLE))
-        crosses &= _on_level(user, along, heights)[closest]
+        crosses = (squares.min(axis=2) < CORRIDOR_M**2) & in_junction[closest] & (angle > math.radians(_CROSSING_ANGLE))
+        crosses &= on_level(user, along, heights)[closest]
         meets = crosses & (np.abs(along[closest] - reached[:, None]) < front + _CROSSING_MARGIN)
         if meets.any():
             place = float(along[closest][crosses].min())
             if place > front:
                 places.append(place)
     return min(places, default=None)
-
-
-def _on_level(user: RoadUser, along: NDArray[np.float64], heights: NDArray[np.float64] | None) -> NDArray[np.bool_]:
-    """Whether a road user is on the same level as each of the places along a route, not on a bridge above or below."""
-    if heights is None or user.z is None:
-        return np.ones(len(along), dtype=bool)
-    return np.abs(heights - user.z) < _LEVEL
-
-
-def _outline(user: RoadUser) -> NDArray[np.float64]:
-    """Points ``(n, 2)`` on a road user's box, at most about a metre apart, and on the way that a pedestrian takes."""
-    yaw = math.radians(user.yaw)
-    forward, right = np.array((math.cos(yaw), math.sin(yaw))), np.array((-math.sin(yaw), math.cos(yaw)))
-    along = np.linspace(-user.half_length, user.half_length, 2 + int(2 * user.half_length))
-    across = np.linspace(-user.half_width, user.half_width, 2 + int(2 * user.half_width))
-    sides = [along[:, None] * forward + side * user.half_width * right for side in (-1, 1)]
-    ends = [across[:, None] * right + end * user.half_length * forward for end in (-1, 1)]
-    points = np.concatenate((*sides, *ends)) + np.array((user.x, user.y))
-    if user.kind != "pedestrian":
-        return points
-    return np.concatenate([points, *(points + user.speed * seconds * forward for seconds in _PEDESTRIAN_S)])

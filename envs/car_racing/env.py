@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.envs.box2d.car_racing import FPS
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from wm_gym.actions import ActionFormat, FloatArray
-from wm_gym.envs.arguments import check_count, check_frame_size, check_seed
+from wm_gym.envs.arguments import check_count, check_frame_size, check_seed, choose_fields
 from wm_gym.envs.car_racing.simulation import CarRacingSimulation
 from wm_gym.errors import ConfigError
-from wm_gym.frames import Frame, resize_frame
+from wm_gym.frames import resize_frame
+from wm_gym.observation import Observation, join_observation, observation_space
+from wm_gym.vector import VectorField, bounded
 
 TILE_REWARDS = 1000.0
 """What all tiles of a track pay together."""
@@ -23,9 +25,15 @@ FRAME_COST = 0.1
 """What every simulator frame costs."""
 FASTEST_LAP_FRAMES = 300
 """No lap is shorter: Box2D moves nothing by more than 2 units a frame, and no track is shorter than 600 units."""
+VECTOR_FIELDS = (
+    VectorField(name="speed", unit="units/s", low=0.0, high=100.0),
+    VectorField(name="yaw_rate", unit="rad/s", low=-4.0, high=4.0, mirror_sign=-1),
+    VectorField(name="steering", unit="rad", low=-0.4, high=0.4, mirror_sign=-1),
+)
+"""What can be observed beside the picture."""
 
 
-class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
+class CarRacingDrivingEnv(gym.Env[Any, Any], EzPickle):
     """
     ## Description
     A car on a random closed track, seen from above. Physics, track generator, rules and drawing are those of
@@ -89,6 +97,9 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
     * `lap_complete_percent=0.95`: passed on to Gymnasium; without effect there so far (see Episode End).
     * `domain_randomize=False`: new road and grass colours in each episode; `reset(options={"randomize": False})`
       keeps the last ones.
+    * `vector=()`: names of numbers that are observed beside the picture, some of `"speed"` (units a second),
+      `"yaw_rate"` (rad/s, positive to the right) and `"steering"` (rad, of the front wheels, positive to the right).
+      The observation is then a `Dict` of `"image"` and `"vector"`.
     * `render_mode=None`: `"rgb_array"` (400 x 600 pixels) or `"human"` (a window that shows every simulator frame).
 
     ```python
@@ -116,6 +127,7 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
         max_frames: int = 1000,
         lap_complete_percent: float = 0.95,
         domain_randomize: bool = False,
+        vector: Sequence[str] = (),
         render_mode: str | None = None,
     ) -> None:
         EzPickle.__init__(
@@ -126,6 +138,7 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
             max_frames=max_frames,
             lap_complete_percent=lap_complete_percent,
             domain_randomize=domain_randomize,
+            vector=vector,
             render_mode=render_mode,
         )
         self.frame_size = check_frame_size(frame_size)
@@ -137,7 +150,8 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
             raise ConfigError(f"render_mode={render_mode!r} is not offered; use None, 'rgb_array' or 'human'.")
         self.action_name = self.action_format.resolve(action)
         self.action_space = self.action_format.space(self.action_name)
-        self.observation_space = spaces.Box(0, 255, (*self.frame_size, 3), np.uint8)
+        self.vector_fields = choose_fields(VECTOR_FIELDS, vector)
+        self.observation_space = observation_space(self.frame_size, self.vector_fields)
         self.render_mode = render_mode
         # A video made of one picture per action plays at true speed with this rate.
         self.metadata = {**type(self).metadata, "render_fps": FPS / self.action_repeat}
@@ -169,7 +183,7 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
         frames = check_count("steps", steps) * self.action_repeat
         return TILE_REWARDS - FRAME_COST * min(frames, self.max_frames, FASTEST_LAP_FRAMES)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode on a new track."""
         super().reset(seed=check_seed(seed))
         self.simulation.np_random = self.np_random
@@ -180,7 +194,7 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
         self._frames = 0
         return self._observe(), self._info(lap_finished=False)
 
-    def step(self, action: FloatArray) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+    def step(self, action: FloatArray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Hold one action for ``action_repeat`` simulator frames."""
         if not np.all(np.isfinite(action)):
             raise ConfigError(f"the action {np.asarray(action).tolist()} is not finite; clip or check the policy.")
@@ -210,8 +224,18 @@ class CarRacingDrivingEnv(gym.Env[Frame, Any], EzPickle):
         """Close the window, if one is open."""
         self.simulation.close()
 
-    def _observe(self) -> Frame:
-        return resize_frame(self.simulation.draw_observation(), *self.frame_size)
+    def _observe(self) -> Any:
+        frame = resize_frame(self.simulation.draw_observation(), *self.frame_size)
+        car = self.simulation.car
+        assert car is not None
+        # CarRacing's angles grow to the left.
+        values = {
+            "speed": np.hypot(*car.hull.linearVelocity),
+            "yaw_rate": -car.hull.angularVelocity,
+            "steering": -car.wheels[0].joint.angle,
+        }
+        vector = bounded(self.vector_fields, [values[field.name] for field in self.vector_fields])
+        return join_observation(Observation(frame, vector))
 
     def _info(self, *, lap_finished: bool) -> dict[str, Any]:
         simulation = self.simulation

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
+from wm_gym.envs.carla.birdview_benchmark import measure_birdview
 from wm_gym.envs.carla.client import connect, import_carla, server_calls
 from wm_gym.envs.carla.config import CameraConfig, ConnectionConfig
 from wm_gym.envs.carla.sensors import Camera, camera_blueprint, mount, start_cameras
@@ -20,6 +21,7 @@ from wm_gym.provenance import provenance
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_BIRDVIEW_SIZES = (64, 128)
 _ROUNDS = 5
 _STEP_S = 0.05
 _SPAWN_POINT = 0
@@ -37,8 +39,8 @@ def measure_carla(connection: ConnectionConfig, seconds: float, *, frame_size: i
         frame_size: Side of the pictures.
 
     Returns:
-        ``rows`` with the median ticks a second of the rounds, ``ratio`` (of each round, its median), the settings and
-        what they were measured on.
+        ``rows`` with the median ticks a second of the rounds, ``ratio`` (of each round, its median), ``birdview``
+        (pictures a second of one core by their side, with 50 road users), the settings and what they were measured on.
     """
     rounds: dict[str, list[float]] = {"environment": [], "bare client": []}
     for _ in range(_ROUNDS):
@@ -53,6 +55,7 @@ def measure_carla(connection: ConnectionConfig, seconds: float, *, frame_size: i
             for name, rates in rounds.items()
         ],
         "ratio": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+        "birdview": {size: measure_birdview(seconds, size=size)["pictures_per_s"] for size in _BIRDVIEW_SIZES},
         "settings": {"seconds": seconds, "rounds": _ROUNDS, "frame_size": frame_size},
         "machine": {"cores": os.cpu_count()},
         "provenance": provenance(),
@@ -74,6 +77,9 @@ def render_markdown(result: dict[str, Any]) -> str:
             *lines,
             "",
             f"Environment / bare client: {ratio['median']:.2f} (median; {ratio['least']:.2f} to {ratio['most']:.2f}).",
+            "Bird's-eye views drawn a second on one core, with 50 road users in each: "
+            + ", ".join(f"{rate:.0f} at {size}x{size}" for size, rate in result["birdview"].items())
+            + ".",
             f"Settings: {settings}.",
             f"Machine: {result['machine']['cores']} cores, {made['machine']}.",
             f"Versions: {versions}.",

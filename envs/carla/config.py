@@ -7,7 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from wm_gym.envs.carla.observed_vector import DEFAULT_NAMES, vector_fields
 from wm_gym.envs.carla.weather import WEATHER_NAMES
+from wm_gym.errors import ConfigError
 
 RANDOM = "random"
 """Where a name is asked for: draw one for each episode."""
@@ -15,6 +17,9 @@ RANDOM = "random"
 ROUTE_START_S = 5.0
 ROUTE_S_PER_M = 0.8
 """The time for a route, as the leaderboard gives it: enough for red lights on the way."""
+
+
+_BIRDVIEW_HEIGHT_M = 60.0
 
 
 class _Section(BaseModel):
@@ -34,6 +39,29 @@ class CameraConfig(_Section):
     pitch: float = Field(default=-8.0, ge=-90, le=90, description="Degrees; negative looks down.")
     yaw: float = Field(default=0.0, description="Degrees; positive looks to the right.")
     roll: float = Field(default=0.0, description="Degrees.")
+
+
+class BirdViewConfig(_Section):
+    """The bird's-eye view."""
+
+    width: int = Field(default=128, ge=16, le=1024, description="Pixels.")
+    height: int = Field(default=128, ge=16, le=1024, description="Pixels.")
+    metres_per_pixel: float | None = Field(
+        default=None, ge=0.05, le=4, description="Metres a pixel; None shows 60 m from the bottom to the top."
+    )
+    ego_from_bottom: float = Field(
+        default=0.2, ge=0, le=1, description="Part of the picture's height below the centre of the ego vehicle."
+    )
+
+    @property
+    def scale(self) -> float:
+        """Metres a pixel."""
+        return _BIRDVIEW_HEIGHT_M / self.height if self.metres_per_pixel is None else self.metres_per_pixel
+
+    @property
+    def ahead_m(self) -> float:
+        """Metres from the centre of the ego vehicle to the upper edge of the picture."""
+        return (1 - self.ego_from_bottom) * self.height * self.scale
 
 
 class TrafficConfig(_Section):
@@ -152,6 +180,17 @@ class CarlaConfig(_Section):
     vehicle: str = Field(default="vehicle.lincoln.mkz_2020", description="Blueprint of the ego vehicle.")
     action_repeat: int = Field(default=1, ge=1, description="Ticks for each action.")
     step_s: float = Field(default=0.05, gt=0, le=0.1, description="Simulated seconds of a tick.")
+    vector: tuple[str, ...] = Field(
+        default=DEFAULT_NAMES,
+        description="What is observed in numbers beside the picture: names of wm_gym.envs.carla.observed_vector; empty "
+        "for the picture alone.",
+    )
+    view: Literal["camera", "birdview"] = Field(
+        default="camera",
+        description="What the observed picture is: that of the camera, or a bird's-eye view, which is drawn from the "
+        "map and needs no rendering by the server.",
+    )
+    birdview: BirdViewConfig = BirdViewConfig()
     camera: CameraConfig = CameraConfig()
     cameras: dict[str, CameraConfig] = Field(
         default_factory=dict, description="More cameras by name; their frames are in info['cameras']."
@@ -161,6 +200,15 @@ class CarlaConfig(_Section):
     reward: RewardConfig = RewardConfig()
     end: EndConfig = EndConfig()
 
+    @field_validator("vector")
+    @classmethod
+    def _check_vector(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            vector_fields(names)
+        except ConfigError as error:
+            raise ValueError(str(error).rstrip(".")) from error
+        return names
+
     @field_validator("weather")
     @classmethod
     def _check_weather(cls, weather: str | list[str] | None) -> str | list[str] | None:
@@ -168,6 +216,12 @@ class CarlaConfig(_Section):
             if name not in (*WEATHER_NAMES, RANDOM):
                 raise ValueError(f"{name!r} is no weather; use 'random' or one of {', '.join(WEATHER_NAMES)}")
         return weather
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the observed picture."""
+        view = self.birdview if self.view == "birdview" else self.camera
+        return view.height, view.width
 
     @property
     def control_s(self) -> float:

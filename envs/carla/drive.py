@@ -36,14 +36,14 @@ class Drive:
     """
 
     def __init__(self, started: EpisodeStarted, config: CarlaConfig) -> None:
-        self.tick = started.tick
+        self.tick: Tick = started.tick
         self._first_frame = started.tick.frame
         self.end: End = ""
         self._config = config
         self._lines = started.stop_lines
         self._half_length = started.half_length
         self._tracker = RouteTracker(started.route)
-        self.route_state = self._locate(started.tick.ego)
+        self.route_state: RouteState = self._locate(started.tick.ego)
         self._record = DrivingRecord(started.route.length)
         self._collision_filter = CollisionFilter()
         self._max_s = config.end.time_limit_s(started.route.length)
@@ -79,6 +79,12 @@ class Drive:
             return None
         line, distance = found
         return distance - self._half_length, self.tick.lights.get(line.light_id, "unknown")
+
+    @property
+    def acceleration(self) -> float:
+        """In m/s^2 along the heading, over the last tick."""
+        yaw = math.radians(self.tick.ego.yaw)
+        return self._acceleration[0] * math.cos(yaw) + self._acceleration[1] * math.sin(yaw)
 
     def add(self, ticks: tuple[Tick, ...]) -> float:
         """Add the ticks of one action; returns their reward."""

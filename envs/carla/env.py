@@ -8,22 +8,24 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import EzPickle
 
 from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.config import parse_config
 from wm_gym.envs.arguments import check_frame_size, check_reset_options
+from wm_gym.envs.carla.birdview import BirdView, EpisodeView
 from wm_gym.envs.carla.client import check_carla
 from wm_gym.envs.carla.client_handle import ClientProcess, clean_up
 from wm_gym.envs.carla.config import CarlaConfig, ConnectionConfig
 from wm_gym.envs.carla.drive import Drive as DriveState
 from wm_gym.envs.carla.messages import MAIN_CAMERA, Drive, EpisodeStarted, SessionSettings, StartEpisode
+from wm_gym.envs.carla.observed_vector import observed_vector, vector_fields
 from wm_gym.envs.carla.route import Route, RouteState
 from wm_gym.envs.carla.server import CarlaServer, launch_command
 from wm_gym.envs.carla.state import EgoState, RoadUser
 from wm_gym.errors import ConfigError, SimulatorLostError
 from wm_gym.frames import Frame
+from wm_gym.observation import Observation, join_observation, observation_space
 
 ADDRESS_VARIABLE = "WM_GYM_CARLA"
 """Environment variable with the server's ``HOST:PORT``, for where neither is given."""
@@ -33,7 +35,7 @@ _MAX_SEED = 2**31
 _RESET_OPTIONS = ("town", "weather", "spawn_point", "destination")
 
 
-class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
+class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
     """
     ## Description
     A car in CARLA follows a route through a town, in synchronous mode with a fixed step. The route is drawn for each
@@ -57,8 +59,10 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
     acceleration brakes. Values outside their range are clipped.
 
     ## Observation Space
-    A `Box` of `(H, W, 3)` uint8, RGB: the picture of `camera`. It always belongs to the tick that the action ended
-    with: a picture that does not come is waited for, then the tick is repeated, and after that an error says so.
+    A `Dict`: `"image"`, a `Box` of `(H, W, 3)` uint8, RGB, the picture of `camera`; and `"vector"`, a `Box` of float32
+    numbers, those that the argument `vector` names, in its order. With `vector=()` the picture alone. The picture always
+    belongs to the tick that the action ended with: one that does not come is waited for, then the tick is repeated, and
+    after that an error says so.
 
     ## Rewards
     A sum of weighted terms: progress along the route, deviation from the lane, speed above the limit, comfort,
@@ -97,9 +101,20 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
     | `cameras` | frames of the cameras besides the first, by name |
 
     ## Arguments
-    * `action="driving"`, `frame_size=None`: one number or two, instead of the camera's width and height.
+    * `action="driving"`, `frame_size=None`: one number or two, instead of the width and height of the picture.
+    * `view="camera"`, or `"birdview"`: a picture from above that the package draws from the map and the state of the
+      world: road, markings, the route (beyond a stop line in its light's colour), stop lines, vehicles, pedestrians and
+      the ego vehicle. The server then renders nothing, if there are no `cameras`, and may run without a GPU
+      (`-nullrhi`). `birdview` has its size, metres a pixel and where the ego vehicle stands.
     * What is simulated: `town`, `weather`, `vehicle`, `action_repeat`, `step_s`, `camera`, `cameras`, `traffic`,
       `route`, `reward`, `end`: the fields of `wm_gym.envs.carla.config.CarlaConfig`; groups are dictionaries.
+    * `vector`: names of what is told in numbers, by default those a car with a route planner knows: `"speed"`,
+      `"speed_limit"` (m/s), `"steering"`, `"acceleration"` (m/s^2), `"command"` (left, right, straight, lane_follow,
+      change_lane_left, change_lane_right: that of the next junction or lane change from 25 m before it),
+      `"route_points"` (metres forward and to the right of ten points of the route, 5 to 50 m ahead) and
+      `"distance_left"` (m). On request also what only the simulator knows: `"light_state"` (none, red, yellow, green,
+      off), `"light_distance"`, `"vehicle_distance"` (m), `"vehicle_speed"` (m/s). A value that the server does not
+      give is an error.
     * How to reach a server: `host`, `port` (or the variable `WM_GYM_CARLA=HOST:PORT`), `timeout_s`, `launch`,
       `restart`, ...: the fields of `wm_gym.envs.carla.config.ConnectionConfig`. No dataset and no model records them.
 
@@ -121,6 +136,8 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         "render_modes": ["rgb_array"],
         "render_fps": 20,
         "driving": True,
+        # Records from before there was a vector do not say that they have none.
+        "vector_by_default": True,
         # Arguments that say where to simulate, not what; datasets and models leave them out.
         "unrecorded": tuple(ConnectionConfig.model_fields),
     }
@@ -144,8 +161,9 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
             launch_command(self.connection, container="check")
         self.action_name = self.action_format.resolve(action)
         self.action_space = self.action_format.space(self.action_name)
-        camera = self.config.camera
-        self.observation_space = spaces.Box(0, 255, (camera.height, camera.width, 3), np.uint8)
+        self.vector_fields = vector_fields(self.config.vector)
+        """What the entries of the observation's vector are."""
+        self.observation_space = observation_space(self.config.frame_size, self.vector_fields)
         self.render_mode = render_mode
         self.metadata = {**type(self).metadata, "render_fps": 1.0 / self.config.control_s}
 
@@ -155,7 +173,9 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         self._was_lost = False
         self._started: EpisodeStarted | None = None
         self._drive: DriveState | None = None
-        self._frame: Frame = np.zeros(self.observation_space.shape, np.uint8)
+        self._frame: Frame = np.zeros((*self.config.frame_size, 3), np.uint8)
+        self._birdview: BirdView | None = None
+        self._episode_view: EpisodeView | None = None
         self._cameras: dict[str, Frame] = {}
         self._missed_images = 0
 
@@ -223,7 +243,7 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
 
     # -- Gymnasium ---------------------------------------------------------------------------------------------------
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode.
 
         Raises:
@@ -238,10 +258,11 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
         self._started = started = self._start(request)
         self._drive = DriveState(started, self.config)
         self._missed_images = 0
+        self._look_from_above(started)
         self._keep_images(started.images)
-        return self._frame, self._info()
+        return self._observe(), self._info()
 
-    def step(self, action: FloatArray) -> tuple[Frame, float, bool, bool, dict[str, Any]]:
+    def step(self, action: FloatArray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Hold one action for ``action_repeat`` ticks.
 
         Raises:
@@ -262,12 +283,12 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
             if not self.connection.restart:
                 raise self._explain(error) from error
             gym.logger.warn(f"{error} The episode is cut, and the next one starts afresh.")
-            return self._frame, 0.0, False, True, self._info(lost_reason=str(error))
+            return self._observe(), 0.0, False, True, self._info(lost_reason=str(error))
         reward = drive.add(driven.ticks)
         self._missed_images += driven.missed_images
         self._keep_images(driven.images)
         terminated, truncated = drive.terminated, drive.truncated
-        return self._frame, reward, terminated, truncated, self._info()
+        return self._observe(), reward, terminated, truncated, self._info()
 
     def render(self) -> Any:
         """The last frame: ``(H, W, 3)`` uint8 RGB."""
@@ -341,9 +362,25 @@ class CarlaDrivingEnv(gym.Env[Frame, Any], EzPickle):
 
     # -- observations ------------------------------------------------------------------------------------------------
 
+    def _look_from_above(self, started: EpisodeStarted) -> None:
+        """Prepare the bird's-eye view of an episode, where that is what is observed."""
+        if self.config.view != "birdview":
+            return
+        if started.raster is not None:
+            self._birdview = BirdView(self.config.birdview, started.raster)
+        self._episode_view = EpisodeView.of(started.route, started.stop_lines, started.half_length, started.half_width)
+
     def _keep_images(self, images: Mapping[str, Frame]) -> None:
-        self._frame = images[MAIN_CAMERA]
+        if self._birdview is None or self._episode_view is None:
+            self._frame = images[MAIN_CAMERA]
+        else:
+            drive = self._running
+            distance, tick = drive.route_state.distance, drive.tick
+            self._frame = self._birdview.draw(self._episode_view, tick.ego, distance, tick.road_users, tick.lights)
         self._cameras = {name: image for name, image in images.items() if name != MAIN_CAMERA}
+
+    def _observe(self) -> Any:
+        return join_observation(Observation(self._frame, observed_vector(self.config.vector, self._running)))
 
     def _info(self, *, lost_reason: str = "") -> dict[str, Any]:
         drive = self._running
@@ -372,7 +409,8 @@ def split_settings(
     simulated = {name: value for name, value in settings.items() if name not in connection}
     if frame_size is not None:
         height, width = check_frame_size(frame_size)
-        simulated["camera"] = {**simulated.get("camera", {}), "height": height, "width": width}
+        view = "birdview" if simulated.get("view") == "birdview" else "camera"
+        simulated[view] = {**simulated.get(view, {}), "height": height, "width": width}
     origin = "CarlaDriving-v0"
     if "host" not in connection and "port" not in connection and os.environ.get(ADDRESS_VARIABLE):
         connection.update(parse_address(os.environ[ADDRESS_VARIABLE]))

@@ -41,11 +41,13 @@ class EpisodeActors:
         max_steer_angle: Of the wheels at full lock, in degrees.
         wheelbase: In metres.
         half_length: Of the ego vehicle, in metres.
+        half_width: Of the ego vehicle, in metres.
     """
 
     def __init__(self, ego: carla.Vehicle, traffic: Traffic) -> None:
         self.ego = ego
         self.half_length = float(ego.bounding_box.extent.x)
+        self.half_width = float(ego.bounding_box.extent.y)
         self.traffic = traffic
         self.cameras: dict[str, Camera] = {}
         self.collisions: CollisionSensor | None = None

@@ -9,6 +9,7 @@ from wm_gym.envs.carla.config import CarlaConfig, ConnectionConfig
 from wm_gym.envs.carla.route import Route
 from wm_gym.envs.carla.state import EgoState, RoadUser
 from wm_gym.envs.carla.stop_lines import StopLine
+from wm_gym.envs.carla.town_raster import TownRaster
 from wm_gym.frames import Frame
 
 MAIN_CAMERA = ""
@@ -136,9 +137,12 @@ class EpisodeStarted:
         max_steer_angle: Of the wheels at full lock, in degrees.
         wheelbase: In metres.
         half_length: Of the ego vehicle, in metres.
+        half_width: Of the ego vehicle, in metres.
         num_vehicles: Vehicles that could be spawned.
         num_walkers: Pedestrians that could be spawned.
         tick: The first tick.
+        images: Of the cameras, ``(H, W, 3)`` uint8.
+        raster: The town's ground, with the first episode in it that is seen from above.
     """
 
     town: str
@@ -148,10 +152,12 @@ class EpisodeStarted:
     max_steer_angle: float
     wheelbase: float
     half_length: float
+    half_width: float
     num_vehicles: int
     num_walkers: int
     tick: Tick
     images: dict[str, Frame] = field(repr=False)
+    raster: TownRaster | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wm_gym.envs.carla.client import ServerSilentError, connect, import_carla, perhaps_gone, server_calls
-from wm_gym.envs.carla.config import RANDOM
+from wm_gym.envs.carla.config import RANDOM, CameraConfig
 from wm_gym.envs.carla.episode_actors import DEFAULT_WHEELBASE_M, EpisodeActors
 from wm_gym.envs.carla.messages import (
     MAIN_CAMERA,
@@ -42,6 +42,7 @@ from wm_gym.envs.carla.sensors import Camera, CollisionSensor, MissingImageError
 from wm_gym.envs.carla.state import EgoState
 from wm_gym.envs.carla.ticking import Ticker
 from wm_gym.envs.carla.town import Town, short_name
+from wm_gym.envs.carla.town_raster import TownRaster, cached_raster
 from wm_gym.envs.carla.traffic import CONTROLLER, Traffic
 from wm_gym.envs.carla.weather import WEATHER_NAMES
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
@@ -61,6 +62,8 @@ _PATH_SPACING_M = 2.0
 _MAX_SPAWN_TRIES = 20
 _MAX_IMAGE_RETRIES = 2
 _IN_USE_WATCH_S = 1.0
+_RASTER_S = 120.0
+"""Longest time that the ground of a large town takes to draw, once."""
 _KMH = 1 / 3.6
 
 
@@ -87,6 +90,7 @@ class CarlaSession:
         self._manager: carla.TrafficManager | None = None
         self._original: carla.WorldSettings | None = None
         self._town: Town | None = None
+        self._raster_sent: str | None = None
         self.is_silent = False
         """Whether the server has stopped answering, so that nothing can be cleaned up on it."""
         try:
@@ -133,10 +137,12 @@ class CarlaSession:
                 max_steer_angle=episode.max_steer_angle,
                 wheelbase=episode.wheelbase,
                 half_length=episode.half_length,
+                half_width=episode.half_width,
                 num_vehicles=len(episode.traffic.vehicle_ids),
                 num_walkers=len(episode.traffic.walker_ids),
                 tick=ticks[-1],
                 images=images,
+                raster=self._raster(town),
             )
 
     def drive(self, request: Drive) -> Driven:
@@ -232,12 +238,26 @@ class CarlaSession:
         settings = self._world.get_settings()
         settings.synchronous_mode = True
         settings.fixed_delta_seconds = self._config.step_s
-        settings.no_rendering_mode = False
+        settings.no_rendering_mode = not self._cameras
         # The physics engine integrates in smaller steps; CARLA asks for delta <= substep * number of substeps.
         settings.substepping = True
         settings.max_substep_delta_time = 0.01
         settings.max_substeps = max(10, int(np.ceil(self._config.step_s / 0.01)))
         self._world.apply_settings(settings)
+
+    @property
+    def _cameras(self) -> dict[str, CameraConfig]:
+        main = {MAIN_CAMERA: self._config.camera} if self._config.view == "camera" else {}
+        return {**main, **self._config.cameras}
+
+    def _raster(self, town: Town) -> TownRaster | None:
+        """The town's ground, where it is wanted and has not been sent yet."""
+        if self._config.view != "birdview" or self._raster_sent == town.name:
+            return None
+        self._say_busy(_RASTER_S)
+        raster = cached_raster(town.map)
+        self._raster_sent = town.name
+        return raster
 
     def _load_town(self, town: str | None) -> Town:
         if self._town is None:
@@ -281,8 +301,7 @@ class CarlaSession:
         )
         episode = EpisodeActors(ego, traffic)
         self._episode = episode  # from here on, an end of any kind finds everything
-        cameras = {MAIN_CAMERA: self._config.camera, **self._config.cameras}
-        for name, config in cameras.items():
+        for name, config in self._cameras.items():
             sensor = self._world.spawn_actor(
                 camera_blueprint(library, config, self._role), mount(self._carla, config), attach_to=ego
             )

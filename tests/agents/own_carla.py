@@ -14,13 +14,17 @@ class OwnCarlaEnv(CarlaDrivingEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Start an episode."""
-        frame, info = super().reset(seed=seed, options=options)
-        return frame[::-1].copy(), info
+        observed, info = super().reset(seed=seed, options=options)
+        return _turned(observed), info
 
     def step(self, action: Any) -> Any:
         """Hold an action."""
-        frame, *rest = super().step(action)
-        return (frame[::-1].copy(), *rest)
+        observed, *rest = super().step(action)
+        return (_turned(observed), *rest)
+
+
+def _turned(observed: Any) -> Any:
+    return {**observed, "image": observed["image"][::-1].copy()}
 
 
 gym.register("OwnCarla-v0", OwnCarlaEnv)

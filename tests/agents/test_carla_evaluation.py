@@ -15,7 +15,7 @@ from wm_gym.agents.pixel_config import make_pixel_config
 from wm_gym.agents.simulator_training import train_in_simulator
 from wm_gym.cli.main import build_parser, main
 from wm_gym.cli.options import carla_connections
-from wm_gym.data_collection.worker import begin_episode
+from wm_gym.data_collection.driving import begin_episode
 from wm_gym.envs import describe_simulator, make_simulator
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
 
@@ -66,7 +66,7 @@ def test_results_are_those_of_driving_by_hand(reference, servers, env, tmp_path)
     assert reference.simulator.kwargs == {}
     autopilot = make_behaviour("autopilot", describe_simulator(env))
     for index, seed in enumerate(reference.seeds):
-        frame = begin_episode(env, autopilot, seed, seed)
+        frame, _ = begin_episode(env, autopilot, seed, seed)
         rewards = []
         for _ in range(10):
             frame, reward, *_, info = env.step(autopilot.act(frame))
@@ -95,7 +95,7 @@ def test_rates_are_all_infractions_over_all_kilometres(servers, tmp_path):
     behaviour = make_behaviour("random", describe_simulator(env))
     counts, km = [], []
     for seed in result.seeds:
-        frame = begin_episode(env, behaviour, seed, seed)
+        frame, _ = begin_episode(env, behaviour, seed, seed)
         was_off_road, departures = False, 0
         for _ in range(150):
             frame, *_, info = env.step(behaviour.act(frame))
@@ -171,7 +171,7 @@ def test_a_film_needs_no_second_server(reference, servers, tmp_path):
 def test_the_traffic_manager_drives_and_hands_the_wheel_back(env):
     spec = describe_simulator(env)
     manager, random = make_behaviour("traffic-manager", spec), make_behaviour("random", spec)
-    frame = begin_episode(env, manager, 3, 3)
+    frame, _ = begin_episode(env, manager, 3, 3)
     assert env.unwrapped.traffic_manager_drives
     for _ in range(10):
         action = manager.act(frame)
@@ -188,7 +188,7 @@ def test_disturbances_are_short_and_what_they_give_is_what_happens(env):
     behaviour = make_behaviour("noisy-traffic-manager", describe_simulator(env))
     stretches, kinds = [], set()
     for seed in range(12):
-        frame = begin_episode(env, behaviour, seed, seed)
+        frame, _ = begin_episode(env, behaviour, seed, seed)
         taken: list[np.ndarray] = []
         for _ in range(80):
             before = env.unwrapped.applied_action

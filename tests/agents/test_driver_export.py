@@ -76,7 +76,7 @@ def test_the_file_drives_as_the_driver_does(exported, back_end):
                 driver.carried_out(carried_out)
             last_action = carried_out[None]
             frame, *_ = env.step(carried_out)
-        state = driver.observer._state
+        state = driver.observer.state
         np.testing.assert_allclose(latent, state.latent, rtol=0, atol=1e-4)
         np.testing.assert_allclose(memory, state.memory, rtol=0, atol=1e-4)
 

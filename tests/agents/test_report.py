@@ -28,6 +28,7 @@ from wm_gym.data_collection.collector import collect
 from wm_gym.data_collection.training_data import open_training_data
 from wm_gym.errors import BundleError, ConfigError
 from wm_gym.frames import tensor_to_frames
+from wm_gym.observation import split_observation
 from wm_gym.state import LatentState
 from wm_gym.training.trainer import WorldModelTrainer
 
@@ -256,21 +257,21 @@ def test_the_film_shows_the_drive_beside_its_dream(driver, drive, tmp_path):
         for index in (0, gif.n_frames - 1):
             gif.seek(index)
             shown = np.asarray(gif.convert("RGB"), np.float32)[-256:, :256]
-            real = drive.frames[film.first_frame + index].repeat(4, axis=0).repeat(4, axis=1)
+            real = drive.observed.image[film.first_frame + index].repeat(4, axis=0).repeat(4, axis=1)
             assert np.abs(shown - real).mean() < 6  # of 255: the palette costs a little
 
 
 def test_drives_repeat_and_end_where_told(driver, drive):
     again = record_drives(driver, [900_000], max_steps=12)[0]
     assert len(again.actions) == 12
-    assert again.frames.shape == (13, 64, 64, 3)
-    assert np.array_equal(again.frames, drive.frames[:13])
+    assert again.observed.image.shape == (13, 64, 64, 3)
+    assert np.array_equal(again.observed.image, drive.observed.image[:13])
     assert np.array_equal(again.rewards, drive.rewards[:12])
     assert len(drive.actions) == MAX_FRAMES // 4
 
 
 def test_too_short_a_drive_has_no_film_and_no_gap(driver, drive, tmp_path):
-    short = Drive(drive.seed, drive.frames[:2], drive.actions[:1], drive.rewards[:1])
+    short = Drive(drive.seed, split_observation(drive.observed.image[:2]), drive.actions[:1], drive.rewards[:1])
     assert make_film(driver.model, short, tmp_path / "film.gif") is None
     assert measure_gap(driver, [short]) is None
 
@@ -312,7 +313,7 @@ def drive_in_pixels(driver: Driver, steps: int, rng: np.random.Generator | None 
         state, reward, _ = world.imagine(state, torch.from_numpy(actions[-1])[None])
         rewards.append(float(reward))
     frames.append(tensor_to_frames(world.decode(state))[0].numpy())
-    return Drive(0, np.stack(frames), np.stack(actions), np.asarray(rewards, np.float32))
+    return Drive(0, split_observation(np.stack(frames)), np.stack(actions), np.asarray(rewards, np.float32))
 
 
 @pytest.mark.parametrize("continuation", [1.0, 0.9])

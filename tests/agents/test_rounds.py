@@ -130,5 +130,5 @@ def test_what_cannot_work_is_refused_before_anything_is_written(trained_model, c
     assert not out.exists()
     out.mkdir()
     (out / "mine.txt").write_text("keep")
-    with pytest.raises(TrainingError, match="holds no rounds"):
+    with pytest.raises(TrainingError, match="holds no training run"):
         run(trained_model, car_racing_data, out, ROUNDS, small_config)

@@ -302,7 +302,7 @@ def test_a_kill_while_writing_leaves_only_whole_episodes(tmp_path):
             timeout=60,
         )
         assert done.returncode == -signal.SIGKILL
-        whole = sorted(folder.glob("*.safetensors"))
+        whole = sorted(folder.glob("episode-*.safetensors"))
         assert whole
         for path in whole:
             assert len(read_episode(path)) == 40

@@ -21,6 +21,7 @@ from wm_gym.data_collection.episode_file import (
     write_episode,
 )
 from wm_gym.errors import DatasetError
+from wm_gym.observation import split_observation
 
 LOSSLESS = ("raw", "png", "webp")
 finite = st.floats(-1e6, 1e6, width=32)
@@ -137,8 +138,8 @@ def test_foreign_safetensors_and_versions_are_refused(tmp_path):
     save_file({"weights": np.zeros(3, np.float32)}, path)
     with pytest.raises(DatasetError, match="no wm_gym episode"):
         read_header(path)
-    save_file({"weights": np.zeros(3, np.float32)}, path, {"format": "wm_gym.episode", "version": "2"})
-    with pytest.raises(DatasetError, match="version '2'"):
+    save_file({"weights": np.zeros(3, np.float32)}, path, {"format": "wm_gym.episode", "version": "3"})
+    with pytest.raises(DatasetError, match="version '3'"):
         read_header(path)
     save_file({"weights": np.zeros(3, np.float32)}, path, {"format": "wm_gym.episode", "version": "1"})
     with pytest.raises(DatasetError, match="damaged"):
@@ -198,17 +199,26 @@ def test_what_does_not_fit_is_refused_before_writing(tmp_path, change, message):
 
 def test_recorder_fills_late_and_absent_infos_with_nan(tmp_path):
     episode = make_episode(steps=3)
-    recorder = EpisodeRecorder(FrameCodec(), episode.frames[0], seed=1, behaviour="b", index=0)
+    seen = [split_observation(frame) for frame in episode.frames]
+    recorder = EpisodeRecorder(FrameCodec(), seen[0], seed=1, behaviour="b", index=0)
     for t, infos in enumerate(({}, {"lap": 1.0}, None)):
-        recorder.add(episode.actions[t], episode.frames[t + 1], 1.0, terminated=t == 2, truncated=False, infos=infos)
+        recorder.add(
+            episode.actions[t],
+            seen[t + 1],
+            1.0,
+            terminated=t == 2,
+            truncated=False,
+            infos=infos,
+        )
     read = read_episode(recorder.write(tmp_path).path)
     np.testing.assert_array_equal(read.infos["lap"], np.float32([np.nan, 1.0, np.nan]))
 
 
 def test_recorder_refuses_a_frame_of_another_size(tmp_path):
-    recorder = EpisodeRecorder(FrameCodec(), np.zeros((4, 4, 3), np.uint8), seed=1, behaviour="b", index=0)
+    square, other = (split_observation(np.zeros((side, 4, 3), np.uint8)) for side in (4, 5))
+    recorder = EpisodeRecorder(FrameCodec(), square, seed=1, behaviour="b", index=0)
     with pytest.raises(DatasetError, match="shape \\(5, 4, 3\\)"):
-        recorder.add(np.zeros(4), np.zeros((5, 4, 3), np.uint8), 0.0, terminated=False, truncated=False)
+        recorder.add(np.zeros(4), other, 0.0, terminated=False, truncated=False)
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_no_file(tmp_path, monkeypatch):
@@ -216,7 +226,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DatasetError, match="No space left on device"):
+    with pytest.raises(DatasetError, match="the disk is full"):
         write_episode(tmp_path, make_episode(), FrameCodec())
     assert not list(tmp_path.iterdir())
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
+from wm_gym.clips import Clips
 from wm_gym.config import Config, DynamicsConfig, load_config
 from wm_gym.envs import DreamVecEnv
 from wm_gym.errors import ConfigError
-from wm_gym.losses import ClipTensors, WorldModelLoss
+from wm_gym.losses import WorldModelLoss
 from wm_gym.metrics import open_loop_metrics
 from wm_gym.models.dynamics import DYNAMICS, Dynamics, make_dynamics
 from wm_gym.models.dynamics.rssm import categorical_kl, inverse_cdf
@@ -54,13 +55,14 @@ def model_of(kind: str, spec) -> WorldModel:
     return WorldModel(config_of(kind).model, spec)
 
 
-def random_clips(batch: int = 2, length: int = 6) -> ClipTensors:
+def random_clips(batch: int = 2, length: int = 6) -> Clips:
     generator = torch.Generator().manual_seed(3)
-    return ClipTensors(
+    return Clips(
         torch.rand(batch, length, 3, 64, 64, generator=generator) * 2 - 1,
         torch.rand(batch, length - 1, 4, generator=generator),
         torch.randn(batch, length - 1, generator=generator),
         torch.zeros(batch, length - 1, dtype=torch.bool),
+        torch.zeros(batch, length, 0),
     )
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from wm_gym.clips import Clips
 from wm_gym.config import DynamicsConfig, LossConfig
-from wm_gym.losses import ClipTensors, WorldModelLoss, unroll
+from wm_gym.losses import WorldModelLoss, unroll
 from wm_gym.world_model import WorldModel
 
 CONTEXT = 2
@@ -22,13 +23,14 @@ def stochastic_model(debug_config, driving_spec) -> WorldModel:
 
 
 @pytest.fixture
-def clips() -> ClipTensors:
+def clips() -> Clips:
     generator = torch.Generator().manual_seed(1)
-    return ClipTensors(
+    return Clips(
         torch.rand(3, 5, 3, 64, 64, generator=generator) * 2 - 1,
         torch.rand(3, 4, 4, generator=generator),
         torch.randn(3, 4, generator=generator),
         torch.zeros(3, 4, dtype=torch.bool),
+        torch.zeros(3, 5, 0),
     )
 
 

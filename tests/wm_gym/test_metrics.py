@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from wm_gym.losses import ClipTensors
+from wm_gym.clips import Clips
 from wm_gym.metrics import open_loop_metrics, psnr, reward_metrics, ssim, termination_metrics
 
 
@@ -47,8 +47,12 @@ def test_termination_precision_and_recall():
 
 def test_open_loop_predicts_from_context_alone(tiny_model):
     """Frames after the context are only compared with, never looked at."""
-    clips = ClipTensors(
-        torch.rand(4, 8, 3, 64, 64) * 2 - 1, torch.rand(4, 7, 4), torch.randn(4, 7), torch.zeros(4, 7, dtype=torch.bool)
+    clips = Clips(
+        torch.rand(4, 8, 3, 64, 64) * 2 - 1,
+        torch.rand(4, 7, 4),
+        torch.randn(4, 7),
+        torch.zeros(4, 7, dtype=torch.bool),
+        torch.zeros(4, 8, 0),
     )
     changed = clips._replace(frames=torch.cat((clips.frames[:, :3], torch.zeros(4, 5, 3, 64, 64)), dim=1))
     original, other = (open_loop_metrics(tiny_model, batch, context=3) for batch in (clips, changed))

@@ -2,9 +2,10 @@ import pytest
 import torch
 import torchvision
 
+from wm_gym.clips import Clips
 from wm_gym.config import load_config
 from wm_gym.errors import ConfigError
-from wm_gym.losses import ClipTensors, WorldModelLoss
+from wm_gym.losses import WorldModelLoss
 from wm_gym.perceptual import load_perceptual_network
 
 
@@ -28,8 +29,12 @@ def test_local_weights_give_a_distance(alexnet_file):
 
 def test_the_term_reaches_the_gradient(alexnet_file, tiny_model):
     weights = load_config("debug", ["loss.perceptual=0.1"]).loss
-    clips = ClipTensors(
-        torch.rand(2, 3, 3, 64, 64) * 2 - 1, torch.rand(2, 2, 4), torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.bool)
+    clips = Clips(
+        torch.rand(2, 3, 3, 64, 64) * 2 - 1,
+        torch.rand(2, 2, 4),
+        torch.zeros(2, 2),
+        torch.zeros(2, 2, dtype=torch.bool),
+        torch.zeros(2, 3, 0),
     )
     loss = WorldModelLoss(weights, context=1, perceptual=load_perceptual_network(str(alexnet_file)))
     total, terms = loss(tiny_model, clips)

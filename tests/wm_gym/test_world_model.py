@@ -3,18 +3,20 @@ import pytest
 import torch
 
 import wm_gym.frames as frames_module
-from wm_gym.losses import ClipTensors, WorldModelLoss, temporal_weights, unroll
+from wm_gym.clips import Clips
+from wm_gym.losses import WorldModelLoss, temporal_weights, unroll
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
 
-def random_clips(batch: int = 3, length: int = 5) -> ClipTensors:
+def random_clips(batch: int = 3, length: int = 5) -> Clips:
     generator = torch.Generator().manual_seed(1)
-    return ClipTensors(
+    return Clips(
         torch.rand(batch, length, 3, 64, 64, generator=generator) * 2 - 1,
         torch.rand(batch, length - 1, 4, generator=generator),
         torch.randn(batch, length - 1, generator=generator),
         torch.zeros(batch, length - 1, dtype=torch.bool),
+        torch.zeros(batch, length, 0),
     )
 
 

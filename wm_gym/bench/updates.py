@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from wm_gym.bench.components import random_model
+from wm_gym.clips import Clips
 from wm_gym.config import Config
-from wm_gym.losses import ClipTensors
 from wm_gym.training.trainer import Objective, make_fabric, make_loss
 
 
@@ -36,19 +36,20 @@ class SyntheticTraining:
         clips = self._clips(batch, frames)
         return lambda: self.update_on(clips)
 
-    def update_on(self, clips: ClipTensors) -> None:
+    def update_on(self, clips: Clips[torch.Tensor]) -> None:
         """One update on these clips."""
         loss, _ = self._objective(clips, self._generator)
         self.fabric.backward(loss)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
-    def _clips(self, batch: int, frames: int) -> ClipTensors:
+    def _clips(self, batch: int, frames: int) -> Clips[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         device = self.fabric.device
-        return ClipTensors(
+        return Clips(
             (torch.rand(batch, frames, 3, *self._config.model.frame_size, generator=generator) * 2 - 1).to(device),
             torch.rand(batch, frames - 1, 4, generator=generator).to(device),
             torch.rand(batch, frames - 1, generator=generator).to(device),
             torch.zeros(batch, frames - 1, dtype=torch.bool, device=device),
+            torch.zeros(batch, frames, 0, device=device),
         )

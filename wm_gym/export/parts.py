@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_gym.frames import frames_to_tensor
+from wm_gym.observation import Observation
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
@@ -68,15 +69,15 @@ class Part:
 
 
 class Encoder(nn.Module):
-    """Frames to encoded latents."""
+    """Frames, with vectors where the simulator gives them, to encoded latents."""
 
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, frames: Tensor) -> Tensors:
-        """``(B, 3, H, W)`` float32 in [-1, 1] to ``(B, Z)``."""
-        return (self.model.encode(frames),)
+    def forward(self, frames: Tensor, vector: Tensor | None = None) -> Tensors:
+        """``(B, 3, H, W)`` float32 in [-1, 1] and ``(B, V)`` to ``(B, Z)``."""
+        return (self.model.encode(frames if vector is None else Observation(frames, vector)),)
 
 
 class Observe(nn.Module):
@@ -127,6 +128,18 @@ class Decoder(nn.Module):
         return (self.model.decode_latent(latent),)
 
 
+class VectorDecoder(nn.Module):
+    """Features to the vectors that they speak of."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.head = model.vector_head
+
+    def forward(self, features: Tensor) -> Tensors:
+        """``(B, F)`` to ``(B, V)`` in the simulator's units."""
+        return (self.head(features),)
+
+
 class RandomInputs:
     """Random inputs for the parts of a model, on its device, from generators on the CPU.
 
@@ -144,6 +157,17 @@ class RandomInputs:
     def frames(self, number: int, generator: torch.Generator) -> Tensor:
         """``(number, 3, H, W)`` in [-1, 1]."""
         return frames_to_tensor(self.pixels(number, generator))
+
+    def vectors(self, number: int, generator: torch.Generator) -> Tensors:
+        """``(number, V)`` within the fields' bounds, whole numbers for classes; nothing where there are no fields."""
+        fields = self.model.simulator.vector
+        if not fields:
+            return ()
+        low = torch.tensor([field.low for field in fields])
+        high = torch.tensor([field.high for field in fields])
+        values = low + (high - low) * torch.rand(number, len(fields), generator=generator)
+        is_class = torch.tensor([bool(field.classes) for field in fields])
+        return (torch.where(is_class, values.round(), values).to(self.model.device),)
 
     def encoded(self, number: int, generator: torch.Generator) -> Tensor:
         """What the encoder makes of frames ``(number, Z)``."""
@@ -176,11 +200,14 @@ class RandomInputs:
     def _bank(self) -> Tensor:
         # Exporters do not take tensors of the inference mode.
         with torch.inference_mode(False), torch.no_grad():
-            return self.model.encode(self.frames(_BANK_SIZE, torch.Generator().manual_seed(0)))
+            generator = torch.Generator().manual_seed(0)
+            frames = self.frames(_BANK_SIZE, generator)
+            vectors = self.vectors(_BANK_SIZE, generator) or (frames.new_zeros(_BANK_SIZE, 0),)
+            return self.model.encode(Observation(frames, *vectors))
 
 
 def model_parts(model: WorldModel) -> tuple[Part, ...]:
-    """Encoder, observe, step and decoder of a world model, which is put in evaluation mode."""
+    """Encoder, observe, step and decoders of a world model, which is put in evaluation mode."""
     model.eval()
     draw = RandomInputs(model)
     state = state_specs(model)
@@ -206,9 +233,9 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
             "encoder",
             "What the encoder makes of frames.",
             Encoder(model).eval(),
-            (frames,),
+            (frames, *vector_specs(model)),
             (encoded,),
-            lambda number, generator: (draw.frames(number, generator),),
+            lambda number, generator: (draw.frames(number, generator), *draw.vectors(number, generator)),
         ),
         Part(
             "observe",
@@ -234,13 +261,30 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
             (frames,),
             lambda number, generator: draw.states(number, generator)[:1],
         ),
+        *_vector_parts(model, draw),
+    )
+
+
+def _vector_parts(model: WorldModel, draw: RandomInputs) -> tuple[Part, ...]:
+    if not model.simulator.vector:
+        return ()
+    features = TensorSpec("features", (model.feature_dim,), torch.float32, "what a policy sees of a state")
+    return (
+        Part(
+            "vector_decoder",
+            "The vector that features speak of.",
+            VectorDecoder(model).eval(),
+            (features,),
+            vector_specs(model),
+            lambda number, generator: (model.features(draw.states(number, generator)),),
+        ),
     )
 
 
 def state_specs(model: WorldModel) -> tuple[TensorSpec, TensorSpec]:
     """Latent and memory of a state, as inputs."""
     with torch.no_grad():
-        state = model.initial_state(torch.zeros(1, 3, *model.config.frame_size, device=model.device))
+        state = model.dynamics.initial(torch.zeros(1, model.config.latent_dim, device=model.device))
     return (
         TensorSpec("latent", tuple(state.latent.shape[1:]), torch.float32, "latent of the state"),
         TensorSpec("memory", tuple(state.memory.shape[1:]), torch.float32, "memory of the state"),
@@ -254,6 +298,13 @@ def next_state_specs(model: WorldModel) -> tuple[TensorSpec, TensorSpec]:
         TensorSpec("next_latent", latent.shape, latent.dtype, "latent of the state that follows"),
         TensorSpec("next_memory", memory.shape, memory.dtype, "memory of the state that follows"),
     )
+
+
+def vector_specs(model: WorldModel) -> tuple[TensorSpec, ...]:
+    """The vector beside a frame; nothing where the simulator gives none."""
+    fields = model.simulator.vector
+    meaning = ", ".join(f"{field.name} ({field.unit})" if field.unit else field.name for field in fields)
+    return (TensorSpec("vector", (len(fields),), torch.float32, meaning),) if fields else ()
 
 
 def action_spec(model: WorldModel, name: str = "action") -> TensorSpec:

@@ -1,21 +1,28 @@
-"""The spatial encoder: a frame to a latent vector."""
+"""The encoder: a frame, and the vector beside it where there is one, to a latent vector."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from wm_gym.config import ModelConfig
 from wm_gym.models.blocks import MLP, ResidualBlock, SpatialAttention, group_norm
+from wm_gym.models.vector import EMBEDDING_DIM, VectorEncoder
+from wm_gym.vector import Fields
 
 
 class SpatialEncoder(nn.Module):
     """7x7 stem, residual stages, spatial self-attention, pooling and an MLP (guide, "Spatial Encoder").
 
     At the guide's sizes: (3, 256, 256) -> stem (64, 64, 64) -> stages (128, 64, 64), (256, 32, 32), (512, 16, 16)
-    -> attention -> average pool (512,) -> latent (256,).
+    -> attention -> average pool (512,) -> latent (256,). The embedding of a vector is joined before the last MLP.
+
+    Args:
+        config: Sizes.
+        fields: Of the observation's vector.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, fields: Fields = ()) -> None:
         super().__init__()
         encoder = config.encoder
         stem: list[nn.Module] = [
@@ -46,10 +53,16 @@ class SpatialEncoder(nn.Module):
         else:
             self.pool = nn.Flatten()
             pooled = channels * size[0] * size[1]
+        self.vector: nn.Module | None = None
+        if fields:
+            self.vector = VectorEncoder(fields)
+            pooled += EMBEDDING_DIM
         self.projection = MLP(pooled, max(config.latent_dim, channels), config.latent_dim)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """``(B, 3, H, W)`` float in [-1, 1] to ``(B, Z)``."""
-        features = self.attention(self.stages(self.stem(images)))
-        latent: Tensor = self.projection(self.pool(features))
+    def forward(self, images: Tensor, vectors: Tensor) -> Tensor:
+        """``(B, 3, H, W)`` float in [-1, 1] and ``(B, V)`` to ``(B, Z)``."""
+        pooled = self.pool(self.attention(self.stages(self.stem(images))))
+        if self.vector is not None:
+            pooled = torch.cat((pooled, self.vector(vectors)), dim=-1)
+        latent: Tensor = self.projection(pooled)
         return latent

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,29 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wm_gym.clips import Clips
 from wm_gym.frames import frames_to_tensor
-from wm_gym.losses import ClipTensors
+from wm_gym.observation import Observation
+from wm_gym.vector import Fields, mirror_vectors
 from wm_gym.world_model import WorldModel
-
-
-class ClipArrays(Protocol):
-    """A batch of clips as arrays; ``T`` frames and ``T - 1`` steps each."""
-
-    @property
-    def frames(self) -> NDArray[np.uint8]:
-        """``(B, T, H, W, 3)`` uint8."""
-
-    @property
-    def actions(self) -> NDArray[np.float32]:
-        """``(B, T - 1, A)`` float32, stored format."""
-
-    @property
-    def rewards(self) -> NDArray[np.float32]:
-        """``(B, T - 1)`` float32."""
-
-    @property
-    def terminated(self) -> NDArray[np.bool_]:
-        """``(B, T - 1)`` bool."""
 
 
 class ClipSource(Protocol):
@@ -43,45 +24,21 @@ class ClipSource(Protocol):
     def draw_clips(self, rng: np.random.Generator, batch_size: int, length: int) -> NDArray[np.int64]:
         """Draw clips without reading them: ``(B, 2)``, the position of the episode and the first frame in it."""
 
-    def read_clips(self, draws: NDArray[np.int64], length: int) -> ClipArrays:
+    def read_clips(self, draws: NDArray[np.int64], length: int) -> Clips[NDArray[Any]]:
         """Read the drawn clips."""
 
     def episode_lengths(self) -> NDArray[np.int64]:
         """Steps of each episode, by position; an episode has one frame more."""
 
 
-@dataclass(frozen=True)
-class EncodedClips:
-    """A batch of clips whose frames were encoded before; only those of some time steps are there as pictures.
-
-    Attributes:
-        frames: ``(B, S, H, W, 3)`` uint8.
-        actions: ``(B, T - 1, A)`` float32, stored format.
-        rewards: ``(B, T - 1)`` float32.
-        terminated: ``(B, T - 1)`` bool.
-        latents: ``(B, T, Z)`` float32.
-        shown: ``(S,)`` int64 in rising order, the time steps of ``frames``.
-    """
-
-    frames: NDArray[np.uint8]
-    actions: NDArray[np.float32]
-    rewards: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
-    latents: Tensor
-    shown: NDArray[np.int64]
-
-
-def to_tensors(clips: ClipArrays | EncodedClips, device: torch.device | str) -> ClipTensors:
+def to_tensors(clips: Clips[NDArray[Any]], device: torch.device | str) -> Clips[Tensor]:
     """Move a batch of clips to the device; frames become float ``(B, T, 3, H, W)`` in [-1, 1] there."""
-    tensors = ClipTensors(
-        frames=frames_to_tensor(torch.from_numpy(clips.frames).to(device)),
-        actions=torch.from_numpy(clips.actions).to(device),
-        rewards=torch.from_numpy(clips.rewards).to(device),
-        terminated=torch.from_numpy(clips.terminated).to(device),
-    )
-    if isinstance(clips, EncodedClips):
-        return tensors._replace(latents=clips.latents.to(device), shown=torch.from_numpy(clips.shown).to(device))
-    return tensors
+
+    def move(values: Any) -> Any:
+        return None if values is None else torch.as_tensor(values).to(device)
+
+    moved = Clips(*map(move, clips))
+    return moved._replace(frames=frames_to_tensor(moved.frames))
 
 
 class ClipLoader:
@@ -98,6 +55,7 @@ class ClipLoader:
         seed: Seed of the draws.
         beginning_share: Share of the clips that are moved to the beginning of their episode.
         mirror_share: Share of the clips that are mirrored; see :func:`mirror`.
+        fields: Of the source's vectors.
         rank: This process.
         world_size: Number of processes.
     """
@@ -112,6 +70,7 @@ class ClipLoader:
         seed: int,
         beginning_share: float = 0.0,
         mirror_share: float = 0.0,
+        fields: Fields = (),
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -122,10 +81,11 @@ class ClipLoader:
         self.seed = seed
         self.beginning_share = beginning_share
         self.mirror_share = mirror_share
+        self.fields = fields
         self.rank = rank
         self.world_size = world_size
 
-    def read(self, update: int, micro: int) -> ClipArrays | EncodedClips:
+    def read(self, update: int, micro: int) -> Clips[NDArray[Any]]:
         """This rank's share of one micro-batch."""
         rng = np.random.default_rng((self.seed, update, micro))
         draws = self.source.draw_clips(rng, self.batch_size, self.clip_length)
@@ -139,12 +99,12 @@ class ClipLoader:
 
     def _read(
         self, draws: NDArray[np.int64], is_mirrored: NDArray[np.bool_], rng: np.random.Generator
-    ) -> ClipArrays | EncodedClips:
+    ) -> Clips[NDArray[Any]]:
         clips = self.source.read_clips(draws, self.clip_length)
-        mirror(clips.frames, clips.actions, is_mirrored)
+        mirror(clips, is_mirrored, self.fields)
         return clips
 
-    def updates(self, first: int, stop: int) -> Generator[list[ClipArrays | EncodedClips]]:
+    def updates(self, first: int, stop: int) -> Generator[list[Clips[NDArray[Any]]]]:
         """The micro-batches of each update from ``first`` to ``stop`` (excluded), one list an update."""
         with ThreadPoolExecutor(1, thread_name_prefix="clips") as reader:
             ahead = reader.submit(self._read_update, first)
@@ -154,7 +114,7 @@ class ClipLoader:
                     ahead = reader.submit(self._read_update, update + 1)
                 yield clips
 
-    def _read_update(self, update: int) -> list[ClipArrays | EncodedClips]:
+    def _read_update(self, update: int) -> list[Clips[NDArray[Any]]]:
         return [self.read(update, micro) for micro in range(self.accumulation)]
 
 
@@ -187,30 +147,33 @@ class EncodedClipLoader(ClipLoader):
         self.episodes = episodes
         self.shown = shown
 
-    def _read(self, draws: NDArray[np.int64], is_mirrored: NDArray[np.bool_], rng: np.random.Generator) -> EncodedClips:
+    def _read(
+        self, draws: NDArray[np.int64], is_mirrored: NDArray[np.bool_], rng: np.random.Generator
+    ) -> Clips[NDArray[Any]]:
         clips = self.source.read_clips(draws, self.clip_length)
         shown = np.sort(rng.choice(self.clip_length, self.shown, replace=False))
-        frames = np.ascontiguousarray(clips.frames[:, shown])
-        mirror(frames, clips.actions, is_mirrored)
+        clips = clips._replace(frames=np.ascontiguousarray(clips.frames[:, shown]), shown=shown)
+        mirror(clips, is_mirrored, self.fields)
         latents = []
         for (position, start), turned in zip(draws, is_mirrored, strict=True):
             of = self.episodes.mirrored if turned else self.episodes.latents
             assert of is not None
             latents.append(of[position][start : start + self.clip_length])
-        return EncodedClips(frames, clips.actions, clips.rewards, clips.terminated, torch.stack(latents), shown)
+        return clips._replace(latents=torch.stack(latents))
 
 
-def mirror(frames: NDArray[np.uint8], actions: NDArray[np.float32], which: NDArray[np.bool_]) -> None:
-    """Mirror some clips in place, left for right: their pictures, and the steering of their driving actions.
+def mirror(clips: Clips[NDArray[Any]], which: NDArray[np.bool_], fields: Fields = ()) -> None:
+    """Mirror some clips in place, left for right: frames, vectors, and the steering of their driving actions.
 
     Args:
-        frames: ``(B, T, H, W, 3)`` uint8.
-        actions: ``(B, T - 1, A)`` float32, stored driving actions, whose first value is the steering.
+        clips: With stored driving actions, whose first value is the steering.
         which: ``(B,)`` bool.
+        fields: Of the vectors.
     """
     if which.any():
-        frames[which] = frames[which, :, :, ::-1]
-        actions[which, :, 0] *= -1
+        clips.frames[which] = clips.frames[which, :, :, ::-1]
+        clips.vectors[which] = mirror_vectors(fields, clips.vectors[which])
+        clips.actions[which, :, 0] *= -1
 
 
 @torch.no_grad()
@@ -234,9 +197,15 @@ def encode_episodes(
         world_size: Number of processes; they exchange what they have encoded, so that each gets everything.
     """
 
-    def encode(frames: Tensor) -> Tensor:
+    def encode(clip: Clips[NDArray[Any]]) -> Tensor:
+        frames, vectors = (torch.from_numpy(part[0]) for part in clip.observations)  # a batch of one whole episode
         parts = [
-            model.encode(frames_to_tensor(frames[first : first + batch_size].to(model.device)))
+            model.encode(
+                Observation(
+                    frames_to_tensor(frames[first : first + batch_size].to(model.device)),
+                    vectors[first : first + batch_size].to(model.device),
+                )
+            )
             for first in range(0, len(frames), batch_size)
         ]
         return torch.cat(parts).float().cpu()
@@ -246,10 +215,11 @@ def encode_episodes(
     for position, steps in enumerate(source.episode_lengths()):
         num_frames = int(steps) + 1
         if position % world_size == rank:
-            frames = torch.from_numpy(source.read_clips(np.array([[position, 0]]), num_frames).frames[0])
-            latents.append(encode(frames))
+            episode = source.read_clips(np.array([[position, 0]]), num_frames)
+            latents.append(encode(episode))
             if mirrored:
-                turned.append(encode(frames.flip(2)))
+                mirror(episode, np.ones(1, np.bool_), model.simulator.vector)
+                turned.append(encode(episode))
         else:
             latents.append(torch.zeros(num_frames, model.config.latent_dim))
             if mirrored:

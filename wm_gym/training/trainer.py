@@ -242,6 +242,7 @@ class WorldModelTrainer:
             "seed": training.seed,
             "beginning_share": training.beginning_share,
             "mirror_share": training.mirror_share,
+            "fields": self.simulator.vector,
             "rank": self.fabric.global_rank,
             "world_size": self.fabric.world_size,
         }
@@ -504,12 +505,8 @@ def encode_start_states(
         drawn = rng.integers(np.where(is_beginning, 0, context - 1), clip_length)
         moments = torch.from_numpy(drawn).to(model.device)
         clips = to_tensors(source.read_clips(draws, clip_length), model.device)
-        latents = model.encode(clips.frames)
-        state = model.dynamics.initial(latents[:, 0])
-        chosen = state
-        for t in range(1, clip_length):
-            state = model.observe_latent(state, clips.actions[:, t - 1], latents[:, t])
-            chosen = state.where(moments == t, chosen)
+        states = model.filter(model.encode(clips.observations), clips.actions).states  # (T * B, ...)
+        chosen = states.select(moments * batch + torch.arange(batch, device=model.device))
         kept.append(chosen.to("cpu").to(torch.float32))
     return LatentState.cat(kept)
 

@@ -45,7 +45,7 @@ class Road:
         lights = {line.light_id: "red" for line in lines}
         self.tick = Tick(FIRST_FRAME, ego, (0.0, 0.0, 0.0, 1.0), 10.0, True, (), lights, (), (1, -1))
         started = EpisodeStarted(
-            "Town", None, straight(length), lines, 40.0, 2.9, HALF_LENGTH, 0, 0, self.tick, {}
+            "Town", None, straight(length), lines, 40.0, 2.9, HALF_LENGTH, 1.0, 0, 0, self.tick, {}
         )  # fmt: skip
         self.drive = Drive(started, CarlaConfig(**settings))
 

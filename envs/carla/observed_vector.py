@@ -1,0 +1,161 @@
+"""What ``CarlaDriving-v0`` tells in numbers beside the picture: a field or a group of fields a name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wm_gym.actions import FloatArray
+from wm_gym.envs.carla.road_ahead import first_on_route
+from wm_gym.envs.carla.route import Command, Route
+from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
+from wm_gym.vector import Fields, VectorField, bounded
+
+if TYPE_CHECKING:
+    from wm_gym.envs.carla.drive import Drive
+
+DEFAULT_NAMES = ("speed", "speed_limit", "steering", "acceleration", "command", "route_points", "distance_left")
+PRIVILEGED_NAMES = ("light_state", "light_distance", "vehicle_distance", "vehicle_speed")
+
+ROUTE_POINTS = 10
+ROUTE_POINT_SPACING_M = 5.0
+COMMAND_AHEAD_M = 25.0
+"""The command of a junction, or of a change of lanes, is given from so many metres before it on."""
+SIGHT_M = 60.0
+"""Farther lights and vehicles count as none, at this distance."""
+
+COMMANDS = ("left", "right", "straight", "lane_follow", "change_lane_left", "change_lane_right")
+LIGHT_STATES = ("none", "red", "yellow", "green", "off")
+_OFF_ROUTE_M = 10.0
+"""So far from its route, a vehicle's points still lie within their bounds, which are as narrow as that permits: what a
+model tells apart is a part of them."""
+_SPEED_BOUND_M_S = 40.0
+
+_FIELDS: dict[str, Fields] = {
+    "speed": (VectorField(name="speed", unit="m/s", low=-10.0, high=_SPEED_BOUND_M_S),),
+    "speed_limit": (VectorField(name="speed_limit", unit="m/s", low=0.0, high=_SPEED_BOUND_M_S),),
+    "steering": (VectorField(name="steering", low=-1.0, high=1.0, mirror_sign=-1),),
+    "acceleration": (VectorField(name="acceleration", unit="m/s^2", low=-15.0, high=15.0),),
+    "command": (VectorField.of_classes("command", COMMANDS, mirrored=(1, 0, 2, 3, 5, 4)),),
+    "route_points": tuple(
+        VectorField(
+            name=f"route_{axis}_{number}",
+            unit="m",
+            low=-_OFF_ROUTE_M if axis == "forward" else -number * ROUTE_POINT_SPACING_M - _OFF_ROUTE_M,
+            high=number * ROUTE_POINT_SPACING_M + _OFF_ROUTE_M,
+            mirror_sign=-1 if axis == "right" else 1,
+        )
+        for number in range(1, ROUTE_POINTS + 1)
+        for axis in ("forward", "right")
+    ),
+    "distance_left": (VectorField(name="distance_left", unit="m", low=0.0, high=2000.0),),
+    "light_state": (VectorField.of_classes("light_state", LIGHT_STATES, privileged=True),),
+    "light_distance": (VectorField(name="light_distance", unit="m", low=-10.0, high=SIGHT_M, privileged=True),),
+    "vehicle_distance": (VectorField(name="vehicle_distance", unit="m", low=0.0, high=SIGHT_M, privileged=True),),
+    "vehicle_speed": (
+        VectorField(name="vehicle_speed", unit="m/s", low=-10.0, high=_SPEED_BOUND_M_S, privileged=True),
+    ),
+}
+
+
+def vector_fields(names: Sequence[str]) -> Fields:
+    """The fields that the names stand for, in their order.
+
+    Raises:
+        ConfigError: A name is unknown or occurs twice.
+    """
+    for name in names:
+        if name not in _FIELDS:
+            hint = did_you_mean(str(name), _FIELDS)
+            raise ConfigError(f"vector={list(names)!r} knows no {name!r}{hint}; choose from {', '.join(_FIELDS)}.")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"vector={list(names)!r} names a field twice.")
+    return tuple(field for name in names for field in _FIELDS[name])
+
+
+def observed_vector(names: Sequence[str], drive: Drive) -> FloatArray:
+    """The vector ``(V,)`` float32 of the moment that a drive has come to.
+
+    Raises:
+        SimulatorError: The server does not give what a field tells.
+    """
+    values = [value for name in names for value in _READERS[name](drive)]
+    if not np.isfinite(values).all():
+        raise SimulatorError(f"the CARLA server gave numbers that are not finite among {', '.join(names)}.")
+    return bounded(vector_fields(names), values)
+
+
+def command_at(route: Route, distance: float) -> Command:
+    """What a driver at a distance along the route is told: the next command from there on within 25 m.
+
+    That of a junction goes before a change of lanes, which the route's points show as well.
+    """
+    here = int(np.searchsorted(route.distances, distance, side="right")) - 1
+    ahead = int(np.searchsorted(route.distances, distance + COMMAND_AHEAD_M, side="right"))
+    commands = route.commands[max(here, 0) : ahead]
+    changes = [Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT]
+    turns = commands[~np.isin(commands, [Command.LANE_FOLLOW, *changes])]
+    told = turns if len(turns) else commands[np.isin(commands, changes)]
+    return Command(int(told[0])) if len(told) else Command.LANE_FOLLOW
+
+
+def route_points_ahead(drive: Drive) -> list[float]:
+    """Points of the route 5 to 50 m ahead in the vehicle's frame: metres forward and to the right, one after another.
+
+    Beyond the end of the route they are its last point.
+    """
+    ego, distance = drive.tick.ego, drive.route_state.distance
+    yaw = math.radians(ego.yaw)
+    values: list[float] = []
+    for number in range(1, ROUTE_POINTS + 1):
+        x, y = drive.route.point_at(distance + number * ROUTE_POINT_SPACING_M) - (ego.x, ego.y)
+        values += [x * math.cos(yaw) + y * math.sin(yaw), y * math.cos(yaw) - x * math.sin(yaw)]
+    return values
+
+
+def _speed_limit(drive: Drive) -> list[float]:
+    limit = drive.tick.speed_limit
+    if limit <= 0:
+        raise SimulatorError(
+            "the CARLA server gives no speed limit for the vehicle; leave speed_limit out of vector=, or use a town "
+            "with signs."
+        )
+    return [limit]
+
+
+def _light(drive: Drive) -> tuple[str, float]:
+    found = drive.light_ahead()
+    if found is None:
+        return "none", SIGHT_M
+    distance, state = found
+    if state not in LIGHT_STATES:
+        raise SimulatorError(
+            f"the CARLA server calls the traffic light ahead {state!r}; leave light_state out of vector=."
+        )
+    return state, distance
+
+
+def _vehicle_ahead(drive: Drive) -> tuple[float, float]:
+    """Metres from the vehicle's centre to the next one on the route, and its speed; the ego's where there is none."""
+    ego, distance = drive.tick.ego, drive.route_state.distance
+    vehicles = [user for user in drive.tick.road_users if user.kind == "vehicle"]
+    found = first_on_route(drive.route, distance, SIGHT_M, ego, vehicles)
+    return found if found is not None else (SIGHT_M, ego.speed)
+
+
+_READERS: dict[str, Callable[[Drive], Sequence[float]]] = {
+    "speed": lambda drive: [drive.tick.ego.speed],
+    "speed_limit": _speed_limit,
+    "steering": lambda drive: [drive.tick.applied[0]],
+    "acceleration": lambda drive: [drive.acceleration],
+    "command": lambda drive: [command_at(drive.route, drive.route_state.distance) - 1],
+    "route_points": route_points_ahead,
+    "distance_left": lambda drive: [drive.route_state.remaining],
+    "light_state": lambda drive: [LIGHT_STATES.index(_light(drive)[0])],
+    "light_distance": lambda drive: [_light(drive)[1]],
+    "vehicle_distance": lambda drive: [_vehicle_ahead(drive)[0]],
+    "vehicle_speed": lambda drive: [_vehicle_ahead(drive)[1]],
+}
