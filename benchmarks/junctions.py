@@ -57,16 +57,17 @@ def drive_route(env: Any, driver: Any, seed: int, max_steps: int) -> Junctions:
     assert isinstance(carla, CarlaDrivingEnv)
     met: set[int] = set()
     taken: set[int] = set()
-    step = None
-    for step in drive_episode(env, driver, seed=seed, behaviour_seed=seed, max_steps=max_steps):
+    steps = drive_episode(env, driver, seed=seed, behaviour_seed=seed, max_steps=max_steps)
+    step = next(steps)  # the reset
+    places = junctions_of(carla.route)
+    for step in steps:
         state = carla.route_state
-        for index, (begin, end) in enumerate(junctions_of(carla.route)):
+        for index, (begin, end) in enumerate(places):
             if state.distance > begin - 1.0:
                 met.add(index)
             is_on_route = abs(state.lateral_offset) < ON_ROUTE_M and not step.info["off_road"]
             if state.distance > end + BEYOND_M and is_on_route and index in met:
                 taken.add(index)
-    assert step is not None
     return Junctions(len(met), len(taken & met), str(step.info["end"]), float(step.info["route_completion"]))
 
 

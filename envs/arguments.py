@@ -66,22 +66,21 @@ def check_frame_size(frame_size: int | tuple[int, int]) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def choose_fields(known: Fields, names: Sequence[str]) -> Fields:
-    """The fields of a vector by their names, in the order in which they are named.
+def choose_fields(known: Mapping[str, Fields], names: Sequence[str]) -> Fields:
+    """The fields of a vector by names, each of which stands for one or several, in the order in which they are named.
 
     Raises:
         ConfigError: A name is unknown or occurs twice, or the names are one text.
     """
-    by_name = {field.name: field for field in known}
     if isinstance(names, str):
         raise ConfigError(f"vector={names!r} takes a list of names, as in vector=({names!r},).")
     for name in names:
-        if name not in by_name:
-            hint = did_you_mean(str(name), by_name)
-            raise ConfigError(f"vector={list(names)!r} knows no {name!r}{hint}; choose from {', '.join(by_name)}.")
+        if name not in known:
+            hint = did_you_mean(str(name), known)
+            raise ConfigError(f"vector={list(names)!r} knows no {name!r}{hint}; choose from {', '.join(known)}.")
     if len(set(names)) < len(names):
         raise ConfigError(f"vector={list(names)!r} names a field twice.")
-    return tuple(by_name[name] for name in names)
+    return tuple(field for name in names for field in known[name])
 
 
 def _is_whole(value: Any) -> bool:

@@ -10,21 +10,13 @@ from torch import Tensor, nn
 
 from wm_gym.device import parse_device
 from wm_gym.errors import BundleError
+from wm_gym.rollouts import RolloutModel
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 
 
-class FrameConfig(Protocol):
-    """The part of a model's configuration that an environment reads."""
-
-    @property
-    def frame_size(self) -> tuple[int, int]:
-        """Height and width of the frames, in pixels."""
-        ...
-
-
 @runtime_checkable
-class DreamModel(Protocol):
+class DreamModel(RolloutModel, Protocol):
     """A world model as the environments know it; :class:`wm_gym.world_model.WorldModel` is one.
 
     The tensors that ``imagine`` returns belong to the caller, who may write into them.
@@ -34,11 +26,6 @@ class DreamModel(Protocol):
     """Real encoded states that dreams start from, or ``None``."""
 
     @property
-    def config(self) -> FrameConfig:
-        """Configuration of the model."""
-        ...
-
-    @property
     def simulator(self) -> SimulatorSpec:
         """The simulator that the model was trained on."""
         ...
@@ -46,38 +33,6 @@ class DreamModel(Protocol):
     @property
     def feature_dim(self) -> int:
         """``F``: size of the vector that a policy sees."""
-        ...
-
-    @property
-    def noise_dim(self) -> int:
-        """Uniform random numbers that one imagined step takes; 0 for deterministic dynamics."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        ...
-
-    def initial_state(self, frame: Tensor) -> LatentState:
-        """The state after the first frame ``(B, 3, H, W)`` float in [-1, 1] of an episode."""
-        ...
-
-    def observe(self, state: LatentState, action: Tensor, frame: Tensor) -> LatentState:
-        """The state after ``action`` ``(B, A)`` float32 (stored format) and the frame that followed it."""
-        ...
-
-    def imagine(
-        self, state: LatentState, action: Tensor, noise: Tensor | None = None
-    ) -> tuple[LatentState, Tensor, Tensor]:
-        """Predicted next state, reward ``(B,)`` and continuation probability ``(B,)``.
-
-        ``action`` is ``(B, A)`` float32 (stored format). ``noise`` is ``(B, noise_dim)`` float32 of uniform numbers in
-        [0, 1), or ``None`` where ``noise_dim`` is 0. Both belong to the caller, who writes the next step's into them.
-        """
-        ...
-
-    def features(self, state: LatentState) -> Tensor:
-        """``(B, F)`` float32: what a policy sees."""
         ...
 
     def decode(self, state: LatentState) -> Tensor:

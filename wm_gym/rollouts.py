@@ -28,7 +28,7 @@ class FrameConfig(Protocol):
 
 
 class RolloutModel(Protocol):
-    """What rollouts need of a model; see :class:`wm_gym.envs.dream_model.DreamModel`."""
+    """The part of :class:`~wm_gym.envs.dream_model.DreamModel` that rollouts need."""
 
     @property
     def config(self) -> FrameConfig:
@@ -37,7 +37,7 @@ class RolloutModel(Protocol):
 
     @property
     def noise_dim(self) -> int:
-        """Uniform random numbers of one imagined step."""
+        """Uniform random numbers that one imagined step takes; 0 for deterministic dynamics."""
         ...
 
     @property
@@ -45,22 +45,30 @@ class RolloutModel(Protocol):
         """Where the model computes."""
         ...
 
-    def initial_state(self, observed: Any) -> LatentState:
-        """The state after the first observation of an episode."""
+    def initial_state(self, observed: Any, /) -> LatentState:
+        """The state after the first observation of an episode.
+
+        It is an image ``(B, 3, H, W)`` float in [-1, 1]; where the simulator gives vectors, an ``Observation`` of it
+        and of the vector ``(B, V)``.
+        """
         ...
 
-    def observe(self, state: LatentState, action: Tensor, observed: Any) -> LatentState:
-        """The state after an action and the observation that followed it."""
-        ...
-
-    def features(self, state: LatentState) -> Tensor:
-        """``(B, F)`` float32: what a policy sees."""
+    def observe(self, state: LatentState, action: Tensor, observed: Any, /) -> LatentState:
+        """The state after ``action`` ``(B, A)`` float32 (stored format) and the observation that followed it."""
         ...
 
     def imagine(
         self, state: LatentState, action: Tensor, noise: Tensor | None = None
     ) -> tuple[LatentState, Tensor, Tensor]:
-        """Next state, reward ``(B,)`` and continuation probability ``(B,)``."""
+        """Predicted next state, reward ``(B,)`` and continuation probability ``(B,)``.
+
+        ``action`` is ``(B, A)`` float32 (stored format). ``noise`` is ``(B, noise_dim)`` float32 of uniform numbers in
+        [0, 1), or ``None`` where ``noise_dim`` is 0. Both belong to the caller, who writes the next step's into them.
+        """
+        ...
+
+    def features(self, state: LatentState) -> Tensor:
+        """``(B, F)`` float32: what a policy sees."""
         ...
 
 

@@ -150,7 +150,7 @@ class CarRacingDrivingEnv(gym.Env[Any, Any], EzPickle):
             raise ConfigError(f"render_mode={render_mode!r} is not offered; use None, 'rgb_array' or 'human'.")
         self.action_name = self.action_format.resolve(action)
         self.action_space = self.action_format.space(self.action_name)
-        self.vector_fields = choose_fields(VECTOR_FIELDS, vector)
+        self.vector_fields = choose_fields({field.name: (field,) for field in VECTOR_FIELDS}, vector)
         self.observation_space = observation_space(self.frame_size, self.vector_fields)
         self.render_mode = render_mode
         # A video made of one picture per action plays at true speed with this rate.

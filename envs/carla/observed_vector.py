@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wm_gym.actions import FloatArray
+from wm_gym.envs.arguments import choose_fields
 from wm_gym.envs.carla.road_ahead import first_on_route
 from wm_gym.envs.carla.route import Command, Route
-from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
+from wm_gym.errors import SimulatorError
 from wm_gym.vector import Fields, VectorField, bounded
 
 if TYPE_CHECKING:
@@ -67,13 +69,7 @@ def vector_fields(names: Sequence[str]) -> Fields:
     Raises:
         ConfigError: A name is unknown or occurs twice.
     """
-    for name in names:
-        if name not in _FIELDS:
-            hint = did_you_mean(str(name), _FIELDS)
-            raise ConfigError(f"vector={list(names)!r} knows no {name!r}{hint}; choose from {', '.join(_FIELDS)}.")
-    if len(set(names)) < len(names):
-        raise ConfigError(f"vector={list(names)!r} names a field twice.")
-    return tuple(field for name in names for field in _FIELDS[name])
+    return choose_fields(_FIELDS, names)
 
 
 def observed_vector(names: Sequence[str], drive: Drive) -> FloatArray:
@@ -82,7 +78,8 @@ def observed_vector(names: Sequence[str], drive: Drive) -> FloatArray:
     Raises:
         SimulatorError: The server does not give what a field tells.
     """
-    values = [value for name in names for value in _READERS[name](drive)]
+    moment = _Moment(drive)
+    values = [value for name in names for value in _READERS[name](moment)]
     if not np.isfinite(values).all():
         raise SimulatorError(f"the CARLA server gave numbers that are not finite among {', '.join(names)}.")
     return bounded(vector_fields(names), values)
@@ -116,46 +113,55 @@ def route_points_ahead(drive: Drive) -> list[float]:
     return values
 
 
-def _speed_limit(drive: Drive) -> list[float]:
-    limit = drive.tick.speed_limit
-    if limit <= 0:
-        raise SimulatorError(
-            "the CARLA server gives no speed limit for the vehicle; leave speed_limit out of vector=, or use a town "
-            "with signs."
-        )
-    return [limit]
+class _Moment:
+    """One moment of a drive; what several fields tell of is looked for once."""
+
+    def __init__(self, drive: Drive) -> None:
+        self.drive = drive
+        self.tick = drive.tick
+
+    @property
+    def speed_limit(self) -> float:
+        limit = self.tick.speed_limit
+        if limit <= 0:
+            raise SimulatorError(
+                "the CARLA server gives no speed limit for the vehicle; leave speed_limit out of vector=, or use a "
+                "town with signs."
+            )
+        return limit
+
+    @cached_property
+    def light(self) -> tuple[str, float]:
+        """State of the next light and metres to its line."""
+        found = self.drive.light_ahead()
+        if found is None:
+            return "none", SIGHT_M
+        distance, state = found
+        if state not in LIGHT_STATES:
+            raise SimulatorError(
+                f"the CARLA server calls the traffic light ahead {state!r}; leave light_state out of vector=."
+            )
+        return state, distance
+
+    @cached_property
+    def vehicle(self) -> tuple[float, float]:
+        """Metres from the ego vehicle's centre to the next vehicle on the route, and its speed; else the ego's own."""
+        ego, distance = self.tick.ego, self.drive.route_state.distance
+        vehicles = [user for user in self.tick.road_users if user.kind == "vehicle"]
+        found = first_on_route(self.drive.route, distance, SIGHT_M, ego, vehicles)
+        return found if found is not None else (SIGHT_M, ego.speed)
 
 
-def _light(drive: Drive) -> tuple[str, float]:
-    found = drive.light_ahead()
-    if found is None:
-        return "none", SIGHT_M
-    distance, state = found
-    if state not in LIGHT_STATES:
-        raise SimulatorError(
-            f"the CARLA server calls the traffic light ahead {state!r}; leave light_state out of vector=."
-        )
-    return state, distance
-
-
-def _vehicle_ahead(drive: Drive) -> tuple[float, float]:
-    """Metres from the vehicle's centre to the next one on the route, and its speed; the ego's where there is none."""
-    ego, distance = drive.tick.ego, drive.route_state.distance
-    vehicles = [user for user in drive.tick.road_users if user.kind == "vehicle"]
-    found = first_on_route(drive.route, distance, SIGHT_M, ego, vehicles)
-    return found if found is not None else (SIGHT_M, ego.speed)
-
-
-_READERS: dict[str, Callable[[Drive], Sequence[float]]] = {
-    "speed": lambda drive: [drive.tick.ego.speed],
-    "speed_limit": _speed_limit,
-    "steering": lambda drive: [drive.tick.applied[0]],
-    "acceleration": lambda drive: [drive.acceleration],
-    "command": lambda drive: [command_at(drive.route, drive.route_state.distance) - 1],
-    "route_points": route_points_ahead,
-    "distance_left": lambda drive: [drive.route_state.remaining],
-    "light_state": lambda drive: [LIGHT_STATES.index(_light(drive)[0])],
-    "light_distance": lambda drive: [_light(drive)[1]],
-    "vehicle_distance": lambda drive: [_vehicle_ahead(drive)[0]],
-    "vehicle_speed": lambda drive: [_vehicle_ahead(drive)[1]],
+_READERS: dict[str, Callable[[_Moment], Sequence[float]]] = {
+    "speed": lambda moment: [moment.tick.ego.speed],
+    "speed_limit": lambda moment: [moment.speed_limit],
+    "steering": lambda moment: [moment.tick.applied[0]],
+    "acceleration": lambda moment: [moment.drive.acceleration],
+    "command": lambda moment: [command_at(moment.drive.route, moment.drive.route_state.distance) - 1],
+    "route_points": lambda moment: route_points_ahead(moment.drive),
+    "distance_left": lambda moment: [moment.drive.route_state.remaining],
+    "light_state": lambda moment: [LIGHT_STATES.index(moment.light[0])],
+    "light_distance": lambda moment: [moment.light[1]],
+    "vehicle_distance": lambda moment: [moment.vehicle[0]],
+    "vehicle_speed": lambda moment: [moment.vehicle[1]],
 }
