@@ -47,7 +47,8 @@ from wm_gym.training.log import read_metrics
 from wm_gym.world_model import WorldModel
 
 LONGEST_S = 5.0
-MOST_MEMORY_KIB = 2**20
+MOST_MEMORY_KIB = 2**18
+"""Beyond what the imported libraries hold, which depends on the system: 0.7 to 1 GiB."""
 SPEC = SimulatorSpec(id="CarRacingDriving-v0", frame_size=(64, 64), action=ActionFormat.driving(), step_s=0.08)
 
 
@@ -319,7 +320,7 @@ def main(root: Path, seed: int, seconds: float) -> None:
         damage(copy / name)
         before = peak_kib()
         fault = fault_of(kind, copy, sound[kind.name])
-        if peak_kib() > max(before, MOST_MEMORY_KIB):
+        if peak_kib() > max(before, base + MOST_MEMORY_KIB):
             fault = f"takes {peak_kib() / 2**20:.1f} GiB"
         tries[kind.name] += 1
         if fault is not None:

@@ -31,7 +31,8 @@ def add_checksums(settings: Mapping[str, Any], folder: Path, names: Iterable[str
     """The contents of a manifest: the settings, and the checksums of them and of those named files that there are."""
     files = {name: _sha256(folder / name) for name in names if (folder / name).exists()}
     own = hashlib.sha256(canonical({**settings, CHECKSUMS: files})).hexdigest()
-    return {**settings, CHECKSUMS: {**files, _SETTINGS: own}}
+    # They come first: a manifest that is cut off keeps them, and is not taken for one from before there were any.
+    return {CHECKSUMS: {**files, _SETTINGS: own}, **settings}
 
 
 def check_settings(values: Mapping[str, Any], manifest: Path, *, error: type[WMGymError], remedy: str) -> None:

@@ -205,3 +205,13 @@ def test_what_the_package_ships_has_checksums():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         assert load_model("bundled").start_states is not None
+
+
+def test_a_manifest_that_is_cut_off_is_not_taken_for_an_old_one(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model")
+    file = tmp_path / "model" / "config.yaml"
+    lines = file.read_text().splitlines(keepends=True)
+    for kept in range(len(lines)):
+        file.write_text("".join(lines[:kept]))
+        with pytest.raises(BundleError):
+            WorldModel.from_pretrained(tmp_path / "model")
