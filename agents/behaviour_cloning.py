@@ -79,7 +79,7 @@ class Demonstrations(NamedTuple):
 
     Attributes:
         features: ``(N, F)`` float32: the features of the state in which an action was taken.
-        actions: ``(N, A)`` float32: that action.
+        actions: ``(N, A)`` float32: that action; of a disturbed drive, the one that its driver would have taken.
     """
 
     features: Tensor
@@ -254,7 +254,7 @@ def watch(
         chosen = by_length[first : first + _EPISODES_AT_ONCE]
         episodes = [dataset.read_episode(position) for position in chosen]
         for position, episode, features in zip(chosen, episodes, _features_along(model, episodes), strict=True):
-            actions = model.simulator.action.from_stored(episode.actions, action)
+            actions = model.simulator.action.from_stored(episode.intended_actions, action)
             parts[position] = Demonstrations(features, torch.from_numpy(np.ascontiguousarray(actions)))
         if bar is not None:
             bar.update(len(chosen))

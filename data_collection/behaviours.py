@@ -52,6 +52,17 @@ class TracksActions(Protocol):
         ...
 
 
+@runtime_checkable
+class StatesIntention(Protocol):
+    """A behaviour that does not always do what it means to.
+
+    Attributes:
+        intended_action: ``(A,)`` float32 in the stored format: what it would have done in the last step.
+    """
+
+    intended_action: FloatArray
+
+
 class ControlSpace:
     """A symmetric view of an action format for adding noise: every control lies in [-1, 1], and 0 is neutral.
 
@@ -189,6 +200,9 @@ class Noisy:
     On top, every action is jittered. A good driver's steering follows from the road; a world model that has seen no
     other takes steering for a sign that the road bends, and in its dreams the road follows the wheel.
 
+    What the inner behaviour would have done is recorded beside what was done: that is what there is to copy (Laskey et
+    al. 2017, "DART: Noise Injection for Robust Imitation Learning"). Copied disturbances teach to go on with them.
+
     Args:
         inner: Drives; it sees the same frames and is reset with the same seed.
         action: The format of the actions.
@@ -208,6 +222,7 @@ class Noisy:
         self._disturbances = disturbances
         self._controls = ControlSpace(action)
         self._kinds = tuple(kind for kind in disturbances.kinds if kind != "acceleration" or self._controls.is_driving)
+        self.intended_action = action.to_stored(np.zeros(action.dim))
         self._start(seed=0)
 
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
@@ -218,7 +233,7 @@ class Noisy:
     def act(self, observation: Frame) -> FloatArray:
         """The inner behaviour's action, or the disturbed one."""
         # The inner behaviour is asked in every step: one with a memory must see every frame.
-        action = self._inner.act(observation)
+        action = self.intended_action = self._inner.act(observation)
         if self._steps_left == 0:
             self._next_stretch(action)
         self._steps_left -= 1

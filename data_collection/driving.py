@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_gym.actions import ActionFormat, FloatArray
-from wm_gym.data_collection.behaviours import Behaviour
+from wm_gym.data_collection.behaviours import Behaviour, StatesIntention
 from wm_gym.errors import SimulatorLostError
 from wm_gym.observation import Observation, split_observation
 
@@ -27,6 +27,8 @@ class Step(NamedTuple):
         terminated: Whether the task ended with it.
         truncated: Whether the episode was cut after it.
         info: What the simulator says of it; at the beginning, of the reset.
+        intended: ``(A,)`` float32 in the stored format: what a disturbed behaviour would have done; ``None`` where none
+            disturbed it.
     """
 
     action: FloatArray
@@ -35,6 +37,7 @@ class Step(NamedTuple):
     terminated: bool
     truncated: bool
     info: Mapping[str, Any]
+    intended: FloatArray | None = None
 
 
 def drive_episode(
@@ -75,6 +78,7 @@ def drive_episode(
     while not ended:
         check_open()
         chosen = behaviour.act(observed)
+        intended = behaviour.intended_action if isinstance(behaviour, StatesIntention) else None
         if action is not None:
             chosen = action.to_stored(chosen)
         observed, reward, terminated, truncated, info = env.step(chosen)
@@ -84,7 +88,7 @@ def drive_episode(
         steps += 1
         fruitless = 0 if float(reward) > 0 else fruitless + 1
         cut = bool(truncated) or steps == max_steps or fruitless == patience
-        yield Step(chosen, split_observation(observed), float(reward), bool(terminated), cut, info)
+        yield Step(chosen, split_observation(observed), float(reward), bool(terminated), cut, info, intended)
         ended = bool(terminated) or cut
 
 

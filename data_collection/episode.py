@@ -15,6 +15,7 @@ from wm_gym.errors import DatasetError
 BoolArray = NDArray[np.bool_]
 
 INFO_PREFIX = "info."
+_INTENDED = "intended_action."
 
 
 @dataclass
@@ -63,6 +64,16 @@ class Episode:
         """Height and width of the frames, in pixels."""
         return int(self.frames.shape[1]), int(self.frames.shape[2])
 
+    @property
+    def intended_actions(self) -> FloatArray:
+        """``(T, A)`` float32: what the driver would have done; where nothing disturbed it, what it did."""
+        actions = self.actions.copy()
+        for place in range(actions.shape[1]):
+            intended = self.infos.get(f"{_INTENDED}{place}")
+            if intended is not None:
+                np.copyto(actions[:, place], intended, where=np.isfinite(intended))
+        return actions
+
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Everything but the frames, by the names that a file gives them."""
         return {
@@ -91,6 +102,11 @@ class Episode:
         check_steps(name, steps, self.tensors())
         if self.index < 0:
             raise DatasetError(f"an episode has the index {self.index}, but 0 or more is wanted.")
+
+
+def intention_infos(intended: FloatArray | None) -> dict[str, float]:
+    """The entries of ``Episode.infos`` for what a disturbed driver would have done, ``(A,)``, in one step."""
+    return {} if intended is None else {f"{_INTENDED}{place}": float(value) for place, value in enumerate(intended)}
 
 
 def check_steps(name: str, steps: int, tensors: Mapping[str, NDArray[Any]]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from wm_gym.actions import ActionFormat
 from wm_gym.data_collection.codec import FrameCodec
 from wm_gym.data_collection.driving import LOST, drive_episode
+from wm_gym.data_collection.episode import intention_infos
 from wm_gym.data_collection.episode_file import EpisodeHeader, EpisodeRecorder
 from wm_gym.data_collection.plan import EpisodePlan
 from wm_gym.errors import SimulatorLostError, WMGymError
@@ -188,7 +189,7 @@ def record_episode(
             step.reward,
             terminated=step.terminated,
             truncated=step.truncated,
-            infos=scalar_infos(step.info),
+            infos={**scalar_infos(step.info), **intention_infos(step.intended)},
         )
     return recorder
 

@@ -70,6 +70,20 @@ def test_a_linear_policy_is_recovered_from_noisy_recordings(tmp_path, rng):
     assert policy.log_std.exp().tolist() == pytest.approx([NOISE, NOISE], rel=0.2)
 
 
+def test_of_disturbed_drives_the_intention_is_copied(tmp_path, rng):
+    world = PointWorld()
+    dataset = make_dataset(tmp_path / "data", world.simulator, [6], rng)
+    episode = dataset.read_episode(0)
+    done = watch(world, dataset, [0], "steer_accel").actions
+    np.testing.assert_allclose(done, world.simulator.action.from_stored(episode.actions, "steer_accel"))
+    steering = np.array((0.5, np.nan, -0.25, np.nan, 0.0, 1.0), np.float32)  # NaN: not disturbed in this step
+    episode.infos = {"intended_action.0": steering}
+    disturbed = Dataset.create(tmp_path / "disturbed", dataset.metadata, [episode])
+    meant = watch(world, disturbed, [0], "steer_accel").actions
+    np.testing.assert_allclose(meant[:, 0], np.where(np.isnan(steering), done[:, 0], steering))
+    np.testing.assert_allclose(meant[:, 1], done[:, 1])
+
+
 def test_the_policy_with_the_best_validation_loss_is_kept(tmp_path, rng):
     """Labels without a cause: whatever is learned of them is wrong for the held-out ones."""
     world = PointWorld()

@@ -19,6 +19,10 @@ from wm_gym.agents.behaviours import BEHAVIOURS, make_behaviour
 from wm_gym.agents.config import AgentConfig
 from wm_gym.agents.policy import rebuild_policy
 from wm_gym.data_collection.behaviours import ControlSpace, Noisy, SmoothNoise, SmoothRandom
+from wm_gym.data_collection.codec import FrameCodec
+from wm_gym.data_collection.episode_file import read_episode
+from wm_gym.data_collection.plan import EpisodePlan
+from wm_gym.data_collection.worker import record_episode
 from wm_gym.envs import describe_simulator, make_simulator
 from wm_gym.envs.rollout_contract import observation_space_of
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
@@ -201,6 +205,19 @@ def test_a_driver_is_told_of_the_disturbed_action(env):
     noisy.reset(env, 0)
     given = [noisy.act(frame) for _ in range(30)]
     np.testing.assert_array_equal(np.stack(inner.told), np.stack(given))
+
+
+def test_what_a_disturbed_driver_intended_is_recorded(env, tmp_path):
+    noisy, undisturbed = Noisy(_Recording(), DRIVING), _Recording()
+    plan = EpisodePlan(index=0, seed=5, behaviour_seed=6, behaviour="noisy")
+    settings = {"action": DRIVING, "codec": FrameCodec.parse("raw"), "max_steps": 30}
+    meant = np.tile(undisturbed.act(None), (30, 1))
+    for behaviour, is_disturbed in ((noisy, True), (undisturbed, False)):
+        header = record_episode(env, behaviour, plan, **settings).write(tmp_path)
+        episode = read_episode(header.path)
+        np.testing.assert_array_equal(episode.intended_actions, meant)
+        assert (np.abs(episode.actions - meant).max() > 0.05) == is_disturbed
+        assert any(name.startswith("intended_action") for name in episode.infos) == is_disturbed
 
 
 @pytest.mark.parametrize("action", [DRIVING, NATIVE])

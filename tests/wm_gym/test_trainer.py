@@ -79,6 +79,21 @@ def test_a_run_folder_holds_everything(car_racing_data, tmp_path):
     assert math.isfinite(validations[-1]["reward"]["absolute_error"]["5"])
 
 
+def test_a_finished_run_called_again_is_left_as_it_is(car_racing_data, tmp_path):
+    out = tmp_path / "run"
+    first = train(car_racing_data, out)
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.rglob("*") if file.is_file()}
+    again = train(car_racing_data, out)
+    assert again.fingerprint == first.fingerprint
+    assert again.metrics == first.metrics
+    after = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in out.rglob("*") if file.is_file()}
+    assert after == before
+    (out / "start_states.safetensors").unlink()  # what is missing is made again, from the checkpoints
+    train(car_racing_data, out)
+    file = out / "start_states.safetensors"
+    assert file.read_bytes() == before[file][1]
+
+
 def test_training_goes_on_from_a_model(car_racing_data, tmp_path):
     first = train(car_racing_data, tmp_path / "first", "training.steps=40", "training.learning_rate=5e-3")
     simulator = open_training_data(car_racing_data, 0.0).simulator

@@ -75,7 +75,10 @@ def own_seconds(model: DreamedModel, seconds: float, *, seed: int) -> float:
     dream: Any = env.unwrapped
     state, action, noise = random_step(model.model if isinstance(model, AcceleratedModel) else model, 1)
     driving = env.action_space.sample()
-    dream.step(driving)  # may compile
+    for _ in range(2):  # each may compile or capture a graph for its own tensors
+        dream.step(driving)
+        with torch.inference_mode():
+            model.imagine(state, action, noise)
     steps: list[float] = []
     calls: list[float] = []
     ends = time.perf_counter() + seconds

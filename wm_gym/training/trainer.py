@@ -17,7 +17,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
-from wm_gym.bundle import MANIFEST, save_model
+from wm_gym.bundle import MANIFEST, load_model, save_model
 from wm_gym.config import Config, LatentPhaseConfig, TrainingConfig
-from wm_gym.errors import DatasetError, TrainingError, WMGymError
+from wm_gym.errors import BundleError, DatasetError, TrainingError, WMGymError
 from wm_gym.losses import WorldModelLoss
 from wm_gym.metrics import open_loop_metrics
 from wm_gym.perceptual import load_perceptual_network
@@ -140,7 +140,21 @@ class WorldModelTrainer:
                 )
         with ExitStack() as held:
             self._hold_folder(held)
-            return self._train()
+            return self._finished_model() or self._train()
+
+    def _finished_model(self) -> WorldModel | None:
+        """What this run has come to before, as it is on disk; ``None`` where it has not, or the files are damaged.
+
+        It is not made again: on a GPU, sums differ in their last bits, and agents know a model by its start states.
+        """
+        model = None
+        if self.fabric.is_global_zero and (self.out / MANIFEST).exists():
+            with suppress(BundleError):
+                model = load_model(self.out, self.fabric.device)
+        # The other processes must not look for themselves: the first one may be writing already.
+        if not self.fabric.broadcast(model is not None):
+            return None
+        return model or load_model(self.out, self.fabric.device)
 
     def _train(self) -> WorldModel:
         """All updates that are missing, and the model's files."""
