@@ -201,6 +201,12 @@ class LossConfig(_Section):
     """
 
     reconstruction: float = Field(default=1.0, ge=0, description="L1 between frames and their reconstructions.")
+    squared: float = Field(
+        default=0.0,
+        ge=0,
+        description="Square error of reconstructions beside L1. L1 paints thin things that may lie here or there, such "
+        "as a route's line seen from above, in the colour of what is behind them, and then learns no more of them.",
+    )
     prediction: float = Field(default=1.0, ge=0, description="Temporally weighted L1 on predicted frames.")
     perceptual: float = Field(default=0.1, ge=0, description="LPIPS on reconstructions; 0 turns the term off.")
     regularisation: float = Field(default=0.01, ge=0, description="Mean square of the latents.")

@@ -178,7 +178,7 @@ class WorldModelLoss(nn.Module):
         if unrolled.divergence is not None:
             for name, divergence in unrolled.divergence._asdict().items():
                 terms[f"kl_{name}"] = divergence.clamp(min=weights.free_nats).mean()
-        if weights.reconstruction > 0 or weights.perceptual > 0:
+        if weights.reconstruction > 0 or weights.squared > 0 or weights.perceptual > 0:
             terms.update(self._reconstruction_terms(model, unrolled.observed, clips, generator))
         if unrolled.open_loop is not None and with_open_loop:
             terms["prediction"] = self._prediction_term(model, unrolled.open_loop, clips, context, generator)
@@ -195,7 +195,10 @@ class WorldModelLoss(nn.Module):
         else:
             decoded, target = clips.shown, clips.frames
         reconstruction = self._decode(model, observed[:, decoded])
-        terms = {"reconstruction": (reconstruction - target).abs().mean()}
+        error = reconstruction - target
+        terms = {"reconstruction": error.abs().mean()}
+        if self.config.squared > 0:
+            terms["squared"] = error.square().mean()
         if self.config.perceptual > 0:
             assert self.perceptual is not None
             terms["perceptual"] = self.perceptual(reconstruction.flatten(0, 1), target.flatten(0, 1)).mean()

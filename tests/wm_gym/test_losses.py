@@ -43,7 +43,9 @@ def gradients(model: WorldModel, value: Tensor) -> set[str]:
 
 def test_stochastic_loss_worked_out_by_hand(stochastic_model, clips):
     model = stochastic_model
-    weights = LossConfig(perceptual=0, prediction=0.5, reward=2.0, kl_dynamics=0.3, kl_representation=0.2, free_nats=0)
+    weights = LossConfig(
+        perceptual=0, squared=0.7, prediction=0.5, reward=2.0, kl_dynamics=0.3, kl_representation=0.2, free_nats=0
+    )
     total, terms = WorldModelLoss(weights, CONTEXT)(model, clips)
     with torch.no_grad():
         state = model.initial_state(clips.frames[:, 0])
@@ -57,13 +59,12 @@ def test_stochastic_loss_worked_out_by_hand(stochastic_model, clips):
         for t, weight in zip((1, 2, 3), (4 / 3, 5 / 3, 2.0), strict=True):
             state = model.imagine(state, clips.actions[:, t]).state
             prediction += weight * (model.decode(state) - clips.frames[:, t + 1]).abs().mean() / 3
-        reconstruction = (
-            sum((model.decode(state) - clips.frames[:, t]).abs().mean() for t, state in enumerate(observed)) / 5
-        )
+        errors = torch.stack([model.decode(state) - clips.frames[:, t] for t, state in enumerate(observed)])
         kl = torch.stack(divergence).mean()
         stacked = torch.stack(features, dim=1)
         expected = (
-            reconstruction
+            errors.abs().mean()
+            + 0.7 * errors.square().mean()
             + 0.5 * prediction
             + 0.01 * torch.stack([state.latent for state in observed]).square().mean()
             + 2.0 * model.reward_head.loss(stacked, clips.rewards)
@@ -138,6 +139,7 @@ def test_terms_of_weight_0_are_not_computed(kind, tiny_model, stochastic_model, 
     assert len(imagined) == (0 if kind == "rssm" else 4)
     assert run(prediction=0, consistency=0) == always | {"reconstruction"}
     assert sum(decoded) == 3 * 5
+    assert run(prediction=0, consistency=0, squared=1) == always | {"reconstruction", "squared"}
     assert run(reconstruction=0, consistency=0) == always | {"prediction"}
     assert sum(decoded) == 3 * 3
     assert run() == always | {"prediction", "reconstruction"} | ({"consistency"} if kind == "gru" else set())
