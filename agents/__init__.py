@@ -6,15 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wm_gym.agents.agent_bundle import load_agent, save_agent
-    from wm_gym.agents.algorithms import ALGORITHMS
     from wm_gym.agents.behaviours import make_behaviour
-    from wm_gym.agents.config import AgentConfig, make_agent_config
-    from wm_gym.agents.driver import Driver
-    from wm_gym.agents.evaluation import EvaluationResult, evaluate
-    from wm_gym.agents.imagination import ImaginationTrainer
-    from wm_gym.agents.reality_gap import imagine_along, side_by_side
-    from wm_gym.agents.training import TrainingSummary, train_agent
+    from wm_gym.agents.bundles.driver import Driver
+    from wm_gym.agents.bundles.folder import load_agent, save_agent
+    from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate
+    from wm_gym.agents.evaluation.reality_gap import imagine_along, side_by_side
+    from wm_gym.agents.policies.algorithms import ALGORITHMS
+    from wm_gym.agents.policies.config import AgentConfig, make_agent_config
+    from wm_gym.agents.training.dream_training import TrainingSummary, train_agent
+    from wm_gym.agents.training.imagination import ImaginationTrainer
 
 __all__ = [
     "ALGORITHMS",
@@ -34,20 +34,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ALGORITHMS": "wm_gym.agents.algorithms",
-    "AgentConfig": "wm_gym.agents.config",
-    "Driver": "wm_gym.agents.driver",
-    "EvaluationResult": "wm_gym.agents.evaluation",
-    "ImaginationTrainer": "wm_gym.agents.imagination",
-    "TrainingSummary": "wm_gym.agents.training",
-    "evaluate": "wm_gym.agents.evaluation",
-    "imagine_along": "wm_gym.agents.reality_gap",
-    "load_agent": "wm_gym.agents.agent_bundle",
-    "make_agent_config": "wm_gym.agents.config",
+    "ALGORITHMS": "wm_gym.agents.policies.algorithms",
+    "AgentConfig": "wm_gym.agents.policies.config",
+    "Driver": "wm_gym.agents.bundles.driver",
+    "EvaluationResult": "wm_gym.agents.evaluation.evaluation",
+    "ImaginationTrainer": "wm_gym.agents.training.imagination",
+    "TrainingSummary": "wm_gym.agents.training.dream_training",
+    "evaluate": "wm_gym.agents.evaluation.evaluation",
+    "imagine_along": "wm_gym.agents.evaluation.reality_gap",
+    "load_agent": "wm_gym.agents.bundles.folder",
+    "make_agent_config": "wm_gym.agents.policies.config",
     "make_behaviour": "wm_gym.agents.behaviours",
-    "save_agent": "wm_gym.agents.agent_bundle",
-    "side_by_side": "wm_gym.agents.reality_gap",
-    "train_agent": "wm_gym.agents.training",
+    "save_agent": "wm_gym.agents.bundles.folder",
+    "side_by_side": "wm_gym.agents.evaluation.reality_gap",
+    "train_agent": "wm_gym.agents.training.dream_training",
 }
 
 

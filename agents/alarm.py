@@ -11,8 +11,8 @@ import warnings
 
 import numpy as np
 
-from wm_gym.data_collection.dataset import Dataset
-from wm_gym.data_collection.episode_file import read_steps
+from wm_gym.data_collection.datasets.dataset import Dataset
+from wm_gym.data_collection.datasets.episode_file import read_steps
 from wm_gym.errors import ConfigError
 
 _REMEDY = (

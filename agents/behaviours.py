@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from wm_gym.agents.autopilots import make_autopilot
-from wm_gym.data_collection.behaviours import SWERVES, Behaviour, Noisy, SmoothRandom
+from wm_gym.data_collection.recording.behaviours import SWERVES, Behaviour, Noisy, SmoothRandom
 from wm_gym.envs.simulators import kind_of
 from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
@@ -69,7 +69,7 @@ def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Beh
             "bundled or such a folder."
         )
     # torch and Stable-Baselines3 are needed for trained agents only.
-    from wm_gym.agents.driver import Driver
+    from wm_gym.agents.bundles.driver import Driver
 
     driver = Driver.load(name, deterministic=not sampled)
     driver.check_simulator(spec)

@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.bootstrap import bootstrap_interval
-from wm_gym.agents.config import make_agent_config
-from wm_gym.agents.evaluation import EvaluationResult, evaluate
-from wm_gym.agents.report import write_report
-from wm_gym.agents.selection import selection_for
-from wm_gym.agents.training import TrainingSummary, train_agent
+from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
+from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate
+from wm_gym.agents.policies.config import make_agent_config
+from wm_gym.agents.reports.report import write_report
+from wm_gym.agents.training.dream_training import TrainingSummary, train_agent
+from wm_gym.agents.training.selection import selection_for
 from wm_gym.config import load_config
-from wm_gym.data_collection.collector import collect
-from wm_gym.data_collection.dataset import Dataset
-from wm_gym.data_collection.plan import HELD_OUT_FROM
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.datasets.dataset import Dataset
+from wm_gym.data_collection.datasets.training_data import open_training_data
+from wm_gym.data_collection.recording.collector import collect
+from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.files import write_json_atomically
 from wm_gym.provenance import provenance
 from wm_gym.training.trainer import WorldModelTrainer

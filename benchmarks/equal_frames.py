@@ -28,22 +28,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wm_gym.agents.agent_bundle import load_agent
-from wm_gym.agents.behaviour_cloning import clone_behaviour, make_cloning_config
+from wm_gym.agents.baselines.behaviour_cloning import clone_behaviour, make_cloning_config
+from wm_gym.agents.baselines.simulator_training import train_in_simulator
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.bootstrap import bootstrap_interval
-from wm_gym.agents.config import make_agent_config
-from wm_gym.agents.evaluation import evaluate
-from wm_gym.agents.pixel_config import make_pixel_config
-from wm_gym.agents.rounds import make_rounds_config, train_agent_in_rounds
-from wm_gym.agents.selection import selection_for
-from wm_gym.agents.simulator_training import train_in_simulator
-from wm_gym.agents.training import train_agent
+from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
+from wm_gym.agents.evaluation.evaluation import evaluate
+from wm_gym.agents.policies.config import make_agent_config
+from wm_gym.agents.policies.pixel_config import make_pixel_config
+from wm_gym.agents.training.dream_training import train_agent
+from wm_gym.agents.training.rounds import make_rounds_config, train_agent_in_rounds
+from wm_gym.agents.training.selection import selection_for
 from wm_gym.config import load_config
-from wm_gym.data_collection.collector import collect
-from wm_gym.data_collection.dataset import Dataset
-from wm_gym.data_collection.plan import HELD_OUT_FROM
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.datasets.dataset import Dataset
+from wm_gym.data_collection.datasets.training_data import open_training_data
+from wm_gym.data_collection.recording.collector import collect
+from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.errors import ConfigError, WMGymError
 from wm_gym.files import write_json_atomically
 from wm_gym.provenance import provenance

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wm_gym.agents.agent_bundle import agent_simulator
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.driver import Driver
-from wm_gym.data_collection.driving import drive_episode
-from wm_gym.data_collection.plan import HELD_OUT_FROM
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.bundles.folder import agent_simulator
+from wm_gym.data_collection.recording.driving import drive_episode
+from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.envs.carla.env import CarlaDrivingEnv, parse_address
 from wm_gym.envs.carla.route import Command, Route
 from wm_gym.envs.simulators import make_simulator_from_spec

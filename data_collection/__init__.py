@@ -1,17 +1,17 @@
 """Recording, storing, checking, converting and sampling of driving episodes."""
 
-from wm_gym.data_collection.codec import FrameCodec
-from wm_gym.data_collection.collector import CollectionSummary, collect
-from wm_gym.data_collection.dataset import Dataset
-from wm_gym.data_collection.download_cache import DownloadCache
-from wm_gym.data_collection.episode import Episode
-from wm_gym.data_collection.episode_file import EpisodeHeader
-from wm_gym.data_collection.folder_io import import_folder
-from wm_gym.data_collection.metadata import CollectionSettings, DatasetMetadata
-from wm_gym.data_collection.minari_io import export_minari, import_minari
-from wm_gym.data_collection.remote_dataset import PushSummary, push
-from wm_gym.data_collection.statistics import DatasetStatistics, describe, render
-from wm_gym.data_collection.verification import Verification, verify
+from wm_gym.data_collection.datasets.codec import FrameCodec
+from wm_gym.data_collection.datasets.dataset import Dataset
+from wm_gym.data_collection.datasets.download_cache import DownloadCache
+from wm_gym.data_collection.datasets.episode import Episode
+from wm_gym.data_collection.datasets.episode_file import EpisodeHeader
+from wm_gym.data_collection.datasets.folder_io import import_folder
+from wm_gym.data_collection.datasets.metadata import CollectionSettings, DatasetMetadata
+from wm_gym.data_collection.datasets.minari_io import export_minari, import_minari
+from wm_gym.data_collection.datasets.remote import PushSummary, push
+from wm_gym.data_collection.datasets.statistics import DatasetStatistics, describe, render
+from wm_gym.data_collection.datasets.verification import Verification, verify
+from wm_gym.data_collection.recording.collector import CollectionSummary, collect
 
 __all__ = [
     "CollectionSettings",

@@ -58,7 +58,7 @@ def rng() -> np.random.Generator:
 def car_racing_data(tmp_path_factory):
     """Four short real CarRacing episodes at 64x64, recorded by the collector."""
     from wm_gym.agents.behaviours import make_behaviour
-    from wm_gym.data_collection.collector import collect
+    from wm_gym.data_collection.recording.collector import collect
 
     path = tmp_path_factory.mktemp("data") / "car"
     collect(

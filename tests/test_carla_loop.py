@@ -10,10 +10,10 @@ import gymnasium as gym
 import pytest
 
 from tests.carla_server.process import StandIn
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.report_drives import record_drives
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.reports.drives import record_drives
 from wm_gym.cli.main import main
-from wm_gym.data_collection.dataset import Dataset
+from wm_gym.data_collection.datasets.dataset import Dataset
 
 pytest.importorskip("carla.libcarla")
 

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from tests.carla_server.process import StandIn, free_port
-from wm_gym.agents import evaluation
+from wm_gym.agents.evaluation import evaluation
 from wm_gym.cli.main import build_parser, main
 from wm_gym.cli.options import carla_connections
 

@@ -7,10 +7,10 @@ import torch
 
 from wm_gym.acceleration import AcceleratedModel
 from wm_gym.actions import ActionFormat
-from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.imagination import ImaginationTrainer
+from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.config import load_config
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.training.log import read_metrics
 from wm_gym.training.trainer import WorldModelTrainer

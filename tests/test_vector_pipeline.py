@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from wm_gym.agents import Driver
-from wm_gym.agents.agent_bundle import load_agent
-from wm_gym.agents.driver_export import agent_part
-from wm_gym.agents.simulator_training import PixelAgentConfig, train_in_simulator
+from wm_gym.agents.baselines.simulator_training import PixelAgentConfig, train_in_simulator
+from wm_gym.agents.bundles.export import agent_part
+from wm_gym.agents.bundles.folder import load_agent
 from wm_gym.cli.main import main
 from wm_gym.data_collection import Dataset, DownloadCache, import_folder, push
 from wm_gym.envs import make_simulator

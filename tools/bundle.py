@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from wm_gym.agents.agent_bundle import load_agent, save_agent
+from wm_gym.agents.bundles.folder import load_agent, save_agent
 from wm_gym.world_model import WorldModel
 
 ASSETS = Path(__file__).resolve().parent.parent / "wm_gym" / "assets"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 
-from wm_gym.data_collection.behaviours import Behaviour
+from wm_gym.data_collection.recording.behaviours import Behaviour
 from wm_gym.envs.simulators import kind_of
 from wm_gym.errors import SimulatorError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from wm_gym.agents.config import AgentConfig
+from wm_gym.agents.policies.config import AgentConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -29,6 +29,6 @@ def small_config() -> AgentConfig:
 @pytest.fixture
 def agent_folder(tiny_model, small_config, tmp_path) -> Path:
     """A trained agent, though not one that drives well."""
-    from wm_gym.agents.training import train_agent
+    from wm_gym.agents.training.dream_training import train_agent
 
     return train_agent(tiny_model, out=tmp_path / "agent", config=small_config, progress=False).path

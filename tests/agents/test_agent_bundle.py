@@ -7,7 +7,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from wm_gym import bundle
-from wm_gym.agents.agent_bundle import (
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.bundles.folder import (
     agent_model_path,
     agent_simulator,
     load_agent,
@@ -15,13 +16,12 @@ from wm_gym.agents.agent_bundle import (
     save_agent,
     save_pixel_agent,
 )
-from wm_gym.agents.algorithms import ALGORITHMS, resolve
-from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.imagination import ImaginationTrainer
-from wm_gym.agents.observers import PixelObserver
-from wm_gym.agents.pixel_config import PixelAgentConfig
-from wm_gym.agents.policy import rebuild_pixel_policy
+from wm_gym.agents.policies.algorithms import ALGORITHMS, resolve
+from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.policies.network import rebuild_pixel_policy
+from wm_gym.agents.policies.observers import PixelObserver
+from wm_gym.agents.policies.pixel_config import PixelAgentConfig
+from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.errors import BundleError
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from wm_gym.agents.alarm import DreamReturnAlarm, best_recorded_return
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.episode import Episode
-from wm_gym.data_collection.metadata import DatasetMetadata
+from wm_gym.data_collection.datasets.episode import Episode
+from wm_gym.data_collection.datasets.metadata import DatasetMetadata
 from wm_gym.envs.simulators import describe_simulator, make_simulator, return_ceiling
 from wm_gym.errors import ConfigError
 

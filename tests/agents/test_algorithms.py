@@ -5,10 +5,10 @@ from gymnasium import spaces
 from toy_world import PointWorld
 
 from wm_gym.actions import ActionFormat
-from wm_gym.agents.algorithms import ALGORITHMS, resolve
-from wm_gym.agents.config import AgentConfig, make_agent_config
-from wm_gym.agents.imagination import ImaginationTrainer
-from wm_gym.agents.policy import FeatureNormaliser, feature_statistics, set_normalisation
+from wm_gym.agents.policies.algorithms import ALGORITHMS, resolve
+from wm_gym.agents.policies.config import AgentConfig, make_agent_config
+from wm_gym.agents.policies.network import FeatureNormaliser, feature_statistics, set_normalisation
+from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.errors import ConfigError, WMGymError
 from wm_gym.state import LatentState
 

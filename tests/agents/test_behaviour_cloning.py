@@ -9,11 +9,11 @@ import pytest
 import torch
 from toy_world import PointWorld
 
-from wm_gym.agents.agent_bundle import load_agent
-from wm_gym.agents.behaviour_cloning import CloningConfig, best_episodes, clone, clone_behaviour, watch
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.evaluation import evaluate
-from wm_gym.agents.observers import LatentObserver
+from wm_gym.agents.baselines.behaviour_cloning import CloningConfig, best_episodes, clone, clone_behaviour, watch
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.evaluation.evaluation import evaluate
+from wm_gym.agents.policies.observers import LatentObserver
 from wm_gym.cli.main import main
 from wm_gym.data_collection import Dataset, DatasetMetadata, Episode, FrameCodec
 from wm_gym.errors import ConfigError, DatasetError, TrainingError

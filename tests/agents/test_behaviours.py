@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wm_gym.actions import ActionFormat
-from wm_gym.agents.agent_bundle import save_agent
-from wm_gym.agents.algorithms import resolve
 from wm_gym.agents.autopilots import AUTOPILOTS, make_autopilot
 from wm_gym.agents.autopilots.car_racing import CarRacingAutopilot, racing_line, speed_profile
 from wm_gym.agents.behaviours import BEHAVIOURS, make_behaviour
-from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.policy import rebuild_policy
-from wm_gym.data_collection.behaviours import ControlSpace, Noisy, SmoothNoise, SmoothRandom
-from wm_gym.data_collection.codec import FrameCodec
-from wm_gym.data_collection.episode_file import read_episode
-from wm_gym.data_collection.plan import EpisodePlan
-from wm_gym.data_collection.worker import record_episode
+from wm_gym.agents.bundles.folder import save_agent
+from wm_gym.agents.policies.algorithms import resolve
+from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.policies.network import rebuild_policy
+from wm_gym.data_collection.datasets.codec import FrameCodec
+from wm_gym.data_collection.datasets.episode_file import read_episode
+from wm_gym.data_collection.recording.behaviours import ControlSpace, Noisy, SmoothNoise, SmoothRandom
+from wm_gym.data_collection.recording.plan import EpisodePlan
+from wm_gym.data_collection.recording.worker import record_episode
 from wm_gym.envs import describe_simulator, make_simulator
 from wm_gym.envs.rollout_contract import observation_space_of
 from wm_gym.errors import BundleError, ConfigError, SimulatorError

@@ -1,4 +1,4 @@
-from wm_gym.agents.benchmark import measure_ppo
+from wm_gym.agents.training.benchmark import measure_ppo
 from wm_gym.world_model import WorldModel
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wm_gym.agents.calibration import calibrate_ends, calibrate_rewards
+from wm_gym.agents.evaluation.calibration import calibrate_ends, calibrate_rewards
 
 
 def test_calibrated_rewards_have_no_calibration_error_though_single_steps_are_off(rng):

@@ -9,13 +9,13 @@ import pytest
 
 from tests.carla_server.process import StandIn, free_port
 from wm_gym.actions import ActionFormat
+from wm_gym.agents.baselines.simulator_training import train_in_simulator
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.evaluation import evaluate
-from wm_gym.agents.pixel_config import make_pixel_config
-from wm_gym.agents.simulator_training import train_in_simulator
+from wm_gym.agents.evaluation.evaluation import evaluate
+from wm_gym.agents.policies.pixel_config import make_pixel_config
 from wm_gym.cli.main import build_parser, main
 from wm_gym.cli.options import carla_connections
-from wm_gym.data_collection.driving import begin_episode
+from wm_gym.data_collection.recording.driving import begin_episode
 from wm_gym.envs import describe_simulator, make_simulator
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from wm_gym.agents.agent_bundle import load_agent
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.driver import Driver, check_simulator_fits
-from wm_gym.agents.observers import PixelObserver
-from wm_gym.agents.pixel_config import PixelAgentConfig
-from wm_gym.agents.policy import rebuild_pixel_policy
+from wm_gym.agents.bundles.driver import Driver, check_simulator_fits
+from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.policies.network import rebuild_pixel_policy
+from wm_gym.agents.policies.observers import PixelObserver
+from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.envs.latent_observation import LatentObservation
 from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import BundleError, ConfigError, SimulatorError

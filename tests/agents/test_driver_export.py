@@ -12,14 +12,14 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from wm_gym.actions import ActionFormat
-from wm_gym.agents.agent_bundle import load_agent, save_pixel_agent
-from wm_gym.agents.algorithms import ALGORITHMS, resolve
-from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.driver_export import MeanAction, StoredAction, agent_part, export_agent
-from wm_gym.agents.observers import PixelObserver
-from wm_gym.agents.pixel_config import PixelAgentConfig
-from wm_gym.agents.policy import rebuild_pixel_policy, rebuild_policy, set_normalisation
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.bundles.export import MeanAction, StoredAction, agent_part, export_agent
+from wm_gym.agents.bundles.folder import load_agent, save_pixel_agent
+from wm_gym.agents.policies.algorithms import ALGORITHMS, resolve
+from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.policies.network import rebuild_pixel_policy, rebuild_policy, set_normalisation
+from wm_gym.agents.policies.observers import PixelObserver
+from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.cli.main import build_parser, main
 from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import ExportError

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wm_gym.agents.bootstrap import bootstrap_interval
-from wm_gym.agents.evaluation import evaluate
+from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
+from wm_gym.agents.evaluation.evaluation import evaluate
 from wm_gym.cli.main import build_parser
 from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import BundleError, ConfigError, OutputError, SimulatorError

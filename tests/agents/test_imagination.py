@@ -3,9 +3,9 @@ import pytest
 import torch
 from toy_world import REWARD, PointWorld
 
-from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.imagination import ImaginationTrainer, measure_reward_scale
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.training.imagination import ImaginationTrainer, measure_reward_scale
 from wm_gym.envs.dream_vec_env import DreamVecEnv
 from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.world_model import WorldModel

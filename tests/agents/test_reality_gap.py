@@ -3,9 +3,9 @@ import pytest
 import torch
 from toy_world import PointWorld
 
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.reality_gap import DriveSteps, imagine_along, measure_drive, side_by_side, summarise_gap
-from wm_gym.agents.video import VideoWriter, write_video
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.evaluation.reality_gap import DriveSteps, imagine_along, measure_drive, side_by_side, summarise_gap
+from wm_gym.agents.evaluation.video import VideoWriter, write_video
 from wm_gym.envs.latent_observation import LatentObservation
 from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import DatasetError, SimulatorError

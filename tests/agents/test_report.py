@@ -15,17 +15,17 @@ from PIL import Image
 from toy_world import REWARD, PointWorld
 
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.config import AgentConfig
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.evaluation import evaluate
-from wm_gym.agents.imagination import ImaginationTrainer
-from wm_gym.agents.report import GIF_NAME, write_report
-from wm_gym.agents.report_drives import Drive, make_film, measure_gap, record_drives
-from wm_gym.agents.training import train_agent
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.evaluation.evaluation import evaluate
+from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.reports.drives import Drive, make_film, measure_gap, record_drives
+from wm_gym.agents.reports.report import GIF_NAME, write_report
+from wm_gym.agents.training.dream_training import train_agent
+from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.cli import report as report_command
 from wm_gym.config import load_config
-from wm_gym.data_collection.collector import collect
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.datasets.training_data import open_training_data
+from wm_gym.data_collection.recording.collector import collect
 from wm_gym.errors import BundleError, ConfigError
 from wm_gym.frames import tensor_to_frames
 from wm_gym.observation import split_observation

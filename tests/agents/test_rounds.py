@@ -7,12 +7,12 @@ import json
 import pytest
 import torch
 
-from wm_gym.agents.agent_bundle import load_agent
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.rounds import RoundsConfig, train_agent_in_rounds
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.training.rounds import RoundsConfig, train_agent_in_rounds
 from wm_gym.config import load_config
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.errors import BundleError, DatasetError, TrainingError
 from wm_gym.training.trainer import WorldModelTrainer
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wm_gym.agents.agent_bundle import load_agent
-from wm_gym.agents.config import make_agent_config
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.selection import FIRST_SEED, DriveSelection
-from wm_gym.agents.training import train_agent
-from wm_gym.data_collection.plan import HELD_OUT_FROM
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.policies.config import make_agent_config
+from wm_gym.agents.training.dream_training import train_agent
+from wm_gym.agents.training.selection import FIRST_SEED, DriveSelection
+from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.envs.simulators import make_simulator_from_spec
 from wm_gym.errors import ConfigError
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from wm_gym.agents import simulator_training
-from wm_gym.agents.agent_bundle import PixelAgentManifest, agent_simulator, load_agent, read_agent_manifest
-from wm_gym.agents.driver import Driver
-from wm_gym.agents.evaluation import evaluate
-from wm_gym.agents.pixel_config import PixelAgentConfig, make_pixel_config
-from wm_gym.agents.simulator_training import PixelTrainer, StackedFrames, train_in_simulator
+from wm_gym.agents.baselines import simulator_training
+from wm_gym.agents.baselines.simulator_training import PixelTrainer, StackedFrames, train_in_simulator
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.bundles.folder import PixelAgentManifest, agent_simulator, load_agent, read_agent_manifest
+from wm_gym.agents.evaluation.evaluation import evaluate
+from wm_gym.agents.policies.pixel_config import PixelAgentConfig, make_pixel_config
 from wm_gym.cli.main import main
-from wm_gym.data_collection.plan import HELD_OUT_FROM
+from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.envs.simulators import make_simulator, make_simulator_from_spec
 from wm_gym.errors import BundleError, ConfigError, TrainingError
 from wm_gym.training.log import read_metrics

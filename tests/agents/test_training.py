@@ -10,10 +10,10 @@ import torch
 import yaml
 from toy_world import PointWorld
 
-from wm_gym.agents import training
-from wm_gym.agents.agent_bundle import load_agent
-from wm_gym.agents.imagination import ImaginationTrainer
-from wm_gym.agents.training import train_agent
+from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.training import dream_training
+from wm_gym.agents.training.dream_training import train_agent
+from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.errors import BundleError, ConfigError, TrainingError
 from wm_gym.training.checkpoint import load_checkpoint, save_checkpoint
 from wm_gym.training.log import read_metrics
@@ -221,9 +221,9 @@ def test_a_kill_while_the_agent_is_written_can_be_mended(tiny_model, small_confi
         (path / "model").rename(tmp_path / "run" / "model")
         raise KeyboardInterrupt
 
-    save_agent = training.save_agent
+    save_agent = dream_training.save_agent
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_agent", half_written)
+        patch.setattr(dream_training, "save_agent", half_written)
         with pytest.raises(KeyboardInterrupt):
             train_agent(tiny_model, out=tmp_path / "run", config=small_config, progress=False)
     summary = train_agent(tiny_model, out=tmp_path / "run", config=small_config, progress=False)

@@ -3,8 +3,8 @@ import pytest
 
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.collector import collect
-from wm_gym.data_collection.verification import verify
+from wm_gym.data_collection.datasets.verification import verify
+from wm_gym.data_collection.recording.collector import collect
 from wm_gym.errors import DatasetError
 
 

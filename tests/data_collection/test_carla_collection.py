@@ -13,9 +13,9 @@ import pytest
 from tests.carla_server.process import StandIn, command, free_port
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.collector import collect
-from wm_gym.data_collection.plan import CollectionPlan, parse_behaviours
-from wm_gym.data_collection.verification import verify
+from wm_gym.data_collection.datasets.verification import verify
+from wm_gym.data_collection.recording.collector import collect
+from wm_gym.data_collection.recording.plan import CollectionPlan, parse_behaviours
 from wm_gym.envs import make_simulator
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
 

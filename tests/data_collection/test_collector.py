@@ -12,9 +12,9 @@ import toy_simulator
 from toy_simulator import make_behaviour
 
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.collector import collect
-from wm_gym.data_collection.episode_file import read_episode
-from wm_gym.data_collection.verification import verify
+from wm_gym.data_collection.datasets.episode_file import read_episode
+from wm_gym.data_collection.datasets.verification import verify
+from wm_gym.data_collection.recording.collector import collect
 from wm_gym.errors import DatasetError, SimulatorError, SimulatorLostError, WMGymError
 
 MIX = "wild:0.4,calm:0.6"
@@ -285,7 +285,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from episode_factory import make_episode
 from wm_gym.data_collection import FrameCodec
-from wm_gym.data_collection.episode_file import write_episode
+from wm_gym.data_collection.datasets.episode_file import write_episode
 threading.Thread(target=lambda: (time.sleep(float(sys.argv[3])), os.kill(os.getpid(), signal.SIGKILL))).start()
 for index in range(100_000):
     write_episode(Path(sys.argv[2]), make_episode(index % 7, steps=40, size=(64, 64)), FrameCodec.parse("raw"))

@@ -7,7 +7,7 @@ import pytest
 from episode_factory import assert_same_episode, make_episode, make_metadata
 
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.episode_file import write_episode
+from wm_gym.data_collection.datasets.episode_file import write_episode
 from wm_gym.errors import DatasetError
 
 

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save_file
 
 from wm_gym.data_collection import Episode, FrameCodec
-from wm_gym.data_collection.episode_file import (
+from wm_gym.data_collection.datasets.episode_file import (
     EpisodeRecorder,
     episode_file_name,
     read_episode,

@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from wm_gym.data_collection.folder_io import import_folder
-from wm_gym.data_collection.verification import verify
+from wm_gym.data_collection.datasets.folder_io import import_folder
+from wm_gym.data_collection.datasets.verification import verify
 from wm_gym.errors import DatasetError
 
 DRIVING = "steering,throttle,brake,gear"

@@ -9,8 +9,8 @@ import pytest
 from episode_factory import make_episode, make_metadata
 
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.joined_dataset import JoinedDataset
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.datasets.joined import JoinedDataset
+from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.errors import DatasetError
 
 

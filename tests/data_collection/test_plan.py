@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from wm_gym.data_collection.plan import HELD_OUT_FROM, CollectionPlan, parse_behaviours
+from wm_gym.data_collection.recording.plan import HELD_OUT_FROM, CollectionPlan, parse_behaviours
 from wm_gym.errors import DatasetError
 
 

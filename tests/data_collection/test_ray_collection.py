@@ -16,10 +16,11 @@ import pytest
 
 from tests.carla_server.process import StandIn, free_port
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.data_collection import Dataset, ray_pool
-from wm_gym.data_collection.collector import collect
-from wm_gym.data_collection.ray_pool import RayPool
-from wm_gym.data_collection.verification import verify
+from wm_gym.data_collection import Dataset
+from wm_gym.data_collection.datasets.verification import verify
+from wm_gym.data_collection.recording import ray_pool
+from wm_gym.data_collection.recording.collector import collect
+from wm_gym.data_collection.recording.ray_pool import RayPool
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
 
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"  # read when Ray is imported
@@ -262,13 +263,15 @@ def test_a_wrong_engine_or_address_is_told(tmp_path, settings, sentence):
 
 
 def test_ray_is_imported_only_when_it_is_asked_for():
-    program = "import sys, wm_gym.cli.collect, wm_gym.data_collection.ray_pool; sys.exit('ray' in sys.modules)"
+    program = (
+        "import sys, wm_gym.cli.collect, wm_gym.data_collection.recording.ray_pool; sys.exit('ray' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 LISTENING = """
 import json
-from wm_gym.data_collection.ray_pool import RayPool
+from wm_gym.data_collection.recording.ray_pool import RayPool
 
 with RayPool([None], None):
     import psutil  # Ray brings it along

@@ -19,10 +19,11 @@ from episode_factory import assert_same_episode, make_episode, make_metadata
 
 from wm_gym.agents.alarm import best_recorded_return
 from wm_gym.cli.main import main
-from wm_gym.data_collection import Dataset, DownloadCache, describe, push, remote_folder, verify
-from wm_gym.data_collection.collector import collect
-from wm_gym.data_collection.remote_folder import RemoteFolder, is_url, local_folder
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection import Dataset, DownloadCache, describe, push, verify
+from wm_gym.data_collection.datasets import remote_folder
+from wm_gym.data_collection.datasets.remote_folder import RemoteFolder, is_url, local_folder
+from wm_gym.data_collection.datasets.training_data import open_training_data
+from wm_gym.data_collection.recording.collector import collect
 from wm_gym.errors import ConfigError, DatasetError
 
 

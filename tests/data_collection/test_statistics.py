@@ -5,7 +5,7 @@ import pytest
 from episode_factory import make_episode, make_metadata
 
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.statistics import describe, render
+from wm_gym.data_collection.datasets.statistics import describe, render
 
 
 def test_counts_by_hand(tmp_path):
@@ -78,8 +78,8 @@ def test_values_that_another_writer_left_not_finite_are_warned_of(tmp_path, monk
     episodes[0].actions[3, 1] = np.inf
     episodes[1].rewards[2:4] = np.nan
     with monkeypatch.context() as patch:
-        patch.setattr("wm_gym.data_collection.episode.np.isfinite", lambda values: np.ones(values.shape, bool))
-        patch.setattr("wm_gym.data_collection.dataset_writer.check_actions", lambda *_: None)
+        patch.setattr("wm_gym.data_collection.datasets.episode.np.isfinite", lambda values: np.ones(values.shape, bool))
+        patch.setattr("wm_gym.data_collection.datasets.writer.check_actions", lambda *_: None)
         dataset = Dataset.create(tmp_path / "data", make_metadata(), episodes)
     text = " ".join(describe(dataset).warnings)
     assert "action 'throttle' are not finite at 1 steps" in text

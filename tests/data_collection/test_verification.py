@@ -5,8 +5,8 @@ import pytest
 from episode_factory import make_episode
 
 from wm_gym.data_collection import FrameCodec
-from wm_gym.data_collection.episode_file import write_episode
-from wm_gym.data_collection.verification import verify
+from wm_gym.data_collection.datasets.episode_file import write_episode
+from wm_gym.data_collection.datasets.verification import verify
 from wm_gym.errors import DatasetError
 
 
@@ -43,7 +43,7 @@ def test_an_empty_or_missing_dataset(dataset, tmp_path):
 
 
 def test_a_header_that_lies_is_reported(dataset, monkeypatch):
-    from wm_gym.data_collection.episode_file import EpisodeRecorder
+    from wm_gym.data_collection.datasets.episode_file import EpisodeRecorder
 
     monkeypatch.setattr(EpisodeRecorder, "return_", property(lambda self: 1e6))
     write_episode(dataset.path / "episodes", make_episode(5), FrameCodec())

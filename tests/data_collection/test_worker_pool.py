@@ -2,7 +2,7 @@
 
 import pytest
 
-from wm_gym.data_collection.worker_pool import MAX_RETRIES, Losses, connection_of_each
+from wm_gym.data_collection.recording.worker_pool import MAX_RETRIES, Losses, connection_of_each
 from wm_gym.errors import ConfigError, SimulatorLostError
 
 

@@ -57,7 +57,7 @@ def make_behaviour(name, spec):
 
 
 def collect_toy(out: str) -> int:
-    from wm_gym.data_collection.collector import collect
+    from wm_gym.data_collection.recording.collector import collect
 
     collect(out, "WmGymToyDot-v0", make_behaviour=make_behaviour, episodes=2, behaviour="wild", progress=False)
     return 0
@@ -98,8 +98,8 @@ def main() -> None:
     root, stride, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     import torch
 
-    import wm_gym.agents.behaviour_cloning
-    import wm_gym.agents.rounds
+    import wm_gym.agents.baselines.behaviour_cloning
+    import wm_gym.agents.training.rounds
     import wm_gym.cli.main
     import wm_gym.export.folder  # noqa: F401
 

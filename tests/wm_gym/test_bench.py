@@ -12,7 +12,7 @@ from wm_gym.bench.scaling import measure_scaling
 from wm_gym.bench.table import Table, measured_on
 from wm_gym.bench.timing import median_seconds, peak_memory_mb, steps_per_second
 from wm_gym.config import load_config
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.world_model import WorldModel
 
 

@@ -15,7 +15,7 @@ import torch
 from tests.carla_server.process import free_port
 from wm_gym.config import load_config
 from wm_gym.data_collection import DownloadCache, push
-from wm_gym.data_collection.training_data import open_training_data
+from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.errors import TrainingError
 from wm_gym.losses import WorldModelLoss, unroll
 from wm_gym.models.dynamics.rssm import CategoricalDraw

@@ -160,7 +160,7 @@ def _environments(job: _Job) -> Table:
 
 
 def _ppo(job: _Job) -> Table:
-    from wm_gym.agents.benchmark import measure_ppo
+    from wm_gym.agents.training.benchmark import measure_ppo
     from wm_gym.world_model import WorldModel
 
     return measure_ppo(WorldModel.from_pretrained(job.model, job.device), job.seconds, seed=job.seed)
@@ -187,7 +187,7 @@ def _sequences(job: _Job) -> Table:
 def _loader(job: _Job) -> Table:
     from wm_gym.bench.loader import measure_loader
     from wm_gym.config import load_config
-    from wm_gym.data_collection.training_data import open_training_data
+    from wm_gym.data_collection.datasets.training_data import open_training_data
 
     config = load_config(job.config, ("loss.perceptual=0",))
     assert job.data is not None

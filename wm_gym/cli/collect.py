@@ -71,8 +71,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Record, and print what the dataset now has."""
     from wm_gym.agents.behaviours import make_behaviour
-    from wm_gym.data_collection.codec import DEFAULT_CODEC
-    from wm_gym.data_collection.collector import collect
+    from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
+    from wm_gym.data_collection.recording.collector import collect
 
     summary = collect(
         arguments.out,

@@ -50,8 +50,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from wm_gym.data_collection.dataset import Dataset
-    from wm_gym.data_collection.statistics import describe, render
+    from wm_gym.data_collection.datasets.dataset import Dataset
+    from wm_gym.data_collection.datasets.statistics import describe, render
 
     statistics = describe(Dataset.open(arguments.path, downloads=download_cache(arguments)))
     print(json.dumps(statistics.to_dict(), indent=2) if arguments.json else render(statistics))
@@ -59,7 +59,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from wm_gym.data_collection.verification import verify
+    from wm_gym.data_collection.datasets.verification import verify
 
     found = verify(arguments.path)
     for problem in found.problems:
@@ -73,10 +73,10 @@ _MINARI = "minari:"
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from wm_gym.data_collection.codec import DEFAULT_CODEC
-    from wm_gym.data_collection.dataset import Dataset
-    from wm_gym.data_collection.folder_io import import_folder
-    from wm_gym.data_collection.minari_io import export_minari, import_minari
+    from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
+    from wm_gym.data_collection.datasets.dataset import Dataset
+    from wm_gym.data_collection.datasets.folder_io import import_folder
+    from wm_gym.data_collection.datasets.minari_io import export_minari, import_minari
 
     codec = arguments.codec or DEFAULT_CODEC
     frame_size = None if arguments.frame_size is None else (arguments.frame_size, arguments.frame_size)
@@ -94,7 +94,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from wm_gym.data_collection.remote_dataset import push
+    from wm_gym.data_collection.datasets.remote import push
 
     summary = push(arguments.path, arguments.url, progress=not arguments.quiet)
     print(

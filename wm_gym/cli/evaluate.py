@@ -18,8 +18,8 @@ from wm_gym.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from wm_gym.agents.evaluation import EvaluationResult
-    from wm_gym.agents.reality_gap import RealityGap
+    from wm_gym.agents.evaluation.evaluation import EvaluationResult
+    from wm_gym.agents.evaluation.reality_gap import RealityGap
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -62,8 +62,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Drive, and print the result."""
-    from wm_gym.agents.evaluation import evaluate
-    from wm_gym.data_collection.plan import HELD_OUT_FROM
+    from wm_gym.agents.evaluation.evaluation import evaluate
+    from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 
     evaluate(
         arguments.agent,

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = resolve_device(arguments.device)
     check_export(Path(arguments.out), settings, device)
     if arguments.agent is not None:
-        from wm_gym.agents.driver_export import export_agent
+        from wm_gym.agents.bundles.export import export_agent
 
         result = export_agent(arguments.agent, arguments.out, settings, device, progress=not arguments.quiet)
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wm_gym.errors import ConfigError
 
 if TYPE_CHECKING:
-    from wm_gym.data_collection.download_cache import DownloadCache
+    from wm_gym.data_collection.datasets.download_cache import DownloadCache
 
 Subparsers = Any  # argparse's own type of add_subparsers() is private
 
@@ -47,7 +47,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 
 def download_cache(arguments: argparse.Namespace) -> DownloadCache:
     """The cache that ``--cache`` and the environment name."""
-    from wm_gym.data_collection.download_cache import DownloadCache
+    from wm_gym.data_collection.datasets.download_cache import DownloadCache
 
     return DownloadCache.default(arguments.cache)
 

@@ -23,7 +23,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, and print where it is."""
-    from wm_gym.agents.report import write_report
+    from wm_gym.agents.reports.report import write_report
 
     seeded = {} if arguments.seed is None else {"seed": arguments.seed}
     connections = carla_connections(arguments)

@@ -115,7 +115,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting of the rounds (see wm_gym.agents.rounds.RoundsConfig); may be repeated",
+        help="change a setting of the rounds (see wm_gym.agents.training.rounds.RoundsConfig); may be repeated",
     )
     parser.add_argument(
         "--top-fraction", type=float, default=None, metavar="F", help="clone only the best F of the drives, by return"
@@ -168,8 +168,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 
 def _run_in_rounds(arguments: argparse.Namespace) -> int:
-    from wm_gym.agents.config import make_agent_config
-    from wm_gym.agents.rounds import make_rounds_config, train_agent_in_rounds
+    from wm_gym.agents.policies.config import make_agent_config
+    from wm_gym.agents.training.rounds import make_rounds_config, train_agent_in_rounds
 
     given = {
         "rounds": arguments.rounds,
@@ -202,9 +202,9 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_in_dream(arguments: argparse.Namespace) -> int:
-    from wm_gym.agents.config import make_agent_config
-    from wm_gym.agents.selection import selection_for
-    from wm_gym.agents.training import train_agent
+    from wm_gym.agents.policies.config import make_agent_config
+    from wm_gym.agents.training.dream_training import train_agent
+    from wm_gym.agents.training.selection import selection_for
 
     drives = arguments.select_drives or 0
     if drives < 0:
@@ -233,8 +233,8 @@ def _run_in_dream(arguments: argparse.Namespace) -> int:
 
 
 def _run_in_simulator(arguments: argparse.Namespace) -> int:
-    from wm_gym.agents.pixel_config import make_pixel_config
-    from wm_gym.agents.simulator_training import train_in_simulator
+    from wm_gym.agents.baselines.simulator_training import train_in_simulator
+    from wm_gym.agents.policies.pixel_config import make_pixel_config
 
     if arguments.algo is not None and arguments.algo.lower() != "ppo":
         raise ConfigError(f"--in simulator trains ppo only, not --algo {arguments.algo}; leave it out.")
@@ -259,7 +259,7 @@ def _run_in_simulator(arguments: argparse.Namespace) -> int:
 
 
 def _run_on_data(arguments: argparse.Namespace) -> int:
-    from wm_gym.agents.behaviour_cloning import clone_behaviour, make_cloning_config
+    from wm_gym.agents.baselines.behaviour_cloning import clone_behaviour, make_cloning_config
 
     summary = clone_behaviour(
         arguments.data[0],

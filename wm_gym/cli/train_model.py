@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.resume and not (Path(arguments.out) / "run.json").exists():
         raise TrainingError(f"--resume was given, but {arguments.out!r} holds no training run; check --out.")
 
-    from wm_gym.data_collection.training_data import open_training_data
+    from wm_gym.data_collection.datasets.training_data import open_training_data
     from wm_gym.training.trainer import WorldModelTrainer
 
     fraction = config.training.validation_fraction

@@ -2,5 +2,5 @@
 
 :mod:`parts` has the parts as modules of plain tensors, :mod:`back_ends` the file formats, :mod:`check` the comparison,
 :mod:`latency` the measurement, and :mod:`folder` puts them together. Agents bring their own part
-(:mod:`wm_gym.agents.driver_export`); nothing here knows them.
+(:mod:`wm_gym.agents.bundles.export`); nothing here knows them.
 """

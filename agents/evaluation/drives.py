@@ -1,0 +1,337 @@
+"""The drives of an evaluation, one after another or in several processes.
+
+A drive whose simulator was lost is no result: it is driven again.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from wm_gym.actions import FloatArray
+from wm_gym.agents.behaviours import make_behaviour
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.evaluation.reality_gap import DriveGap, DriveSteps, measure_drive
+from wm_gym.agents.evaluation.video import VideoWriter
+from wm_gym.agents.policies.observers import LatentObserver
+from wm_gym.data_collection.recording.behaviours import Behaviour
+from wm_gym.data_collection.recording.driving import Step, drive_episode
+from wm_gym.data_collection.recording.worker import scalar_infos, text_infos
+from wm_gym.data_collection.recording.worker_pool import Losses, ProcessPool
+from wm_gym.envs.dream_model import DreamModel
+from wm_gym.envs.simulators import has_connection, make_simulator_from_spec
+from wm_gym.errors import OutputError, SimulatorError, SimulatorLostError, WMGymError
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.state import LatentState
+
+_DEFAULT_FPS = 20.0
+
+
+@dataclass(frozen=True)
+class DriveSettings:
+    """What every process of an evaluation needs to know.
+
+    Attributes:
+        driver: Name of a behaviour, folder of an agent, or ``"bundled"``.
+        is_agent: Whether it is an agent.
+        simulator: The simulator.
+        device: Where an agent computes.
+        max_episode_steps: Steps after which a drive is cut, or ``None``.
+        video: Where to write the first drive, or ``None``.
+        gap_horizon: Steps over which an agent's dreams are compared with its drives, or ``None`` for no comparison.
+        connection: Where this process's simulator runs.
+    """
+
+    driver: str
+    is_agent: bool
+    simulator: SimulatorSpec
+    device: str
+    max_episode_steps: int | None
+    video: Path | None
+    gap_horizon: int | None = None
+    connection: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """A short name of the driver."""
+        return Path(self.driver).name if self.is_agent else self.driver
+
+
+@dataclass(frozen=True)
+class DriveResult:
+    """One drive.
+
+    Attributes:
+        index: Number of the episode.
+        return_: Sum of its rewards.
+        length: Its steps.
+        terminated: Whether the simulator ended it.
+        info_means: Mean over its steps of every number in ``info``.
+        info_last: Their values at the last step.
+        texts: Every text in ``info`` at the last step, such as how the episode ended.
+        gap: Dream against simulator, or ``None`` where it was not asked for.
+        video_problem: Why its video could not be written, in one sentence.
+    """
+
+    index: int
+    return_: float
+    length: int
+    terminated: bool
+    info_means: dict[str, float]
+    info_last: dict[str, float]
+    texts: dict[str, str]
+    gap: DriveGap | None = None
+    video_problem: str | None = None
+
+
+class _StateRecorder(LatentObserver):
+    """Keeps the latent states of a drive, one for each frame."""
+
+    def __init__(self, model: DreamModel) -> None:
+        super().__init__(model)
+        self.states: list[LatentState] = []
+
+    def observation(self, observed: Any, last_action: FloatArray | None) -> FloatArray:
+        """The features, as the base class gives them; the first frame of a drive forgets the drive before."""
+        features = super().observation(observed, last_action)
+        assert self.state is not None
+        if last_action is None:
+            self.states = []
+        self.states.append(self.state)
+        return features
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What went wrong in a worker: an error of this package, or the text of any other one."""
+
+    error: WMGymError | None
+    text: str
+
+
+def run_drives(
+    settings: DriveSettings, seeds: Sequence[int], connections: Sequence[Mapping[str, Any]]
+) -> Iterator[DriveResult]:
+    """Drive one episode for each seed; results come as they are ready.
+
+    Args:
+        settings: Driver and simulator.
+        seeds: Seed of each episode.
+        connections: Where the simulator of each process runs; one alone drives in this process.
+
+    Raises:
+        WMGymError: As raised by simulator or driver.
+        SimulatorError: A process died.
+        SimulatorLostError: No simulator can be reached any more.
+    """
+    places = [replace(settings, connection=connection) for connection in connections[: len(seeds)]]
+    losses = Losses(len(places))
+    if len(places) > 1:
+        yield from _run_in_processes(places, seeds, losses)
+    else:
+        yield from _run_here(places[0], seeds, losses)
+    for sentence in losses.given_up:
+        warnings.warn(sentence, stacklevel=2)
+
+
+def _run_here(settings: DriveSettings, seeds: Sequence[int], losses: Losses) -> Iterator[DriveResult]:
+    with _one_thread(), _Cockpit(settings) as cockpit:
+        for index, seed in enumerate(seeds):
+            result: DriveResult | None = None
+            while result is None:
+                try:
+                    result = cockpit.drive(index, seed)
+                except SimulatorLostError as error:
+                    losses.add(0, index, str(error), _describe(index, seed))
+            losses.finished(0)
+            yield result
+
+
+def _describe(index: int, seed: int) -> str:
+    return f"episode {index} (seed {seed})"
+
+
+class _Stopped(Exception):  # noqa: N818 - no error, but the way out of a drive
+    """The evaluation has ended, or its process is gone."""
+
+
+class _Cockpit:
+    """The simulator and the driver of one process, made once.
+
+    Args:
+        settings: Driver and simulator.
+        check_open: Called before every step; may raise to give the drive up.
+    """
+
+    def __init__(self, settings: DriveSettings, check_open: Callable[[], None] = lambda: None) -> None:
+        self.settings = settings
+        self.check_open = check_open
+        spec = settings.simulator
+        self.behaviour: Behaviour = (
+            Driver.load(settings.driver, settings.device)
+            if settings.is_agent
+            else make_behaviour(settings.driver, spec)
+        )
+        self.recorder: _StateRecorder | None = None
+        if settings.gap_horizon is not None and isinstance(self.behaviour, Driver):
+            self.recorder = self.behaviour.observer = _StateRecorder(self.behaviour.model)
+        self.env: gym.Env[Any, Any] = make_simulator_from_spec(spec, connection=settings.connection)
+
+    def drive(self, index: int, seed: int) -> DriveResult:
+        """One episode; the first one is filmed if a video is wanted."""
+        if index > 0 or self.settings.video is None:
+            return self._drive(self.env, index, seed, None)
+        # A server simulates for one environment only; there, the frames make the film.
+        is_alone = has_connection(self.settings.simulator.id)
+        can_render = not is_alone and "rgb_array" in (self.env.metadata.get("render_modes") or ())
+        filmed = make_simulator_from_spec(self.settings.simulator, render_mode="rgb_array") if can_render else self.env
+        step_s = self.settings.simulator.step_s
+        try:
+            result: DriveResult | None = None
+            try:
+                with VideoWriter(self.settings.video, 1.0 / step_s if step_s > 0 else _DEFAULT_FPS) as video:
+                    result = self._drive(filmed, index, seed, video)
+            except OutputError as error:
+                if result is None:
+                    raise
+                result = replace(result, video_problem=str(error))  # the drive counts without its film
+            return result
+        finally:
+            if filmed is not self.env:
+                filmed.close()
+
+    def _drive(self, env: gym.Env[Any, Any], index: int, seed: int, video: VideoWriter | None) -> DriveResult:
+        steps = drive_episode(
+            env,
+            self.behaviour,
+            seed=seed,
+            behaviour_seed=seed,
+            max_steps=self.settings.max_episode_steps,
+            check_open=self.check_open,
+        )
+        _film(video, env, next(steps))
+        actions: list[FloatArray] = []
+        rewards: list[float] = []
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        last: dict[str, float] = {}
+        for step in steps:
+            actions.append(step.action)
+            rewards.append(step.reward)
+            for name, value in scalar_infos(step.info).items():
+                if math.isfinite(value):
+                    sums[name] = sums.get(name, 0.0) + value
+                    counts[name] = counts.get(name, 0) + 1
+                    last[name] = value
+            _film(video, env, step)
+        terminated, info = step.terminated, step.info
+        means = {name: value / counts[name] for name, value in sums.items()}
+        gap = self._measure_gap(actions, rewards, seed, terminated=terminated)
+        return DriveResult(index, sum(rewards), len(rewards), terminated, means, last, text_infos(info), gap)
+
+    def _measure_gap(
+        self, actions: list[FloatArray], rewards: list[float], seed: int, *, terminated: bool
+    ) -> DriveGap | None:
+        """Compare the drive that has just ended with dreams that begin in it, if that is wanted."""
+        horizon = self.settings.gap_horizon
+        if self.recorder is None or horizon is None:
+            return None
+        assert isinstance(self.behaviour, Driver)
+        states = LatentState.cat(self.recorder.states)
+        steps = DriveSteps(states, np.stack(actions), np.asarray(rewards, np.float32), terminated)
+        return measure_drive(self.behaviour, steps, horizon, seed)
+
+    def __enter__(self) -> _Cockpit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.env.close()
+
+
+def _film(video: VideoWriter | None, env: gym.Env[Any, Any], step: Step) -> None:
+    if video is None:
+        return
+    picture = env.render() if env.render_mode == "rgb_array" else None
+    video.add(np.asarray(step.observed.image if picture is None else picture, np.uint8))
+
+
+def _run_in_processes(places: Sequence[DriveSettings], seeds: Sequence[int], losses: Losses) -> Iterator[DriveResult]:
+    waiting = list(range(len(seeds)))
+    missing = len(seeds)
+    with ProcessPool(_work, places) as pool:
+        for _ in places:
+            pool.start_one().is_ready = True  # what it is given waits in the pipe
+        while missing:
+            # What one process has lost goes to another one, if that has nothing else to do.
+            for worker in sorted(pool.running, key=lambda worker: losses.in_a_row(worker.place)):
+                if worker.task is None and waiting:
+                    following = waiting.pop(0)
+                    worker.give(following, (following, seeds[following]))
+            for worker, report in list(pool.reports(timeout_s=None)):
+                if report is None:
+                    raise SimulatorError(
+                        f"a process of the evaluation ended with {worker.ended}; run it again "
+                        "with fewer workers, as the memory may not suffice."
+                    )
+                if isinstance(report, _Failure) and not isinstance(report.error, SimulatorLostError):
+                    if report.error is not None:
+                        raise report.error
+                    raise RuntimeError(f"an evaluation process failed:\n{report.text}")
+                index, worker.task = worker.task, None
+                assert index is not None
+                if isinstance(report, _Failure):
+                    waiting.insert(0, index)
+                    if losses.add(worker.place, index, str(report.error), _describe(index, seeds[index])):
+                        pool.remove(worker, close_place=True)
+                    continue
+                losses.finished(worker.place)
+                missing -= 1
+                yield report
+
+
+def _work(settings: DriveSettings, connection: Connection) -> None:
+    """A worker: drives the episodes that arrive until the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    torch.set_num_threads(1)
+    try:
+        with _Cockpit(settings, lambda: _check_open(connection)) as cockpit:
+            while True:
+                index, seed = connection.recv()
+                try:
+                    result: DriveResult | _Failure = cockpit.drive(index, seed)
+                except SimulatorLostError as error:
+                    result = _Failure(error, str(error))
+                connection.send(result)
+    except (_Stopped, EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    except Exception as error:
+        text = traceback.format_exc()
+        connection.send(_Failure(error if isinstance(error, WMGymError) else None, text))
+
+
+def _check_open(connection: Connection) -> None:
+    if connection.poll():  # nothing is sent during a drive: readable means closed
+        raise _Stopped
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch, as in the worker processes: sums over more of them may differ in the last digit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

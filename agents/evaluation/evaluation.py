@@ -1,0 +1,311 @@
+"""Back in the simulator: drives on held-out seeds, with intervals, driving metrics, the reality gap and a video."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS
+from wm_gym.agents.bundles.driver import check_simulator_fits
+from wm_gym.agents.bundles.folder import AgentManifest, agent_simulator, read_agent_manifest
+from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
+from wm_gym.agents.evaluation.drives import DriveResult, DriveSettings, run_drives
+from wm_gym.agents.evaluation.reality_gap import RealityGap, summarise_gap
+from wm_gym.agents.evaluation.video import check_video_path
+from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
+from wm_gym.data_collection.recording.worker_pool import connection_of_each
+from wm_gym.envs.simulators import (
+    SIMULATORS,
+    describe_simulator,
+    make_simulator,
+    make_simulator_from_spec,
+    split_connection,
+)
+from wm_gym.errors import ConfigError, OutputError, SimulatorError, did_you_mean
+from wm_gym.files import check_writable, describe_os_error, write_json_atomically
+from wm_gym.progress import progress_bar
+from wm_gym.provenance import provenance
+from wm_gym.simulator import SimulatorSpec
+
+_BUNDLED = "bundled"
+# How an entry of `info` becomes a driving metric: over the steps of a drive, then averaged over the drives.
+_DRIVING_METRICS: dict[str, tuple[str, str]] = {
+    "mean_speed": ("speed", "mean"),
+    "off_road_fraction": ("off_road", "mean"),
+    "progress": ("progress", "last"),
+    "lap_finished_rate": ("lap_finished", "last"),
+    "route_completion": ("route_completion", "last"),
+    "infraction_penalty": ("infraction_penalty", "last"),
+    "driving_score": ("driving_score", "last"),
+    "infraction_penalty_2_1": ("infraction_penalty_2_1", "last"),
+    "driving_score_2_1": ("driving_score_2_1", "last"),
+}
+_PER_KM = "_per_km"
+_KM = "km"
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a driver did in a simulator; the fields are those of the JSON file.
+
+    Attributes:
+        driver: Its name or folder.
+        simulator: The record of the simulator.
+        episodes: Number of episodes.
+        seeds: Seed of each episode.
+        returns: Return of each.
+        lengths: Steps of each.
+        mean_return: Mean of the returns.
+        std_return: Their standard deviation (of the sample; 0 for one episode).
+        ci95: 95 % bootstrap interval of the mean return; ``None`` for one episode.
+        terminated_rate: Share of the episodes that the simulator ended, rather than a limit on their length.
+        driving: Driving metrics, as far as the simulator tells: ``mean_speed`` (in its own unit),
+            ``off_road_fraction``, ``progress``, ``lap_finished_rate``; and in the sense of the CARLA leaderboard
+            ``route_completion`` and ``driving_score`` (0 to 100), ``infraction_penalty`` (0 to 1), the latter two by
+            its version 2.1 too (``..._2_1``), ``km`` (driven in all drives together), and all infractions of a kind
+            over all these kilometres (``red_lights_per_km``, ...).
+        infos: For every number in the simulator's ``info``: its ``mean`` over a drive's steps and its ``last`` value,
+            each averaged over the drives.
+        texts: For every text in the simulator's ``info``, its last value in each episode: ``texts["end"]`` says how
+            each drive in CARLA ended (``""`` where it was cut by a limit on its steps).
+        reality_gap: What the agent's world model promises against what the simulator gave in these drives (see
+            :class:`~wm_gym.agents.evaluation.reality_gap.RealityGap` for its fields); ``None`` for a driver without
+            a model, or where it was not asked for.
+        wall_s: Seconds that the evaluation took.
+        provenance: Versions of the packages, machine.
+    """
+
+    driver: str
+    simulator: SimulatorSpec
+    episodes: int
+    seeds: list[int]
+    returns: list[float]
+    lengths: list[int]
+    mean_return: float
+    std_return: float
+    ci95: tuple[float, float] | None
+    terminated_rate: float
+    driving: dict[str, float]
+    infos: dict[str, dict[str, float]]
+    texts: dict[str, list[str]]
+    reality_gap: RealityGap | None
+    wall_s: float
+    provenance: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The contents of the JSON file."""
+        return {**asdict(self), "simulator": self.simulator.model_dump(mode="json")}
+
+
+def evaluate(
+    driver: str | Path,
+    simulator: str | SimulatorSpec | None = None,
+    *,
+    episodes: int = 20,
+    seed: int = HELD_OUT_FROM,
+    workers: int = 1,
+    worker_connections: Sequence[Mapping[str, Any]] | None = None,
+    max_episode_steps: int | None = None,
+    json_path: str | Path | None = None,
+    video_path: str | Path | None = None,
+    simulator_kwargs: Mapping[str, Any] | None = None,
+    gap: bool = True,
+    gap_horizon: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    notify: Callable[[EvaluationResult], None] = lambda _: None,
+) -> EvaluationResult:
+    """Let a driver drive in a simulator. The result does not depend on the number of workers.
+
+    A drive whose simulator is lost (a server that dies or hangs) does not count and is driven again. A worker whose
+    simulator is gone for good is given up, with a warning at the end, as long as another one remains.
+
+    Args:
+        driver: Name of a behaviour (see :mod:`wm_gym.agents.behaviours`), an agent's folder, or ``"bundled"``.
+        simulator: Short name or Gymnasium id, or a record; ``None`` for the one that the agent's world model was
+            trained on. Where it is that one, its arguments are those of the record, changed by ``simulator_kwargs``.
+        episodes: How many; episode ``i`` has the seed ``seed + i``, for the simulator and the driver.
+        seed: Of the first episode. From 1,000,000 up they are held out; use smaller ones to tune anything.
+        workers: Processes that drive side by side, each with one thread. With ``worker_connections`` their number may
+            be left out.
+        worker_connections: For each worker, where its simulator runs, such as ``[{"port": 2000}, {"port": 2004}]``:
+            one server each. Only arguments of the simulator's connection, which are not recorded.
+        max_episode_steps: Steps after which a drive is cut; ``None`` leaves it to the simulator.
+        json_path: Where to write the result.
+        video_path: Where to write the first episode, as ``.mp4`` or ``.gif``.
+        simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``.
+        gap: Whether to dream from the moments of an agent's drives too, and to compare (``reality_gap``).
+        gap_horizon: Steps of these dreams; ``None`` for the horizon that the agent was trained with.
+        device: Where an agent computes.
+        progress: Show a progress bar.
+        notify: Called with the result before it is written, as the disk may have become full during the drives.
+
+    Returns:
+        Returns, lengths, interval, driving metrics and, for an agent, the reality gap.
+
+    Raises:
+        ConfigError: A number is out of range, or the driver's name is unknown.
+        BundleError: The agent cannot be loaded.
+        SimulatorError: The simulator cannot be made or does not fit the agent, or no video has such a suffix.
+        OutputError: A file cannot be written; if it shows so early, this is found before the drives.
+        SimulatorLostError: No simulator can be reached any more.
+
+    Side effects: writes the files asked for, each in one move; starts ``workers`` processes if more than one.
+    """
+    started = time.monotonic()
+    for name, value, least in (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0)):
+        _check_at_least(name, value, least)
+    for name, limit in (("max_episode_steps", max_episode_steps), ("gap_horizon", gap_horizon)):
+        if limit is not None:
+            _check_at_least(name, limit, 1)
+    video = None if video_path is None else check_writable(check_video_path(video_path))
+    json_file = None if json_path is None else check_writable(json_path)
+    connections = connection_of_each(workers, worker_connections)
+    trained = _read_training(driver)
+    trained_on = None if trained is None else trained.simulator
+    spec = _describe(simulator, dict(simulator_kwargs or {}), connections[0], trained_on)
+    common = split_connection(spec.id, simulator_kwargs or {})[1]
+    if trained_on is not None:
+        check_simulator_fits(trained_on, spec)
+    settings = DriveSettings(
+        driver=str(driver),
+        is_agent=trained_on is not None,
+        simulator=spec,
+        device=device,
+        max_episode_steps=max_episode_steps,
+        video=video,
+        gap_horizon=_gap_horizon(trained, gap_horizon) if gap else None,
+    )
+    seeds = [seed + index for index in range(episodes)]
+    results: list[DriveResult] = []
+    with progress_bar(episodes, "episode", f"evaluate {settings.name}", enabled=progress) as bar:
+        for result in run_drives(settings, seeds, [{**common, **connection} for connection in connections]):
+            results.append(result)
+            bar.update()
+            bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in results):.1f}", refresh=False)
+    results.sort(key=lambda result: result.index)
+    outcome = _summarise(settings, seeds, results, time.monotonic() - started)
+    # What the drives have shown is told before anything is written that could fail.
+    notify(outcome)
+    for result in results:
+        if result.video_problem is not None:
+            raise OutputError(result.video_problem)
+    if json_file is not None:
+        try:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            write_json_atomically(json_file, outcome.to_json())
+        except OSError as error:
+            raise OutputError(describe_os_error(error, json_file)) from error
+    return outcome
+
+
+def _summarise(
+    settings: DriveSettings, seeds: list[int], results: list[DriveResult], wall_s: float
+) -> EvaluationResult:
+    returns = [result.return_ for result in results]
+    infos = {
+        name: {
+            "mean": statistics.fmean(r.info_means[name] for r in results if name in r.info_means),
+            "last": statistics.fmean(r.info_last[name] for r in results if name in r.info_last),
+        }
+        for name in sorted({name for result in results for name in result.info_means})
+    }
+    return EvaluationResult(
+        driver=settings.driver,
+        simulator=settings.simulator,
+        episodes=len(results),
+        seeds=seeds,
+        returns=returns,
+        lengths=[result.length for result in results],
+        mean_return=statistics.fmean(returns),
+        std_return=statistics.stdev(returns) if len(returns) > 1 else 0.0,
+        ci95=bootstrap_interval(returns),
+        terminated_rate=statistics.fmean(result.terminated for result in results),
+        driving=_driving_metrics(results, infos),
+        infos=infos,
+        texts={
+            name: [result.texts.get(name, "") for result in results]
+            for name in sorted({name for result in results for name in result.texts})
+        },
+        reality_gap=_reality_gap(settings, results),
+        wall_s=wall_s,
+        provenance=provenance(),
+    )
+
+
+def _reality_gap(settings: DriveSettings, results: list[DriveResult]) -> RealityGap | None:
+    gaps = [result.gap for result in results if result.gap is not None]
+    return summarise_gap(gaps, settings.gap_horizon) if gaps and settings.gap_horizon is not None else None
+
+
+def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    metrics = {metric: infos[name][kind] for metric, (name, kind) in _DRIVING_METRICS.items() if name in infos}
+    if _KM not in infos:
+        return metrics
+    total_km = sum(result.info_last[_KM] for result in results)
+    for name in infos:
+        if name.endswith(_PER_KM):
+            infractions = sum(result.info_last[name] * result.info_last[_KM] for result in results)
+            metrics[name] = infractions / total_km
+    return {**metrics, _KM: total_km}
+
+
+class _Training(NamedTuple):
+    """The simulator that an agent knows, and the horizon of its dreams if it sees through a world model."""
+
+    simulator: SimulatorSpec
+    horizon: int | None
+
+
+def _read_training(driver: str | Path) -> _Training | None:
+    """How an agent was trained; ``None`` for a behaviour that is no agent."""
+    names = (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS)
+    if str(driver) in names:
+        return None
+    if str(driver) != _BUNDLED and not Path(driver).is_dir():
+        raise ConfigError(
+            f"driver {str(driver)!r} is neither an agent's folder nor a known name"
+            f"{did_you_mean(str(driver), (*names, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an agent's "
+            "folder."
+        )
+    _, manifest = read_agent_manifest(driver)
+    return _Training(agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None)
+
+
+def _gap_horizon(trained: _Training | None, wanted: int | None) -> int | None:
+    """Steps of the dreams that are compared with drives; ``None`` for a driver that cannot dream."""
+    return None if trained is None or trained.horizon is None else wanted or trained.horizon
+
+
+def _describe(
+    simulator: str | SimulatorSpec | None,
+    kwargs: dict[str, Any],
+    connection: Mapping[str, Any],
+    trained_on: SimulatorSpec | None,
+) -> SimulatorSpec:
+    """The full record of the simulator asked for; makes it once, so that what is wrong with it shows early."""
+    base = simulator if isinstance(simulator, SimulatorSpec) else None
+    if trained_on is not None and (simulator is None or SIMULATORS.get(str(simulator), simulator) == trained_on.id):
+        base = trained_on
+    if base is None and simulator is None:
+        raise SimulatorError(f"this driver belongs to no simulator; name one, such as {next(iter(SIMULATORS))!r}.")
+    if base is not None and not kwargs:
+        env = make_simulator_from_spec(base, connection=connection)
+    elif base is not None:
+        wanted = {"frame_size": base.frame_size, **base.kwargs, **kwargs}
+        env = make_simulator(base.id, connection=connection, **wanted)
+    else:
+        env = make_simulator(str(simulator), connection=connection, **kwargs)
+    try:
+        return describe_simulator(env)
+    finally:
+        env.close()
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")

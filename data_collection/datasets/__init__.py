@@ -1,0 +1,1 @@
+"""Datasets: their files, reading and writing them, checking, converting."""

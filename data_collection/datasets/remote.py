@@ -1,0 +1,298 @@
+"""Datasets on object storage: the list of their episodes, reading through a cache, and putting them there.
+
+There they look as they do in a folder, with one file more: ``episodes.json`` holds the headers of all episodes, so that
+opening takes two requests and no listing, which plain web servers do not have. It and ``dataset.json`` are written
+last, so that a reader never sees an episode that is not there yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wm_gym.data_collection.datasets.codec import FrameCodec
+from wm_gym.data_collection.datasets.download_cache import DownloadCache
+from wm_gym.data_collection.datasets.episode_file import (
+    End,
+    EpisodeHeader,
+    check_episode_file,
+    episode_file_name,
+    read_header,
+)
+from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata, difference
+from wm_gym.data_collection.datasets.remote_folder import DamagedError, RemoteFolder, local_folder, without_password
+from wm_gym.data_collection.datasets.writer import check_sizes
+from wm_gym.errors import DatasetError
+from wm_gym.plain_files import NotPlainError, parse_json
+from wm_gym.progress import progress_bar
+from wm_gym.simulator import FrameSide
+
+T = TypeVar("T")
+
+INDEX_FILE = "episodes.json"
+_FILES_AT_ONCE = 32
+_ATTEMPTS_TO_READ = 3
+
+
+class IndexEntry(BaseModel):
+    """One episode in ``episodes.json``; see :class:`EpisodeHeader`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    index: int = Field(ge=0)
+    length: int = Field(ge=1)
+    frame_size: tuple[FrameSide, FrameSide]
+    action_dim: int = Field(ge=1)
+    vector_dim: int = Field(default=0, ge=0)
+    codec: FrameCodec
+    seed: int
+    behaviour: str
+    return_: float
+    end: End
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    file_bytes: int = Field(ge=1)
+
+
+class DatasetIndex(BaseModel):
+    """Content of ``episodes.json``.
+
+    Attributes:
+        episodes: In the order of their indices.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal["wm_gym.index"] = "wm_gym.index"
+    version: Literal[1] = 1
+    episodes: list[IndexEntry]
+
+
+@dataclass(frozen=True)
+class RemoteEpisodes:
+    """Where the episodes of a dataset on object storage come from; an :class:`EpisodeOrigin`.
+
+    Attributes:
+        url: The dataset's.
+        downloads: Where they are kept.
+    """
+
+    url: str = field(repr=False)  # it may hold a password
+    downloads: DownloadCache
+
+    def fetch(self, header: EpisodeHeader) -> None:
+        """Bring the episode's file to its path, unless it is there.
+
+        Raises:
+            DatasetError: the network fails, or the file is damaged or gone there.
+        """
+        self.downloads.fetch(header.path, header.file_bytes, lambda path: self._download(header, path))
+
+    def read(self, header: EpisodeHeader, function: Callable[[Path], T]) -> T:
+        """Bring the file here, and let the function read it.
+
+        Raises:
+            DatasetError: as :meth:`fetch`, or what the function raises.
+        """
+        for _ in range(_ATTEMPTS_TO_READ - 1):
+            self.fetch(header)
+            try:
+                return function(header.path)
+            except DatasetError:
+                # Another process made room, or the disk spoilt the copy.
+                self.downloads.discard(header.path)
+        self.fetch(header)
+        return function(header.path)
+
+    def _download(self, header: EpisodeHeader, path: Path) -> None:
+        name = f"{EPISODES_FOLDER}/{episode_file_name(header.index)}"
+        try:
+            RemoteFolder(self.url).download(name, path, header.file_bytes, lambda arrived: _check(header, arrived))
+        except FileNotFoundError as error:
+            shown = without_password(self.url)
+            raise DatasetError(f"{shown}/{name} is gone; push the dataset again.") from error
+
+
+def _check(header: EpisodeHeader, path: Path) -> None:
+    num_bytes = path.stat().st_size
+    if num_bytes != header.file_bytes:
+        raise DamagedError(f"it arrived with {num_bytes} of its {header.file_bytes} bytes")
+    try:
+        check_episode_file(path)
+        found = read_header(path)
+    except DatasetError as error:
+        raise DamagedError("it arrived damaged, its checksum does not match") from error
+    for name in IndexEntry.model_fields:
+        if getattr(found, name) != getattr(header, name):
+            raise DamagedError(f"it is not the episode that {INDEX_FILE} names ({name} differs)")
+
+
+def open_remote(url: str, downloads: DownloadCache | None) -> tuple[str, DatasetMetadata, list[EpisodeHeader]]:
+    """Read what a dataset on object storage is.
+
+    Args:
+        url: Its URL.
+        downloads: Where downloaded episodes are kept; ``None``: :meth:`DownloadCache.default`.
+
+    Returns:
+        The URL as it is shown, the content of ``dataset.json``, and the headers of all episodes.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or the network fails.
+    """
+    folder = RemoteFolder(url)
+    try:
+        metadata = DatasetMetadata.parse(folder.read(METADATA_FILE), folder.url)
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"there is no dataset at {folder.url}: the bucket, the folder or its {METADATA_FILE} is missing; check the "
+            "URL, or put one there with `wm-gym dataset push`."
+        ) from error
+    index = _read_index(folder)
+    if index is None:
+        raise DatasetError(
+            f"{folder.url} has no {INDEX_FILE}, the list of its episodes; `wm-gym dataset push` from a copy of the "
+            "dataset writes it, and sends only what is missing there."
+        )
+    if not index.episodes:
+        raise DatasetError(f"the dataset {folder.url} has no episodes; push it again.")
+    origin = RemoteEpisodes(url.rstrip("/"), downloads or DownloadCache.default())
+    headers = []
+    for entry in index.episodes:
+        path = origin.downloads.path(entry.sha256, episode_file_name(entry.index))
+        header = EpisodeHeader(path=path, **dict(entry), origin=origin)
+        check_sizes(
+            f"{folder.url}/{EPISODES_FOLDER}/{path.name}",
+            header.frame_size,
+            header.action_dim,
+            header.vector_dim,
+            metadata,
+        )
+        headers.append(header)
+    return folder.url, metadata, headers
+
+
+def _read_index(folder: RemoteFolder) -> DatasetIndex | None:
+    """The list of the episodes; ``None`` where there is no dataset yet."""
+    try:
+        index = DatasetIndex.model_validate(parse_json(folder.read(INDEX_FILE)))
+    except FileNotFoundError:
+        return None
+    except NotPlainError as error:
+        raise DatasetError(
+            f"{folder.url}/{INDEX_FILE} {error}; delete it there, and push the dataset again."
+        ) from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise DatasetError(
+            f"{folder.url}/{INDEX_FILE} is damaged at {'.'.join(map(str, problem['loc']))!r}: {problem['msg']}; delete "
+            "it there, and push the dataset again."
+        ) from error
+    indices = [entry.index for entry in index.episodes]
+    if indices != sorted(set(indices)):
+        raise DatasetError(
+            f"{folder.url}/{INDEX_FILE} is damaged: its episodes are not in order; delete it there, and push again."
+        )
+    return index
+
+
+@dataclass(frozen=True)
+class PushSummary:
+    """What :func:`push` did.
+
+    Attributes:
+        url: Where the dataset is now.
+        num_episodes: Its episodes.
+        num_sent: Those that were sent now; the others were there.
+        sent_bytes: Their size.
+    """
+
+    url: str
+    num_episodes: int
+    num_sent: int
+    sent_bytes: int
+
+
+def push(path: str | Path, url: str, *, progress: bool = True) -> PushSummary:
+    """Put a dataset on object storage, or add to it there what it has gained since.
+
+    An episode that is there already, with the same size and header (which holds the checksum), is not sent again, so
+    that an interrupted push goes on where it was. A dataset that is there only grows: readers may be at work on it.
+
+    Args:
+        path: The dataset's folder.
+        url: Where to put it, for example ``"s3://bucket/car"``; the bucket must exist.
+        progress: Show a progress bar.
+
+    Raises:
+        DatasetError: the dataset is missing or damaged, another one is there, or the network fails.
+
+    Side effects: writes to the URL: the episodes, then ``episodes.json``, at last ``dataset.json``.
+    """
+    from wm_gym.data_collection.datasets.dataset import Dataset
+
+    source = local_folder(path)
+    dataset = Dataset.open(source)
+    folder = RemoteFolder(url)
+    listed = _check_grows(dataset.metadata, dataset.episodes, folder)
+    missing = _missing(dataset.episodes, listed, folder)
+    sizes = [header.file_bytes for header in missing]
+    with progress_bar(sum(sizes), "B", "push", enabled=progress, unit_scale=True) as bar:
+        for first in range(0, len(missing), _FILES_AT_ONCE):
+            part = missing[first : first + _FILES_AT_ONCE]
+            for header in part:
+                check_episode_file(header.path)
+            folder.upload(
+                [header.path for header in part], [f"{EPISODES_FOLDER}/{header.path.name}" for header in part]
+            )
+            bar.update(sum(header.file_bytes for header in part))
+    entries = [
+        IndexEntry(**{name: getattr(header, name) for name in IndexEntry.model_fields}) for header in dataset.episodes
+    ]
+    folder.write(INDEX_FILE, DatasetIndex(episodes=entries).model_dump_json().encode())
+    folder.write(METADATA_FILE, (source / METADATA_FILE).read_bytes())
+    return PushSummary(folder.url, len(entries), len(missing), sum(sizes))
+
+
+def _check_grows(metadata: DatasetMetadata, headers: list[EpisodeHeader], folder: RemoteFolder) -> set[int]:
+    """The indices of the episodes that are listed there, each of which must be one of ``headers``."""
+    try:
+        there = DatasetMetadata.parse(folder.read(METADATA_FILE), folder.url)
+    except FileNotFoundError:
+        return set()
+    differs = difference(there, metadata)
+    if differs:
+        raise DatasetError(f"there is another dataset at {folder.url} ({differs}); choose another URL.")
+    index = _read_index(folder)
+    if index is None:
+        return set()
+    own = {header.index: header.sha256 for header in headers}
+    for entry in index.episodes:
+        if own.get(entry.index) != entry.sha256:
+            what = "is not in this dataset" if entry.index not in own else "differs from this dataset's"
+            raise DatasetError(
+                f"episode {entry.index} at {folder.url} {what}, and a dataset there only grows; choose another URL."
+            )
+    return {entry.index for entry in index.episodes}
+
+
+def _missing(headers: list[EpisodeHeader], listed: set[int], folder: RemoteFolder) -> list[EpisodeHeader]:
+    """The episodes that are not there whole; of those not listed, size and header say whether they are the same."""
+    sizes = folder.sizes(EPISODES_FOLDER)
+    there = [header for header in headers if sizes.get(header.path.name) == header.file_bytes]
+    doubtful = [header for header in there if header.index not in listed]
+    own = [_head(header.path) for header in doubtful]
+    heads = folder.heads([f"{EPISODES_FOLDER}/{header.path.name}" for header in doubtful], [len(head) for head in own])
+    others = {header.index for header, left, right in zip(doubtful, own, heads, strict=True) if left != right}
+    whole = {header.index for header in there} - others
+    return [header for header in headers if header.index not in whole]
+
+
+def _head(path: Path) -> bytes:
+    """The header of a safetensors file, which holds the episode's checksum."""
+    with path.open("rb") as file:
+        size = file.read(8)
+        return size + file.read(int.from_bytes(size, "little"))

@@ -1,0 +1,1 @@
+"""Driving simulators and recording what happens."""

@@ -1,0 +1,218 @@
+"""A collection worker: a process that records whole episodes, one after another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import gymnasium as gym
+import numpy as np
+
+from wm_gym.actions import ActionFormat
+from wm_gym.data_collection.datasets.codec import FrameCodec
+from wm_gym.data_collection.datasets.episode import intention_infos
+from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, EpisodeRecorder
+from wm_gym.data_collection.recording.driving import LOST, drive_episode
+from wm_gym.data_collection.recording.plan import EpisodePlan
+from wm_gym.errors import SimulatorLostError, WMGymError
+from wm_gym.simulator import SimulatorSpec
+
+if TYPE_CHECKING:
+    from wm_gym.data_collection.recording.behaviours import Behaviour
+
+
+MakeBehaviour = Callable[[str, SimulatorSpec], "Behaviour"]
+"""Makes a behaviour from its name; a module-level function, because it is sent to other processes."""
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker needs to know; sent to it once.
+
+    Attributes:
+        simulator: Short name or Gymnasium id, for :func:`wm_gym.envs.simulators.make_simulator`.
+        simulator_kwargs: Its keyword arguments.
+        behaviours: Every behaviour that may drive.
+        make_behaviour: Makes them.
+        folder: Where the episode files go; ``None`` puts their bytes into the reports instead.
+        codec: How to store frames.
+        max_episode_steps: Steps after which to truncate, or ``None``.
+        patience: Steps in a row without a reward above 0 after which to truncate, or ``None``.
+        connection: Where this worker's simulator runs.
+    """
+
+    simulator: str
+    simulator_kwargs: dict[str, Any]
+    behaviours: tuple[str, ...]
+    make_behaviour: MakeBehaviour
+    folder: Path | None
+    codec: FrameCodec
+    max_episode_steps: int | None = None
+    patience: int | None = None
+    connection: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A message from a worker.
+
+    Attributes:
+        kind: ``"ready"``, ``"done"``, ``"lost"`` (the simulator was lost; the worker is ready again) or ``"failed"``.
+        simulator: With ``"ready"``: the record of the simulator.
+        header: With ``"done"``: the episode written.
+        content: With ``"done"``, where there is no folder to write to: the bytes of the episode's file.
+        error: With ``"failed"``: class name of the error.
+        message: With ``"failed"`` or ``"lost"``: its message.
+    """
+
+    kind: Literal["ready", "done", "lost", "failed"]
+    simulator: SimulatorSpec | None = None
+    header: EpisodeHeader | None = None
+    content: bytes | None = None
+    error: str = ""
+    message: str = ""
+
+
+class _Stopped(Exception):  # noqa: N818 - no error, but the way out of an episode
+    """The collection has ended, or its process is gone."""
+
+
+@dataclass
+class _Drivers:
+    """The behaviours of a worker; each is made once, since a learned policy takes time to load."""
+
+    settings: WorkerSettings
+    simulator: SimulatorSpec
+    made: dict[str, Behaviour] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Behaviour:
+        if name not in self.made:
+            self.made[name] = self.settings.make_behaviour(name, self.simulator)
+        return self.made[name]
+
+
+def run_worker(settings: WorkerSettings, connection: Connection) -> None:
+    """Make the simulator, then record every episode whose plan arrives, until the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
+    _use_one_thread()
+    env: gym.Env[Any, Any] | None = None
+    try:
+        from wm_gym.envs.simulators import describe_simulator, make_simulator
+
+        env = make_simulator(settings.simulator, connection=settings.connection, **settings.simulator_kwargs)
+        drivers = _Drivers(settings, describe_simulator(env))
+        for name in settings.behaviours:  # an unknown name or a damaged agent shows before anything is recorded
+            drivers[name]
+        _use_one_thread()
+        connection.send(Report("ready", simulator=drivers.simulator))
+        while True:
+            plan = connection.recv()
+            try:
+                recorder = record_episode(
+                    env,
+                    drivers[plan.behaviour],
+                    plan,
+                    action=drivers.simulator.action,
+                    codec=settings.codec,
+                    max_steps=settings.max_episode_steps,
+                    patience=settings.patience,
+                    check_open=lambda: _check_open(connection),
+                )
+            except SimulatorLostError as error:
+                connection.send(Report("lost", message=str(error)))
+                continue
+            if settings.folder is None:
+                connection.send(Report("done", content=recorder.content()))
+            else:
+                connection.send(Report("done", header=recorder.write(settings.folder)))
+    except (_Stopped, EOFError, BrokenPipeError, ConnectionResetError):
+        pass
+    except Exception as error:
+        if not isinstance(error, WMGymError):
+            traceback.print_exc()  # a defect somewhere: the place matters
+        connection.send(Report("failed", error=type(error).__name__, message=str(error)))
+    finally:
+        if env is not None:
+            env.close()
+
+
+def record_episode(
+    env: gym.Env[Any, Any],
+    behaviour: Behaviour,
+    plan: EpisodePlan,
+    *,
+    action: ActionFormat,
+    codec: FrameCodec,
+    max_steps: int | None = None,
+    patience: int | None = None,
+    check_open: Callable[[], None] = lambda: None,
+) -> EpisodeRecorder:
+    """Drive and record one episode; see :func:`~wm_gym.data_collection.recording.driving.drive_episode`.
+
+    Args:
+        env: The simulator; its actions are in the stored format.
+        behaviour: Drives.
+        plan: Index and seeds of the episode.
+        action: The stored format; actions are clipped to its bounds before they are recorded and used.
+        codec: How to store frames.
+        max_steps: Steps after which to truncate, or ``None``.
+        patience: Steps in a row without a reward above 0 after which to truncate, or ``None``.
+        check_open: Called before every step; may raise to give the episode up.
+
+    Raises:
+        SimulatorLostError: The simulator was lost; the episode is worth nothing.
+    """
+    steps = drive_episode(
+        env,
+        behaviour,
+        seed=plan.seed,
+        behaviour_seed=plan.behaviour_seed,
+        action=action,
+        max_steps=max_steps,
+        patience=patience,
+        check_open=check_open,
+    )
+    recorder = EpisodeRecorder(codec, next(steps).observed, seed=plan.seed, behaviour=plan.behaviour, index=plan.index)
+    for step in steps:
+        recorder.add(
+            step.action,
+            step.observed,
+            step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            infos={**scalar_infos(step.info), **intention_infos(step.intended)},
+        )
+    return recorder
+
+
+def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
+    """The entries of a step's ``info`` that are single real numbers or truth values and say something of the drive."""
+    return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != LOST}
+
+
+def text_infos(info: Mapping[str, Any]) -> dict[str, str]:
+    """The entries of a step's ``info`` that are text, such as how the episode ended."""
+    return {name: value for name, value in info.items() if isinstance(value, str)}
+
+
+def _check_open(connection: Connection) -> None:
+    if connection.poll():  # nothing is sent during an episode: readable means closed
+        raise _Stopped
+
+
+def _use_one_thread() -> None:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    cv2.setNumThreads(1)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
