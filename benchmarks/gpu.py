@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER_OF_PACKAGE = {"envs": "envs", "agents": "agents", "data_collection": "data_collection"}
 GUIDE_PSNR_DB = "26.5 to 28.5 dB"
 GUIDE_SEQUENCES = "23.8 sequences/s (batch 16, RTX 3090)"
 STOP_GRACE_S = 40.0
@@ -222,8 +221,8 @@ def _environment(job: Job) -> dict[str, str]:
     shutil.rmtree(together, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "wm_gym", together / "wm_gym", ignore=ignored)
-    for name, folder in FOLDER_OF_PACKAGE.items():
-        shutil.copytree(ROOT / folder, together / "wm_gym" / name, ignore=ignored)
+    for folder in ("envs", "agents", "data_collection"):
+        shutil.copytree(ROOT / folder, together / "wm_gym" / folder, ignore=ignored)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(together), os.environ.get("PYTHONPATH"))))
     return environment
 

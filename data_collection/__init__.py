@@ -8,7 +8,7 @@ from wm_gym.data_collection.datasets.episode_file import EpisodeHeader
 from wm_gym.data_collection.datasets.folder_io import import_folder
 from wm_gym.data_collection.datasets.metadata import CollectionSettings, DatasetMetadata
 from wm_gym.data_collection.datasets.minari_io import export_minari, import_minari
-from wm_gym.data_collection.datasets.remote import PushSummary, push
+from wm_gym.data_collection.datasets.push import PushSummary, push
 from wm_gym.data_collection.datasets.statistics import DatasetStatistics, describe, render
 from wm_gym.data_collection.datasets.verification import Verification, verify
 from wm_gym.data_collection.recording.collector import CollectionSummary, collect

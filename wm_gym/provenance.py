@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -24,6 +25,19 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def measured_on(device: str) -> dict[str, Any]:
+    """The machine and the versions that a measurement belongs to."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "provenance": provenance(),
+    }
+
+
 def git_revision() -> str | None:
     """Commit of the checkout that this package runs from, ``-dirty`` where it has changes; ``None`` outside one."""
     root = Path(__file__).resolve().parent.parent
@@ -40,6 +54,16 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip() or None
+
+
+def _processor() -> str:
+    """The processor's own name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

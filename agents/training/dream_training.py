@@ -33,8 +33,8 @@ from wm_gym.agents.bundles.folder import (
     load_agent,
     save_agent,
 )
-from wm_gym.agents.policies.algorithms import resolve
 from wm_gym.agents.policies.config import AgentConfig, make_agent_config
+from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.training.imagination import ImaginationTrainer, Snapshot
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import resolve_model, start_states_of

@@ -20,8 +20,9 @@ from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from wm_gym.acceleration import AcceleratedModel
-from wm_gym.agents.policies.algorithms import ALGORITHMS, make_algorithm, resolve
+from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.policies.from_config import make_algorithm, resolve
 from wm_gym.agents.policies.network import feature_statistics, policy_arguments, rebuild_policy, set_normalisation
 from wm_gym.agents.training.learning import derived_seed, learn
 from wm_gym.envs.dream_model import DreamModel, start_states_of

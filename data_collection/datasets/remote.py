@@ -1,8 +1,7 @@
-"""Datasets on object storage: the list of their episodes, reading through a cache, and putting them there.
+"""Datasets on object storage: the list of their episodes, and reading through a cache.
 
 There they look as they do in a folder, with one file more: ``episodes.json`` holds the headers of all episodes, so that
-opening takes two requests and no listing, which plain web servers do not have. It and ``dataset.json`` are written
-last, so that a reader never sees an episode that is not there yet.
+opening takes two requests and no listing, which plain web servers do not have.
 """
 
 from __future__ import annotations
@@ -23,18 +22,16 @@ from wm_gym.data_collection.datasets.episode_file import (
     episode_file_name,
     read_header,
 )
-from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata, difference
-from wm_gym.data_collection.datasets.remote_folder import DamagedError, RemoteFolder, local_folder, without_password
+from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata
+from wm_gym.data_collection.datasets.remote_folder import DamagedError, RemoteFolder, without_password
 from wm_gym.data_collection.datasets.writer import check_sizes
 from wm_gym.errors import DatasetError
 from wm_gym.plain_files import NotPlainError, parse_json
-from wm_gym.progress import progress_bar
 from wm_gym.simulator import FrameSide
 
 T = TypeVar("T")
 
 INDEX_FILE = "episodes.json"
-_FILES_AT_ONCE = 32
 _ATTEMPTS_TO_READ = 3
 
 
@@ -151,7 +148,7 @@ def open_remote(url: str, downloads: DownloadCache | None) -> tuple[str, Dataset
             f"there is no dataset at {folder.url}: the bucket, the folder or its {METADATA_FILE} is missing; check the "
             "URL, or put one there with `wm-gym dataset push`."
         ) from error
-    index = _read_index(folder)
+    index = read_index(folder)
     if index is None:
         raise DatasetError(
             f"{folder.url} has no {INDEX_FILE}, the list of its episodes; `wm-gym dataset push` from a copy of the "
@@ -175,7 +172,7 @@ def open_remote(url: str, downloads: DownloadCache | None) -> tuple[str, Dataset
     return folder.url, metadata, headers
 
 
-def _read_index(folder: RemoteFolder) -> DatasetIndex | None:
+def read_index(folder: RemoteFolder) -> DatasetIndex | None:
     """The list of the episodes; ``None`` where there is no dataset yet."""
     try:
         index = DatasetIndex.model_validate(parse_json(folder.read(INDEX_FILE)))
@@ -197,102 +194,3 @@ def _read_index(folder: RemoteFolder) -> DatasetIndex | None:
             f"{folder.url}/{INDEX_FILE} is damaged: its episodes are not in order; delete it there, and push again."
         )
     return index
-
-
-@dataclass(frozen=True)
-class PushSummary:
-    """What :func:`push` did.
-
-    Attributes:
-        url: Where the dataset is now.
-        num_episodes: Its episodes.
-        num_sent: Those that were sent now; the others were there.
-        sent_bytes: Their size.
-    """
-
-    url: str
-    num_episodes: int
-    num_sent: int
-    sent_bytes: int
-
-
-def push(path: str | Path, url: str, *, progress: bool = True) -> PushSummary:
-    """Put a dataset on object storage, or add to it there what it has gained since.
-
-    An episode that is there already, with the same size and header (which holds the checksum), is not sent again, so
-    that an interrupted push goes on where it was. A dataset that is there only grows: readers may be at work on it.
-
-    Args:
-        path: The dataset's folder.
-        url: Where to put it, for example ``"s3://bucket/car"``; the bucket must exist.
-        progress: Show a progress bar.
-
-    Raises:
-        DatasetError: the dataset is missing or damaged, another one is there, or the network fails.
-
-    Side effects: writes to the URL: the episodes, then ``episodes.json``, at last ``dataset.json``.
-    """
-    from wm_gym.data_collection.datasets.dataset import Dataset
-
-    source = local_folder(path)
-    dataset = Dataset.open(source)
-    folder = RemoteFolder(url)
-    listed = _check_grows(dataset.metadata, dataset.episodes, folder)
-    missing = _missing(dataset.episodes, listed, folder)
-    sizes = [header.file_bytes for header in missing]
-    with progress_bar(sum(sizes), "B", "push", enabled=progress, unit_scale=True) as bar:
-        for first in range(0, len(missing), _FILES_AT_ONCE):
-            part = missing[first : first + _FILES_AT_ONCE]
-            for header in part:
-                check_episode_file(header.path)
-            folder.upload(
-                [header.path for header in part], [f"{EPISODES_FOLDER}/{header.path.name}" for header in part]
-            )
-            bar.update(sum(header.file_bytes for header in part))
-    entries = [
-        IndexEntry(**{name: getattr(header, name) for name in IndexEntry.model_fields}) for header in dataset.episodes
-    ]
-    folder.write(INDEX_FILE, DatasetIndex(episodes=entries).model_dump_json().encode())
-    folder.write(METADATA_FILE, (source / METADATA_FILE).read_bytes())
-    return PushSummary(folder.url, len(entries), len(missing), sum(sizes))
-
-
-def _check_grows(metadata: DatasetMetadata, headers: list[EpisodeHeader], folder: RemoteFolder) -> set[int]:
-    """The indices of the episodes that are listed there, each of which must be one of ``headers``."""
-    try:
-        there = DatasetMetadata.parse(folder.read(METADATA_FILE), folder.url)
-    except FileNotFoundError:
-        return set()
-    differs = difference(there, metadata)
-    if differs:
-        raise DatasetError(f"there is another dataset at {folder.url} ({differs}); choose another URL.")
-    index = _read_index(folder)
-    if index is None:
-        return set()
-    own = {header.index: header.sha256 for header in headers}
-    for entry in index.episodes:
-        if own.get(entry.index) != entry.sha256:
-            what = "is not in this dataset" if entry.index not in own else "differs from this dataset's"
-            raise DatasetError(
-                f"episode {entry.index} at {folder.url} {what}, and a dataset there only grows; choose another URL."
-            )
-    return {entry.index for entry in index.episodes}
-
-
-def _missing(headers: list[EpisodeHeader], listed: set[int], folder: RemoteFolder) -> list[EpisodeHeader]:
-    """The episodes that are not there whole; of those not listed, size and header say whether they are the same."""
-    sizes = folder.sizes(EPISODES_FOLDER)
-    there = [header for header in headers if sizes.get(header.path.name) == header.file_bytes]
-    doubtful = [header for header in there if header.index not in listed]
-    own = [_head(header.path) for header in doubtful]
-    heads = folder.heads([f"{EPISODES_FOLDER}/{header.path.name}" for header in doubtful], [len(head) for head in own])
-    others = {header.index for header, left, right in zip(doubtful, own, heads, strict=True) if left != right}
-    whole = {header.index for header in there} - others
-    return [header for header in headers if header.index not in whole]
-
-
-def _head(path: Path) -> bytes:
-    """The header of a safetensors file, which holds the episode's checksum."""
-    with path.open("rb") as file:
-        size = file.read(8)
-        return size + file.read(int.from_bytes(size, "little"))

@@ -5,8 +5,9 @@ from gymnasium import spaces
 from toy_world import PointWorld
 
 from wm_gym.actions import ActionFormat
-from wm_gym.agents.policies.algorithms import ALGORITHMS, resolve
+from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig, make_agent_config
+from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.policies.network import FeatureNormaliser, feature_statistics, set_normalisation
 from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.errors import ConfigError, WMGymError

@@ -15,8 +15,8 @@ from wm_gym.agents.autopilots import AUTOPILOTS, make_autopilot
 from wm_gym.agents.autopilots.car_racing import CarRacingAutopilot, racing_line, speed_profile
 from wm_gym.agents.behaviours import BEHAVIOURS, make_behaviour
 from wm_gym.agents.bundles.folder import save_agent
-from wm_gym.agents.policies.algorithms import resolve
 from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.policies.network import rebuild_policy
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.episode_file import read_episode

@@ -15,8 +15,9 @@ from wm_gym.actions import ActionFormat
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.export import MeanAction, StoredAction, agent_part, export_agent
 from wm_gym.agents.bundles.folder import load_agent, save_pixel_agent
-from wm_gym.agents.policies.algorithms import ALGORITHMS, resolve
+from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.policies.network import rebuild_pixel_policy, rebuild_policy, set_normalisation
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig

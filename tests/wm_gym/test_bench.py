@@ -9,10 +9,11 @@ from wm_gym.bench.components import measure_components, measure_sequences
 from wm_gym.bench.loader import measure_loader
 from wm_gym.bench.peak import matmul_peak, measure_peak
 from wm_gym.bench.scaling import measure_scaling
-from wm_gym.bench.table import Table, measured_on
+from wm_gym.bench.table import Table
 from wm_gym.bench.timing import median_seconds, peak_memory_mb, steps_per_second
 from wm_gym.config import load_config
 from wm_gym.data_collection.datasets.training_data import open_training_data
+from wm_gym.provenance import measured_on
 from wm_gym.world_model import WorldModel
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from wm_gym.bench.table import Table, measured_on, render_markdown
+from wm_gym.bench.table import Table, render_markdown
+from wm_gym.provenance import measured_on
 
 __all__ = ["Table", "measured_on", "render_markdown"]

@@ -1,7 +1,4 @@
-"""Parameters, time and memory of a world model's parts, and of whole clips: the architecture guide's tables.
-
-Models have random weights: speed does not depend on them.
-"""
+"""Parameters, time and memory of a world model's parts, and of whole clips: the architecture guide's tables."""
 
 from __future__ import annotations
 
@@ -12,12 +9,10 @@ from typing import Any
 
 import torch
 
-from wm_gym.actions import ActionFormat
+from wm_gym.bench.random_models import random_model, random_step
 from wm_gym.bench.table import Table
 from wm_gym.bench.timing import median_seconds, peak_memory_mb
 from wm_gym.config import ModelConfig, load_config
-from wm_gym.simulator import SimulatorSpec
-from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
 GUIDE_BATCH = 16
@@ -28,26 +23,6 @@ GUIDE_FRAMES = 10
 """Frames in a clip of that table."""
 GUIDE_DEVICES = (1, 2, 4, 8)
 """Devices of the guide's table of scaling."""
-
-
-def random_model(config: ModelConfig, device: str) -> WorldModel:
-    """An untrained world model of driving, ready to be called."""
-    torch.manual_seed(0)
-    simulator = SimulatorSpec(id="benchmark", frame_size=config.frame_size, action=ActionFormat.driving())
-    model = WorldModel(config, simulator)
-    model.encoder.to(memory_format=torch.channels_last)
-    model.decoder.to(memory_format=torch.channels_last)
-    return model.to(device).eval()
-
-
-def random_step(model: WorldModel, batch: int) -> tuple[LatentState, torch.Tensor, torch.Tensor | None]:
-    """States, stored actions and noise ``(batch, ...)`` for one imagined step."""
-    generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(batch, model.config.latent_dim, generator=generator)
-    action = torch.rand(batch, model.simulator.action.dim, generator=generator)
-    noise = torch.rand(batch, model.noise_dim, generator=generator).to(model.device) if model.noise_dim else None
-    with torch.no_grad():
-        return model.dynamics.initial(latent.to(model.device)), action.to(model.device), noise
 
 
 def measure_components(configs: Sequence[str], seconds: float, *, device: str, limit_s: float) -> Table:
@@ -163,6 +138,7 @@ def _sequence_rows(
     ):
         row.update(bf16_sequences_per_s=row["batch"] / latency)
 
+    # What this imports is memory that a training holds, and a forward pass does not.
     from wm_gym.bench.updates import SyntheticTraining
 
     training = SyntheticTraining(config, device)

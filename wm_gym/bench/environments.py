@@ -11,8 +11,8 @@ import gymnasium as gym
 import torch
 
 from wm_gym.acceleration import AcceleratedModel
-from wm_gym.bench.components import random_step
 from wm_gym.bench.kinds import KINDS, DreamedModel, label, model_of_kind
+from wm_gym.bench.random_models import random_step
 from wm_gym.bench.table import Table
 from wm_gym.bench.timing import steps_per_second
 from wm_gym.world_model import WorldModel

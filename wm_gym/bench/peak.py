@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from wm_gym.bench.components import random_model, random_step
 from wm_gym.bench.kinds import KINDS, DreamedModel, model_of_kind
+from wm_gym.bench.random_models import random_model, random_step
 from wm_gym.bench.table import Table
 from wm_gym.bench.timing import median_seconds
 from wm_gym.config import load_config

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import torch
-
-from wm_gym.provenance import provenance
 
 _NOTHING = "-"
 
@@ -57,28 +50,7 @@ def render_markdown(tables: Sequence[Table], settings: Mapping[str, Any], machin
     return "\n".join(lines)
 
 
-def measured_on(device: str) -> dict[str, Any]:
-    """The machine and the versions that a measurement belongs to."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "provenance": provenance(),
-    }
-
-
 def _cell(value: Any, kind: str) -> str:
     if value is None:
         return _NOTHING
     return format(value, kind) if kind and not isinstance(value, str) else str(value)
-
-
-def _processor() -> str:
-    """The processor's own name where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from wm_gym.bench.components import random_model
+from wm_gym.bench.random_models import random_model
 from wm_gym.clips import Clips
 from wm_gym.config import Config
 from wm_gym.training.trainer import Objective, make_fabric, make_loss

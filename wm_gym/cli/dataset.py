@@ -94,7 +94,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 
 def _push(arguments: argparse.Namespace) -> int:
-    from wm_gym.data_collection.datasets.remote import push
+    from wm_gym.data_collection.datasets.push import push
 
     summary = push(arguments.path, arguments.url, progress=not arguments.quiet)
     print(

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from wm_gym.bench.table import measured_on
 from wm_gym.errors import ExportError, did_you_mean
 from wm_gym.export.back_ends import BACK_ENDS, BackEnd, LoadedModule, versions_of
 from wm_gym.export.check import TOLERANCE, check_file
@@ -26,6 +25,7 @@ from wm_gym.files import (
 )
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
+from wm_gym.provenance import measured_on
 from wm_gym.world_model import WorldModel
 
 FORMAT = "wm_gym.export"
