@@ -15,7 +15,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import gymnasium as gym
@@ -225,6 +226,35 @@ def describe_simulator(env: gym.Env[Any, Any]) -> SimulatorSpec:
     kwargs = {key: value for key, value in spec.kwargs.items() if key not in left_out}
     _check_json(spec.id, kwargs)
     return _describe_driving(env, spec.id, kwargs)
+
+
+def resolve_simulator(
+    simulator: str | SimulatorSpec, kwargs: Mapping[str, Any], connections: Sequence[Mapping[str, Any]]
+) -> tuple[SimulatorSpec, list[dict[str, Any]]]:
+    """The record of the simulator asked for, and where each of its instances runs.
+
+    Makes the first one, so that what is wrong with it shows early.
+
+    Args:
+        simulator: Short name, Gymnasium id or record.
+        kwargs: Arguments as for :func:`make_simulator`, which differ from a record's; those of the connection hold for
+            all instances.
+        connections: Further arguments of the connection for each instance.
+
+    Raises:
+        SimulatorError: As :func:`make_simulator`.
+    """
+    if not isinstance(simulator, SimulatorSpec):
+        env = make_simulator(simulator, connection=connections[0], **kwargs)
+    elif not kwargs:
+        env = make_simulator_from_spec(simulator, connection=connections[0])
+    else:
+        wanted = {"frame_size": simulator.frame_size, **simulator.kwargs, **kwargs}
+        env = make_simulator(simulator.id, connection=connections[0], **wanted)
+    with closing(env):
+        spec = describe_simulator(env)
+    common = split_connection(spec.id, kwargs)[1]
+    return spec, [{**common, **connection} for connection in connections]
 
 
 def split_connection(name: str, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

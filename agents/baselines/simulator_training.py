@@ -40,14 +40,9 @@ from wm_gym.agents.policies.pixel_config import PixelAgentConfig, make_pixel_con
 from wm_gym.agents.training.learning import derived_seed, learn
 from wm_gym.data_collection.recording.driving import check_not_lost
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
+from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.device import resolve_device
-from wm_gym.envs.simulators import (
-    describe_simulator,
-    has_connection,
-    make_simulator,
-    make_simulator_from_spec,
-    split_connection,
-)
+from wm_gym.envs.simulators import has_connection, make_simulator_from_spec, resolve_simulator
 from wm_gym.errors import ConfigError, TrainingError, WMGymError
 from wm_gym.frames import Frame
 from wm_gym.precision import single_precision
@@ -109,7 +104,7 @@ def train_in_simulator(
         config: All settings.
         workers: 1 steps the simulators in turn in this process; ``config.num_envs`` gives each a process of its own.
             The result is the same.
-        simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``; not with a record.
+        simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``.
         connections: For each of the ``config.num_envs`` simulators, where it runs: one server each. They are not
             recorded: a run may go on elsewhere.
         device: Where the policy learns: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
@@ -134,11 +129,8 @@ def train_in_simulator(
     chosen = make_pixel_config(
         {**given.model_dump(), **{name: value for name, value in overrides.items() if value is not None}}
     )
-    given_kwargs = dict(simulator_kwargs or {})
-    spec = _describe(simulator, given_kwargs, next(iter(connections or ()), {}))
+    spec, places = resolve_simulator(simulator, simulator_kwargs or {}, connection_of_each(1, connections or None))
     resolved = resolve_pixel_config(chosen, spec)
-    common = split_connection(spec.id, given_kwargs)[1]
-    places = [{**common, **connection} for connection in connections or [{}]]
     _check_workers(workers, resolved.num_envs, spec, places)
     computes_on = resolve_device(device)
     record = {"simulator": spec.model_dump(mode="json")}
@@ -155,19 +147,6 @@ def train_in_simulator(
         was_finished=was_finished,
         wall_s=time.monotonic() - started,
     )
-
-
-def _describe(simulator: str | SimulatorSpec, kwargs: dict[str, Any], connection: Mapping[str, Any]) -> SimulatorSpec:
-    """The record of the simulator; makes it once, so that what is wrong with it shows before anything is written."""
-    env = (
-        make_simulator_from_spec(simulator, connection=connection)
-        if isinstance(simulator, SimulatorSpec)
-        else make_simulator(simulator, connection=connection, **kwargs)
-    )
-    try:
-        return describe_simulator(env)
-    finally:
-        env.close()
 
 
 def _check_workers(workers: int, num_envs: int, spec: SimulatorSpec, connections: Sequence[Mapping[str, Any]]) -> None:

@@ -18,13 +18,7 @@ from wm_gym.agents.evaluation.reality_gap import RealityGap, summarise_gap
 from wm_gym.agents.evaluation.video import check_video_path
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
-from wm_gym.envs.simulators import (
-    SIMULATORS,
-    describe_simulator,
-    make_simulator,
-    make_simulator_from_spec,
-    split_connection,
-)
+from wm_gym.envs.simulators import SIMULATORS, resolve_simulator
 from wm_gym.errors import ConfigError, OutputError, SimulatorError, did_you_mean
 from wm_gym.files import check_writable, describe_os_error, write_json_atomically
 from wm_gym.progress import progress_bar
@@ -167,8 +161,8 @@ def evaluate(
     connections = connection_of_each(workers, worker_connections)
     trained = _read_training(driver)
     trained_on = None if trained is None else trained.simulator
-    spec = _describe(simulator, dict(simulator_kwargs or {}), connections[0], trained_on)
-    common = split_connection(spec.id, simulator_kwargs or {})[1]
+    asked_for = _simulator_asked_for(simulator, trained_on)
+    spec, places = resolve_simulator(asked_for, simulator_kwargs or {}, connections)
     if trained_on is not None:
         check_simulator_fits(trained_on, spec)
     settings = DriveSettings(
@@ -183,7 +177,7 @@ def evaluate(
     seeds = [seed + index for index in range(episodes)]
     results: list[DriveResult] = []
     with progress_bar(episodes, "episode", f"evaluate {settings.name}", enabled=progress) as bar:
-        for result in run_drives(settings, seeds, [{**common, **connection} for connection in connections]):
+        for result in run_drives(settings, seeds, places):
             results.append(result)
             bar.update()
             bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in results):.1f}", refresh=False)
@@ -281,29 +275,14 @@ def _gap_horizon(trained: _Training | None, wanted: int | None) -> int | None:
     return None if trained is None or trained.horizon is None else wanted or trained.horizon
 
 
-def _describe(
-    simulator: str | SimulatorSpec | None,
-    kwargs: dict[str, Any],
-    connection: Mapping[str, Any],
-    trained_on: SimulatorSpec | None,
-) -> SimulatorSpec:
-    """The full record of the simulator asked for; makes it once, so that what is wrong with it shows early."""
-    base = simulator if isinstance(simulator, SimulatorSpec) else None
+def _simulator_asked_for(
+    simulator: str | SimulatorSpec | None, trained_on: SimulatorSpec | None
+) -> str | SimulatorSpec:
     if trained_on is not None and (simulator is None or SIMULATORS.get(str(simulator), simulator) == trained_on.id):
-        base = trained_on
-    if base is None and simulator is None:
+        return trained_on
+    if simulator is None:
         raise SimulatorError(f"this driver belongs to no simulator; name one, such as {next(iter(SIMULATORS))!r}.")
-    if base is not None and not kwargs:
-        env = make_simulator_from_spec(base, connection=connection)
-    elif base is not None:
-        wanted = {"frame_size": base.frame_size, **base.kwargs, **kwargs}
-        env = make_simulator(base.id, connection=connection, **wanted)
-    else:
-        env = make_simulator(str(simulator), connection=connection, **kwargs)
-    try:
-        return describe_simulator(env)
-    finally:
-        env.close()
+    return simulator
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:
