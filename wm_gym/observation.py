@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from typing_extensions import NamedTuple  # Python 3.10 has no generic ones
 
+from wm_gym.frames import Frame
 from wm_gym.vector import Fields, vector_space
 
 ArrayT = TypeVar("ArrayT")
+Observed: TypeAlias = Frame | dict[str, NDArray[Any]]
+"""What a Gymnasium environment gives: a frame ``(H, W, 3)`` uint8, or a ``Dict`` of ``"image"`` and ``"vector"``
+``(V,)`` float32."""
 
 
 class Observation(NamedTuple, Generic[ArrayT]):

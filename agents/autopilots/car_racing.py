@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from wm_gym.actions import FloatArray
 from wm_gym.envs.car_racing import CarRacingDrivingEnv
 from wm_gym.errors import SimulatorError
-from wm_gym.frames import Frame
+from wm_gym.observation import Observed
 
 Points = NDArray[np.float64]
 
@@ -98,7 +98,7 @@ class CarRacingAutopilot:
         self._arc = np.concatenate(([0.0], np.cumsum(_spacing(self._line))))  # (N + 1,): the last one closes the lap
         self._nearest = 0
 
-    def act(self, observation: Frame) -> FloatArray:
+    def act(self, observation: Observed) -> FloatArray:
         """The driving action ``(4,)`` float32 for the simulator's current state."""
         if self._env is None:
             raise SimulatorError("the autopilot has no simulator yet; call reset(env, seed) first.")

@@ -31,7 +31,7 @@ from wm_gym.envs.carla.road_ahead import CORRIDOR_M, first_on_route, on_level, o
 from wm_gym.envs.carla.route import Route, RouteState
 from wm_gym.envs.carla.state import EgoState, RoadUser
 from wm_gym.errors import SimulatorError
-from wm_gym.frames import Frame
+from wm_gym.observation import Observed
 
 _LATERAL_ACCELERATION = 2.5
 """m/s^2 in bends."""
@@ -183,7 +183,7 @@ class CarlaAutopilot:
         self._drives_through = False
         self._to_line = math.inf
 
-    def act(self, observation: Frame) -> FloatArray:
+    def act(self, observation: Observed) -> FloatArray:
         """The driving action ``(4,)`` float32 for the simulator's current state."""
         simulator, route = self._simulator, self._route
         if simulator is None or route is None:

@@ -16,7 +16,7 @@ import numpy as np
 from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.envs.carla.state import EgoState
 from wm_gym.errors import SimulatorError
-from wm_gym.frames import Frame
+from wm_gym.observation import Observed
 
 _FORMAT = ActionFormat.driving()
 
@@ -65,7 +65,7 @@ class TrafficManager:
         self._env = _checked(env)
         self._env.traffic_manager_drives = True
 
-    def act(self, observation: Frame) -> FloatArray:
+    def act(self, observation: Observed) -> FloatArray:
         """The action of the last step ``(4,)``; the environment ignores it."""
         if self._env is None:
             raise SimulatorError("the behaviour 'traffic-manager' was not reset; call reset(env, seed) first.")
@@ -95,7 +95,7 @@ class NoisyTrafficManager:
         self._start(seed)
         self._steps_left = self._stretch_steps(self._env)
 
-    def act(self, observation: Frame) -> FloatArray:
+    def act(self, observation: Observed) -> FloatArray:
         """The action ``(4,)`` of a disturbance; while the Traffic Manager drives, one that is ignored."""
         env = self._env
         if env is None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_gym.actions import ActionFormat, FloatArray
-from wm_gym.frames import Frame
+from wm_gym.observation import Observed
 
 
 class Behaviour(Protocol):
@@ -38,8 +38,8 @@ class Behaviour(Protocol):
         """
         ...
 
-    def act(self, observation: Frame, /) -> FloatArray:
-        """The action for the current frame ``(H, W, 3)`` uint8: ``(A,)`` float32 in the stored format."""
+    def act(self, observation: Observed, /) -> FloatArray:
+        """The action for what is seen now: ``(A,)`` float32 in the stored format."""
         ...
 
 
@@ -135,7 +135,7 @@ class SmoothRandom:
         """Begin an episode."""
         self._start(seed)
 
-    def act(self, observation: Frame) -> FloatArray:
+    def act(self, observation: Observed) -> FloatArray:
         """The next action."""
         return self._controls.to_action(self._mean + self._noise.step())
 
@@ -230,7 +230,7 @@ class Noisy:
         self._inner.reset(env, seed)
         self._start(seed)
 
-    def act(self, observation: Frame) -> FloatArray:
+    def act(self, observation: Observed) -> FloatArray:
         """The inner behaviour's action, or the disturbed one."""
         # The inner behaviour is asked in every step: one with a memory must see every frame.
         action = self.intended_action = self._inner.act(observation)
