@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from wm_gym.errors import WMGymError
+from wm_gym.errors import WMGymError, reason_of
 from wm_gym.plain_files import NotPlainError, open_regular_file
 
 CHECKSUMS = "checksums"
@@ -62,8 +62,7 @@ def check_file(path: Path, checksums: Mapping[str, str] | None, *, error: type[W
     try:
         actual = _sha256(path)
     except (OSError, NotPlainError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        raise error(f"{str(path)!r} is missing or damaged ({reason}); {remedy}.") from problem
+        raise error(f"{str(path)!r} is missing or damaged ({reason_of(problem)}); {remedy}.") from problem
     if actual != checksums.get(path.name):
         raise error(f"{str(path)!r} has changed since it was written: its checksum does not match; {remedy}.")
 

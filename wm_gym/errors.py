@@ -59,6 +59,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong, in the system's words where it has some."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def error_by_name(name: str, message: str) -> WMGymError | None:
     """The error of this package with this class name, as another process reported it; ``None`` for any other name."""
     known = globals().get(name)

@@ -17,7 +17,7 @@ from typing import IO, Any, ClassVar
 
 import yaml
 
-from wm_gym.errors import WMGymError
+from wm_gym.errors import WMGymError, reason_of
 
 YAML_BYTES = 256 * 2**10
 JSON_BYTES = 8 * 2**20
@@ -158,7 +158,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     except (OSError, ValueError) as error:
         if isinstance(error, NotPlainError):
             raise
-        raise NotPlainError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise NotPlainError(f"cannot be read: {reason_of(error)}") from error
     if is_too_large or len(content) > limit:
         raise NotPlainError(f"is damaged: it has more than the {limit // 2**10:,} KiB that a file of its kind may have")
     return content

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from wm_gym.errors import WMGymError
+from wm_gym.errors import WMGymError, reason_of
 from wm_gym.plain_files import check_tensor_file
 
 _NAMES_OF_TYPES = {
@@ -58,8 +58,7 @@ def _opened(path: Path, error: type[WMGymError], remedy: str) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, ValueError, KeyError, RuntimeError, OverflowError, SafetensorError) as problem:
-        reason = getattr(problem, "strerror", None) or problem
-        raise error(f"{str(path)!r} is missing or damaged ({reason}); {remedy}.") from problem
+        raise error(f"{str(path)!r} is missing or damaged ({reason_of(problem)}); {remedy}.") from problem
 
 
 def check_fit(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from wm_gym.cache_folder import FOLDER_VARIABLE, cache_folder
-from wm_gym.errors import ConfigError, DatasetError
+from wm_gym.errors import ConfigError, DatasetError, reason_of
 from wm_gym.files import LOCK_FILE, folder_written_atomically, remove_temporary_files
 from wm_gym.lock import exclusive_lock
 
@@ -78,7 +78,7 @@ class DownloadCache:
                     download(temporary / path.name)
         except OSError as error:
             raise DatasetError(
-                f"the cache {self.folder} cannot be written: {error.strerror or error}; free some space there, or name "
+                f"the cache {self.folder} cannot be written: {reason_of(error)}; free some space there, or name "
                 f"another folder with {FOLDER_VARIABLE}."
             ) from error
         if self.limit_bytes is not None:

@@ -41,7 +41,7 @@ from wm_gym.actions import FloatArray
 from wm_gym.clips import Clips
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.episode import INFO_PREFIX, Episode, check_steps
-from wm_gym.errors import DatasetError
+from wm_gym.errors import DatasetError, reason_of
 from wm_gym.files import describe_os_error, write_bytes_atomically
 from wm_gym.frames import Frame
 from wm_gym.observation import Observation
@@ -419,7 +419,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         mode = path.lstat().st_mode
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror or error}; {_REMEDY}") from error
+        raise DatasetError(f"{path} cannot be read: {reason_of(error)}; {_REMEDY}") from error
     if not stat.S_ISREG(mode):
         raise DatasetError(f"{path} is no regular file, and links out of a dataset are not followed; copy it there.")
     try:
@@ -429,7 +429,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except (SafetensorError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise DatasetError(f"{path} is cut short or damaged ({_first_line(error)}); {_REMEDY}") from error
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror or error}; {_REMEDY}") from error
+        raise DatasetError(f"{path} cannot be read: {reason_of(error)}; {_REMEDY}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import gymnasium as gym
 
 from wm_gym.envs.carla.config import ConnectionConfig
-from wm_gym.errors import SimulatorError, SimulatorLostError
+from wm_gym.errors import SimulatorError, SimulatorLostError, reason_of
 
 if TYPE_CHECKING:
     import carla
@@ -122,7 +122,7 @@ def probe(host: str, port: int) -> str | None:
     except TimeoutError:
         return f"there was no answer within {_PROBE_TIMEOUT_S:g} s"
     except OSError as error:
-        return str(error.strerror or error)
+        return reason_of(error)
 
 
 def connect(connection: ConnectionConfig, *, wait: bool) -> carla.Client:
