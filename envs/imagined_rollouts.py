@@ -12,6 +12,7 @@ from torch import Tensor
 from wm_gym.actions import FloatArray
 from wm_gym.envs.rollout_contract import Observations, RolloutArguments, RolloutContract, not_finite, reset_needed
 from wm_gym.envs.slot_random import SlotRandom
+from wm_gym.shared_cores import adapt_threads
 from wm_gym.state import LatentState
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class ImaginedRollouts(RolloutContract):
         """
         if self.needs_reset.any() and (active is None or (self.needs_reset & active).any()):
             raise reset_needed()
+        adapt_threads()
         noise: Tensor | None = None
         limit: float | FloatArray = self._continuation_limit
         if self._is_random:

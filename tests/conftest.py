@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("WM_GYM_SHARE_CORES", "0")  # results repeat bit by bit with the same number of threads alone
 
 import numpy as np
 import pytest

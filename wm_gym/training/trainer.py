@@ -38,6 +38,7 @@ from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
 from wm_gym.provenance import provenance
 from wm_gym.run_folder import RunFolder, restoring
+from wm_gym.shared_cores import adapt_threads
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.tensor_files import load_parameters
@@ -227,6 +228,7 @@ class WorldModelTrainer:
             for update, micro_batches in enumerate(updates, start=progress.done):
                 _set_learning_rate(optimizer, learning_rate_at(update, self.config))
                 noise.manual_seed(_mix(training.seed, update, 0))
+                adapt_threads()
                 totals = self._update(wrapped, wrapped_optimizer, micro_batches, update)
                 progress.done = update + 1
                 bar.update()
