@@ -68,9 +68,10 @@ setup(
         "filelock>=3.13",
     ],
     extras_require={
-        # CARLA publishes wheels for Linux and Windows on x86-64 and Python 3.10 to 3.12 only; elsewhere this is empty.
+        # CARLA publishes wheels for Linux and Windows on x86-64 and Python 3.10 to 3.12 only; elsewhere there is none.
         "carla": [
-            'carla>=0.9.16; python_version < "3.13" and sys_platform != "darwin" and platform_machine in "x86_64 AMD64"'
+            'carla>=0.9.16;python_version < "3.13" and sys_platform != "darwin" and platform_machine in "x86_64 AMD64"',
+            "msgpack>=1.0.8",  # for wm-gym carla-light
         ],
         # The first that stores frames without loss; it needs Python 3.11.
         "minari": ['minari[hdf5]>=0.5.4; python_version >= "3.11"'],

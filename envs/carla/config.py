@@ -149,7 +149,8 @@ class ConnectionConfig(_Section):
         default=None,
         description=(
             "None attaches to a running server. Otherwise the server is started and supervised: the path of "
-            "CarlaUE4.sh, 'docker' or 'docker:IMAGE', or a command line as a list, with {port} in it."
+            "CarlaUE4.sh, 'docker' or 'docker:IMAGE', 'light' or 'light:TOWN' for the package's own, or "
+            "a command line as a list, with {port} in it."
         ),
     )
     launch_options: list[str] = Field(

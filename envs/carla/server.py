@@ -1,4 +1,4 @@
-"""Starting, watching and stopping a CARLA server of our own: a local installation, Docker, or any command.
+"""Starting, watching and stopping a CARLA server of our own: a local installation, Docker, the light one, any command.
 
 Only processes and containers that were started here are ever stopped.
 """
@@ -23,6 +23,8 @@ from wm_gym.envs.carla.config import ConnectionConfig
 from wm_gym.errors import SimulatorError
 
 DEFAULT_IMAGE = "carlasim/carla:0.9.16"
+LIGHT = "light"
+"""What ``launch`` calls the server of :mod:`wm_gym.envs.carla_light`."""
 _STOP_TIMEOUT_S = 10.0
 _LOG_TAIL = 400
 
@@ -36,6 +38,7 @@ def launch_command(connection: ConnectionConfig, container: str) -> list[str]:
 
     Raises:
         SimulatorError: There is no such program.
+        ConfigError: The light server has no such town.
     """
     launch, port = connection.launch, connection.port
     if isinstance(launch, list):
@@ -49,15 +52,28 @@ def launch_command(connection: ConnectionConfig, container: str) -> list[str]:
         image = launch.partition(":")[2] or DEFAULT_IMAGE
         options = ["--rm", "--name", container, "--gpus", "all", "--net", "host", "--shm-size", "1g"]
         return ["docker", "run", *options, image, "/bin/bash", "./CarlaUE4.sh", *server_options]
+    if launch == LIGHT or launch.startswith(f"{LIGHT}:"):
+        return [*_light_command(launch.partition(":")[2]), "--port", str(port), *connection.launch_options]
     program = Path(launch).expanduser()
     if program.is_dir():
         program /= "CarlaUE4.exe" if sys.platform == "win32" else "CarlaUE4.sh"
     if not program.is_file():
         raise SimulatorError(
-            f"launch={launch!r} names no CARLA server; give the path of CarlaUE4.sh, its folder, 'docker', or a "
-            "command as a list."
+            f"launch={launch!r} names no CARLA server; give the path of CarlaUE4.sh, its folder, 'docker', 'light', "
+            "or a command as a list."
         )
     return [str(program), *server_options]
+
+
+def _light_command(town: str) -> list[str]:
+    """The program of the light server, with the town to begin in, if one is named."""
+    from wm_gym.envs.carla_light.serve import check_requirements
+    from wm_gym.envs.carla_light.towns import Towns
+
+    check_requirements()
+    wanted = [town] if town else []
+    Towns(wanted)  # complains about a town that does not exist
+    return [sys.executable, "-m", "wm_gym", "carla-light", *(option for name in wanted for option in ("--town", name))]
 
 
 class CarlaServer:

@@ -13,7 +13,7 @@ from wm_gym.envs.carla.state import EgoState, RoadUser
 from wm_gym.errors import SimulatorError
 
 carla = pytest.importorskip("carla")
-from tests.carla_server.town import make_town  # noqa: E402 - its geometry is for CARLA's client
+from wm_gym.envs.carla_light.small_towns import make_town  # noqa: E402 - its geometry is for CARLA's client
 
 LIMIT = 50 / 3.6
 HALF_LENGTH = 2.45

@@ -6,8 +6,10 @@ import argparse
 import sys
 import threading
 
+from wm_gym.envs.carla_light.server import LightServer
+from wm_gym.envs.carla_light.towns import Towns
+
 from .faults import Faults
-from .server import StandInServer
 
 
 def main() -> None:
@@ -24,7 +26,16 @@ def main() -> None:
     for setting in arguments.fault:
         name, _, text = setting.partition("=")
         faults.set({name: type(getattr(faults, name))(text)})
-    server = StandInServer(arguments.host, arguments.port, arguments.town, faults, has_navigation=arguments.navigation)
+    server = LightServer(
+        arguments.host, arguments.port, Towns([arguments.town]), faults, has_navigation=arguments.navigation
+    )
+    server.add_calls(
+        {
+            "stand_in_summary": server.world.summary,
+            "stand_in_faults": faults.set,
+            "stand_in_unknown_calls": lambda: server.unknown_calls,
+        }
+    )
     server.start()
     print(f"stand-in CARLA server on {arguments.host}:{server.port}", flush=True)
     if arguments.follow_stdin:

@@ -8,9 +8,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from wm_gym.envs.carla_light.interference import Interference
+
 
 @dataclass
-class Faults:
+class Faults(Interference):
     """What shall go wrong. Frames are the world's frame numbers; a negative one never comes.
 
     Attributes:

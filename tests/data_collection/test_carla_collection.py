@@ -172,7 +172,7 @@ def dying_server(marker):
     return (
         f"import os, sys, pathlib; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
         f"marker = pathlib.Path({str(marker)!r})\n"
-        "from tests.carla_server.world import World\n"
+        "from wm_gym.envs.carla_light.world import World\n"
         "control, calls = World.control_vehicle, []\n"
         "def dies(*arguments):\n"
         "    calls.append(1)\n"

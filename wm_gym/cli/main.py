@@ -14,11 +14,23 @@ from contextlib import contextmanager
 from types import FrameType
 
 from wm_gym._version import __version__
-from wm_gym.cli import bench, collect, dataset, demo, doctor, evaluate, export, report, train_agent, train_model
+from wm_gym.cli import (
+    bench,
+    carla_light,
+    collect,
+    dataset,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    report,
+    train_agent,
+    train_model,
+)
 from wm_gym.errors import WMGymError
 from wm_gym.files import describe_os_error
 
-COMMANDS = (demo, collect, dataset, train_model, train_agent, evaluate, report, export, bench, doctor)
+COMMANDS = (demo, collect, dataset, train_model, train_agent, evaluate, report, export, bench, doctor, carla_light)
 """Modules with ``add_parser(subparsers)``; a new command is one file and one entry."""
 
 EXIT_USER_ERROR = 2

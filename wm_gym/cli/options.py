@@ -87,7 +87,7 @@ def add_carla(parser: argparse.ArgumentParser) -> None:
         "--carla-launch",
         default=None,
         metavar="PATH",
-        help="start servers: the path of CarlaUE4.sh, docker, or docker:IMAGE",
+        help="start servers: the path of CarlaUE4.sh, docker, docker:IMAGE, light or light:TOWN (wm-gym carla-light)",
     )
     group.add_argument(
         "--carla-servers",

@@ -29,7 +29,7 @@ _HALF_LENGTH, _HALF_WIDTH = 2.4, 1.0
 def read_map(name: str):
     carla = pytest.importorskip("carla")
     if name in _SMALL_TOWNS:
-        from tests.carla_server.town import make_town
+        from wm_gym.envs.carla_light.small_towns import make_town
 
         return carla.Map(name, make_town(name.removeprefix("small ")).opendrive)
     path = _MAPS / f"{name}.xodr"
@@ -153,7 +153,7 @@ def test_lanes_are_road_and_what_is_far_from_them_is_not(name):
 
 
 def test_markings_are_where_the_stand_in_paints_them():
-    from tests.carla_server.town import make_town
+    from wm_gym.envs.carla_light.small_towns import make_town
 
     town = make_town("Town01")
     raster = raster_town(read_map("small Town01"))

@@ -12,7 +12,7 @@ from wm_gym.envs.carla.route import Command, Route, RoutePlanner, RouteTracker, 
 from wm_gym.errors import SimulatorError
 
 carla = pytest.importorskip("carla")
-from tests.carla_server.town import make_town  # noqa: E402 - its geometry is for CARLA's client
+from wm_gym.envs.carla_light.small_towns import make_town  # noqa: E402 - its geometry is for CARLA's client
 
 from .real_maps import load_map  # noqa: E402
 

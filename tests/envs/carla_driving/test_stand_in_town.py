@@ -8,10 +8,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tests.carla_server import camera as cam
-from tests.carla_server.camera import Box, render_rgb, render_semantic
-from tests.carla_server.geometry import attach
-from tests.carla_server.town import LANE_WIDTH, TOWN_NAMES, Pose, make_town
+from wm_gym.envs.carla_light import camera as cam
+from wm_gym.envs.carla_light.camera import Box, render_rgb, render_semantic
+from wm_gym.envs.carla_light.geometry import attach
+from wm_gym.envs.carla_light.layout import Pose
+from wm_gym.envs.carla_light.small_towns import LANE_WIDTH, TOWN_NAMES, make_town
 
 LIGHT = "1000001"
 NOWHERE = (-3000.0, 2000.0)

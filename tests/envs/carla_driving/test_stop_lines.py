@@ -15,7 +15,7 @@ from wm_gym.envs.carla.stop_lines import StopLine, ahead, crossed, stop_lines
 
 carla = pytest.importorskip("carla")
 from tests.carla_server.process import StandIn  # noqa: E402 - for CARLA's client
-from tests.carla_server.town import make_town  # noqa: E402 - its geometry is for CARLA's client
+from wm_gym.envs.carla_light.small_towns import make_town  # noqa: E402 - its geometry is for CARLA's client
 
 
 def line_at(x: float, y: float, heading: float, width: float = 3.5) -> StopLine:

@@ -1,4 +1,4 @@
-"""The blueprints that the stand-in offers: ids, tags and attributes as in CARLA 0.9.16."""
+"""The blueprints that there are: ids, tags and attributes as in CARLA 0.9.16."""
 
 from __future__ import annotations
 

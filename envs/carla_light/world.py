@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import msgpack
 import numpy as np
 
-from .actors import Actor, Vector, VehicleControl, pack_pose, pose_values
-from .blueprints import BLUEPRINTS, Blueprint
-from .camera import Box, render_rgb, render_semantic, traffic_light_head
-from .faults import Faults
-from .geometry import attach, contains, corners, overlap, rotation
-from .town import Pose, Town, TrafficLight, make_town
-from .wire import token_bytes
+from wm_gym.envs.carla_light.actors import Actor, Vector, VehicleControl, pack_pose, pose_values
+from wm_gym.envs.carla_light.blueprints import BLUEPRINTS, Blueprint
+from wm_gym.envs.carla_light.camera import Box, render_rgb, render_semantic, traffic_light_head
+from wm_gym.envs.carla_light.geometry import attach, contains, corners, overlap, rotation
+from wm_gym.envs.carla_light.interference import Interference
+from wm_gym.envs.carla_light.layout import Pose, Town, TrafficLight
+from wm_gym.envs.carla_light.towns import Towns
+from wm_gym.envs.carla_light.wire import token_bytes
 
 WORLD_STREAM = 1
 _COLLISION_SENSOR, _RGB_CAMERA, _SEMANTIC_CAMERA, _WORLD_OBSERVER = 0, 13, 14, 17
@@ -41,11 +42,15 @@ class Streams(Protocol):
 
     port: int
 
-    def send(self, stream_id: int, message: bytes) -> None: ...
+    def send(self, stream_id: int, message: bytes) -> None:
+        """Send a message to everyone who listens to the stream."""
 
-    def is_listened_to(self, stream_id: int) -> bool: ...
+    def is_listened_to(self, stream_id: int) -> bool:
+        """Whether anyone does."""
+        ...
 
-    def forget(self, stream_id: int) -> None: ...
+    def forget(self, stream_id: int) -> None:
+        """End a stream."""
 
 
 class SpawnError(ValueError):
@@ -77,15 +82,16 @@ class World:
     """Everything that the server simulates; every method may be called from any thread.
 
     Args:
-        town: Name of the first town.
+        towns: What can be loaded; the first is at once.
         streams: Where sensor data go.
-        faults: What shall go wrong.
+        interference: What shall go wrong.
     """
 
-    def __init__(self, town: str, streams: Streams, faults: Faults) -> None:
+    def __init__(self, towns: Towns, streams: Streams, interference: Interference) -> None:
         self.lock = threading.RLock()
         self.streams = streams
-        self.faults = faults
+        self.interference = interference
+        self.towns = towns
         self.settings = Settings()
         self.weather: list[Any] = [10.0, 0.0, 0.0, 5.0, -1.0, 45.0, 2.0, 0.75, 0.1, 0.0, 1.0, 0.03, 0.0331, 0.0]
         self.frame = _FIRST_FRAME
@@ -97,7 +103,7 @@ class World:
         self._late_images: list[tuple[int, int, bytes]] = []
         self._images = _ImageSender(streams)
         self.town: Town
-        self.load(town)
+        self.load(towns.first)
 
     # -- towns ---------------------------------------------------------------------------------------------------
 
@@ -106,7 +112,7 @@ class World:
         with self.lock:
             for actor in list(self.actors.values()):
                 self._remove(actor)
-            self.town = make_town(town.rpartition("/")[2])
+            self.town = self.towns.load(town.rpartition("/")[2])
             self.episode += 1
             self.spectator = self._add(Blueprint("spectator", (0.0, 0.0, 0.0)), [], Pose(0.0, 0.0, 30.0))
             for light in self.town.lights:
@@ -128,13 +134,13 @@ class World:
         """Make an actor.
 
         Raises:
-            SpawnError: There is no such blueprint or parent, the place is taken, or a fault refuses.
+            SpawnError: There is no such blueprint or parent, the place is taken, or something else refuses.
         """
         with self.lock:
             kind = BLUEPRINTS.get(blueprint)
             if kind is None:
                 raise SpawnError(f"there is no blueprint {blueprint!r}")
-            if self.faults.refuses(blueprint):
+            if self.interference.refuses(blueprint):
                 raise SpawnError("Spawn failed because of collision at spawn position")
             if parent and parent not in self.actors:
                 raise SpawnError("unable to spawn actor: parent actor not found")
@@ -192,7 +198,7 @@ class World:
 
     def tick(self) -> int:
         """Simulate one frame and send what the sensors see; returns its number."""
-        self.faults.before_frame(self.frame + 1)
+        self.interference.before_frame(self.frame + 1)
         with self.lock:
             self.frame += 1
             self.seconds += self.step_s
@@ -306,13 +312,13 @@ class World:
                 self._send_image(sensor)
 
     def _send_image(self, sensor: Actor) -> None:
-        if self.faults.drops_image(self.frame):
+        if self.interference.drops_image(self.frame):
             return
         message = self._image(sensor)
-        if self.faults.delay_images_frames > 0:
-            self._late_images.append((self.frame + self.faults.delay_images_frames, sensor.stream_id, message))
+        if self.interference.delay_images_frames > 0:
+            self._late_images.append((self.frame + self.interference.delay_images_frames, sensor.stream_id, message))
         else:
-            self._images.send(sensor.stream_id, message, self.faults.delay_images_s)
+            self._images.send(sensor.stream_id, message, self.interference.delay_images_s)
 
     def _image(self, sensor: Actor) -> bytes:
         width, height = int(sensor.attribute("image_size_x", "800")), int(sensor.attribute("image_size_y", "600"))
@@ -362,7 +368,7 @@ class World:
         actor.walk_direction, actor.walk_speed = tuple(values[0]), float(values[1])
 
     def summary(self) -> dict[str, Any]:
-        """What a test may want to know."""
+        """What there is, for tests."""
         with self.lock:
             return {
                 "frame": self.frame,

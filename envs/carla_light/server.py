@@ -1,4 +1,4 @@
-"""The stand-in server: CARLA's calls, answered from the simulated world."""
+"""The server: CARLA's calls, answered from the simulated world."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from . import wire
-from .actors import MAX_STEER_DEG, pack_pose, unpack_pose
-from .blueprints import BLUEPRINTS
-from .faults import Faults
-from .navigation import navigation_mesh
-from .town import TOWN_NAMES
-from .world import WORLD_STREAM, Settings, SpawnError, World
+from wm_gym.envs.carla_light import wire
+from wm_gym.envs.carla_light.actors import MAX_STEER_DEG, pack_pose, unpack_pose
+from wm_gym.envs.carla_light.blueprints import BLUEPRINTS
+from wm_gym.envs.carla_light.interference import Interference
+from wm_gym.envs.carla_light.navigation import navigation_mesh
+from wm_gym.envs.carla_light.towns import Towns
+from wm_gym.envs.carla_light.world import WORLD_STREAM, Settings, SpawnError, World
 
 _COMMANDS = (
     "SpawnActor",
@@ -44,31 +44,35 @@ _COMMANDS = (
 """Names of batch commands in the order of the client's variant."""
 
 
-class StandInServer:
+class LightServer:
     """A server that a real CARLA client can connect to.
 
     Args:
         host: Address to listen on.
         port: RPC port; the stream port is the next one. 0 chooses both.
-        town: First town.
-        faults: What shall go wrong.
+        towns: What can be loaded.
+        interference: What shall go wrong.
         has_navigation: Whether towns have a navigation mesh for pedestrians.
+
+    Raises:
+        OSError: A port is taken.
     """
 
     def __init__(
         self,
         host: str = "127.0.0.1",
         port: int = 0,
-        town: str = "Town01",
-        faults: Faults | None = None,
+        towns: Towns | None = None,
+        interference: Interference | None = None,
         *,
         has_navigation: bool = False,
     ) -> None:
         self.has_navigation = has_navigation
-        self.faults = faults or Faults()
-        self._streams = wire.StreamServer(host, port + 1 if port else 0)
-        self.world = World(town, self._streams, self.faults)
+        self.interference = interference or Interference()
+        # Both ports are taken before a town is read, which can take seconds.
         self._rpc = wire.RpcServer(host, port, self._answer)
+        self._streams = wire.StreamServer(host, port + 1 if port else 0)
+        self.world = World(towns or Towns(), self._streams, self.interference)
         self.port = self._rpc.port
         self._stopped = threading.Event()
         self._traffic_managers: dict[int, list[Any]] = {}
@@ -91,17 +95,17 @@ class StandInServer:
         call = self._calls.get(method)
         if call is None:
             self.unknown_calls.append(method)
-            print(f"stand-in: unknown call {method}", file=sys.stderr, flush=True)
-            return wire.failure(f"the stand-in server does not know {method}")
+            print(f"carla-light: unknown call {method}", file=sys.stderr, flush=True)
+            return wire.failure(f"the light CARLA server does not know {method}")
         try:
             return call(*arguments)
         except SpawnError as error:
             return wire.failure(str(error))
         except KeyError as error:
             return wire.failure(f"unable to find actor {error}")
-        except Exception as error:  # a defect of the stand-in: say it, and keep the client from waiting
+        except Exception as error:  # a defect of the server: say it, and keep the client from waiting
             traceback.print_exc()
-            return wire.failure(f"the stand-in server failed in {method}: {error!r}")
+            return wire.failure(f"the light CARLA server failed in {method}: {error!r}")
 
     def _make_calls(self) -> dict[str, Callable[..., Any]]:
         world = self.world
@@ -121,12 +125,12 @@ class StandInServer:
             return wire.done()
 
         calls: dict[str, Callable[..., Any]] = {
-            "version": value(lambda: self.faults.version),
+            "version": value(lambda: self.interference.version),
             "get_episode_info": value(lambda: [world.episode, wire.stream_token(WORLD_STREAM, self._streams.port)]),
             "get_sensor_token": value(lambda stream: wire.stream_token(stream, self._streams.port)),
             "get_map_info": value(self._map_info),
             "get_map_data": value(lambda: world.town.opendrive),
-            "get_available_maps": value(lambda: [f"/Game/Carla/Maps/{name}" for name in TOWN_NAMES]),
+            "get_available_maps": value(lambda: [f"/Game/Carla/Maps/{name}" for name in world.towns.names]),
             "get_navigation_mesh": value(lambda: b""),
             "get_required_files": value(self._required_files),
             "request_file": value(lambda name: self._navigation_mesh()),
@@ -174,12 +178,13 @@ class StandInServer:
             "get_traffic_manager_running": value(lambda port: self._traffic_managers.get(port, ["", 0])),
             "add_traffic_manager_running": value(self._add_traffic_manager),
             "destroy_traffic_manager": value(lambda port: self._traffic_managers.pop(port, None) is not None),
-            # Not CARLA's: for tests.
-            "stand_in_summary": value(world.summary),
-            "stand_in_faults": command(self.faults.set),
-            "stand_in_unknown_calls": value(lambda: self.unknown_calls),
         }
         return calls
+
+    def add_calls(self, calls: dict[str, Callable[..., Any]]) -> None:
+        """Answer further calls: from names to functions whose values are sent back."""
+        for name, function in calls.items():
+            self._calls[name] = lambda *arguments, function=function: wire.success(function(*arguments))
 
     def _map_info(self) -> list[Any]:
         town = self.world.town
@@ -196,7 +201,7 @@ class StandInServer:
         return [f"Carla/Maps/Nav/{self.world.town.name}-{digest}.bin"]
 
     def _load(self, name: str, *_: Any) -> Any:
-        if name.rpartition("/")[2] not in TOWN_NAMES:
+        if name.rpartition("/")[2] not in self.world.towns.names:
             return [[True, [f"map not found: {name}"]]]
         with self.world.lock:
             if _[:1] != (False,):
@@ -250,7 +255,7 @@ class StandInServer:
             self.world.tick()
         return responses
 
-    def _run_command(self, number: int, arguments: list[Any], parent: int = 0) -> list[Any]:
+    def _run_command(self, number: int, arguments: Any, parent: int = 0) -> list[Any]:
         """One command of a batch; the answer is CARLA's ``CommandResponse``: the actor's number or an error."""
         name = _COMMANDS[number]
         world = self.world
@@ -288,7 +293,8 @@ class StandInServer:
         mounted_on = own_parent[1] if own_parent[0] else parent
         actor = self.world.spawn(description[1], description[2], unpack_pose(pose), mounted_on)
         for after in do_after:
-            self._run_command(*after[0], actor.id)
+            number, arguments = after[0]
+            self._run_command(number, arguments, actor.id)
         return [[1, actor.id]]
 
 

@@ -1,4 +1,4 @@
-"""Actors of the stand-in: what they are, how they move, and how they are packed for the client."""
+"""Actors: what they are, how they move, and how they are packed for the client."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import struct
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .blueprints import Blueprint
-from .town import Pose
+from wm_gym.envs.carla_light.blueprints import Blueprint
+from wm_gym.envs.carla_light.layout import Pose
 
 WHEELBASE_M = 2.87
 MAX_STEER_DEG = 40.0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .town import Pose
+from wm_gym.envs.carla_light.layout import Pose
 
 
 def rotation(pose: Pose) -> NDArray[np.float64]:

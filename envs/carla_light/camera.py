@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import corners, rotation
-from .town import DASH_GAP, DASH_LENGTH, Marking, Pose, Town, TrafficLight
+from wm_gym.envs.carla_light.geometry import corners, rotation
+from wm_gym.envs.carla_light.layout import DASH_GAP, DASH_LENGTH, Marking, Pose, Town, TrafficLight
 
 # CARLA's semantic tags of what is drawn.
 ROAD = 1

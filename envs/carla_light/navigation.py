@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from .town import Town
+from wm_gym.envs.carla_light.layout import Town
 
 _SET_MAGIC, _SET_VERSION = int.from_bytes(b"MSET", "big"), 1
 _TILE_MAGIC, _TILE_VERSION = int.from_bytes(b"DNAV", "big"), 7
