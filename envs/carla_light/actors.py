@@ -160,7 +160,6 @@ class Actor:
             self.pose,
             x=self.pose.x + way * math.cos(mean_yaw),
             y=self.pose.y + way * math.sin(mean_yaw),
-            z=0.0,
             yaw=(math.degrees(yaw) + 180.0) % 360.0 - 180.0,
         )
 

@@ -175,6 +175,7 @@ def _ground(town: Town) -> _Ground:
         *((color, TERRAIN, False, patches) for color, patches in zip(_MEADOWS, _meadows(town), strict=True)),
         (_PAVEMENT, SIDEWALK, False, town.sidewalk_polygons),
         (_ASPHALT, ROAD, False, town.road_polygons),
+        *((_ASPHALT, ROAD, False, layer) for layer in town.junction_polygons),
     ]
     # Dashes and solid lines may cross; OpenCV leaves holes where polygons of one call overlap.
     for color, dashed in sorted({(marking.color, marking.dashed) for marking in town.markings}):
@@ -305,9 +306,9 @@ def _with_windows(walls: _Solids) -> _Solids:
         faces += [wall, *bands]
         sources += [index] * (1 + len(bands))
         are_windows += [False] + [True] * len(bands)
-    source, is_window = np.array(sources), np.array(are_windows)
+    source, is_window = np.array(sources, np.int64), np.array(are_windows, bool)
     return _Solids(
-        faces=np.stack(faces),
+        faces=np.array(faces).reshape(-1, 4, 3),
         normals=walls.normals[source],
         colors=np.where(is_window[:, None], _shade(walls.normals[source]) * _GLASS, walls.colors[source]),
         tags=walls.tags[source],

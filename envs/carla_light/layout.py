@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from wm_gym.envs.carla_light.surface import RoadSurface
 
 DASH_LENGTH = 3.0
 """Metres of paint of a dashed marking; ``DASH_GAP`` metres of road follow."""
@@ -39,7 +43,8 @@ class TrafficLight:
         group: Lights of one group are green together; those of a junction take turns. At a crossing of four streets
             opposite ones are a group, where three streets meet each is one of its own.
         junction: OpenDRIVE id of the junction.
-        trigger: Centre of the box before the stop line in which a vehicle is at the light, heading with the traffic.
+        trigger: Centre of the box before the junction that the client is told, heading with the traffic. It reaches
+            across the lanes that the light is for, by which the client finds them.
         trigger_extent: Half sizes of that box in metres, along its own axes.
     """
 
@@ -94,7 +99,9 @@ class Town:
         buildings: Scenery beside the streets.
         markings: Painted lines.
         lights: Traffic lights.
-        speed_limit: km/h.
+        speed_limit: km/h, where the surface knows none.
+        surface: Heights, speed limits and the lights that apply.
+        junction_polygons: As ``road_polygons``, in layers: only within one of them they do not overlap.
     """
 
     name: str
@@ -106,3 +113,5 @@ class Town:
     markings: tuple[Marking, ...]
     lights: tuple[TrafficLight, ...]
     speed_limit: float
+    surface: RoadSurface
+    junction_polygons: tuple[tuple[Points, ...], ...] = ()

@@ -149,7 +149,7 @@ class LightServer:
             "get_vehicle_light_state": value(lambda actor: 0),
             "get_vehicle_light_states": value(lambda: []),
             "get_light_boxes": value(lambda actor: []),
-            "get_group_traffic_lights": value(lambda actor: [light.id for light in world.traffic_lights]),
+            "get_group_traffic_lights": value(world.lights_of_junction),
             "query_lights_state": value(lambda *_: []),
             "get_all_level_BBs": value(lambda *_: []),
             "get_environment_objects": value(lambda *_: []),

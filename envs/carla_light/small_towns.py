@@ -20,7 +20,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from wm_gym.envs.carla_light.geometry import contains
 from wm_gym.envs.carla_light.layout import Building, Marking, Points, Pose, Town, TrafficLight
+from wm_gym.envs.carla_light.surface import NOWHERE, RoadSurface
 
 LANE_WIDTH = 3.5
 """Metres, of every driving lane."""
@@ -50,6 +52,8 @@ _SPAWN_MARGIN = 14.0
 _SPAWN_STAGGER = 9.0
 """Metres along the street between spawn points of neighbouring lanes."""
 _SPAWN_HEIGHT = 0.3
+_SURFACE_STEP = 1.0
+"""Metres along a lane between the samples of the ground."""
 _ARC_ERROR = 0.01
 """Metres by which straight pieces may miss an arc in the geometry for drawing."""
 _COMPASS = {"E": 0.0, "N": 0.5 * math.pi, "W": math.pi, "S": 1.5 * math.pi}
@@ -775,6 +779,26 @@ def _buildings(network: _Network) -> tuple[Building, ...]:
     return tuple(buildings)
 
 
+def _surface(network: _Network, lights: Sequence[TrafficLight]) -> RoadSurface:
+    """The lanes of all roads, flat; a vehicle in a light's trigger is at the light."""
+    lanes = []
+    for road in network.roads:
+        stations = np.linspace(0, road.length, max(2, math.ceil(road.length / _SURFACE_STEP)))
+        for number in [number for number in range(-road.right, road.left + 1) if number]:
+            points, headings = road.at(stations, (number - math.copysign(0.5, number)) * LANE_WIDTH)
+            lanes.append(np.column_stack((_to_carla(points), -np.degrees(headings + math.pi * (number > 0)))))
+    samples = np.concatenate(lanes)
+    at = np.full(len(samples), NOWHERE, np.int64)
+    for index, (x, y, yaw) in enumerate(samples.tolist()):
+        for number, light in enumerate(lights):
+            turned = (yaw - light.trigger.yaw + 180.0) % 360.0 - 180.0
+            if abs(turned) < 60.0 and contains(light.trigger, light.trigger_extent, x, y):
+                at[index] = number
+    flat = np.zeros(len(samples))
+    points = np.column_stack((samples[:, :2], flat))
+    return RoadSurface(points, samples[:, 2], flat, np.full(len(samples), network.speed_limit), at)
+
+
 @cache
 def make_town(name: str) -> Town:
     """The town of that name; always the same object.
@@ -785,6 +809,7 @@ def make_town(name: str) -> Town:
     if name not in _PLANS:
         raise ValueError(f"there is no town {name!r}: take one of {', '.join(TOWN_NAMES)}")
     network = _build(name, _PLANS[name])
+    lights = tuple(_light(*entry) for entry in network.arms_with_lights)
     return Town(
         name=name,
         opendrive=_opendrive(network),
@@ -793,6 +818,7 @@ def make_town(name: str) -> Town:
         sidewalk_polygons=_sidewalk_polygons(network),
         buildings=_buildings(network),
         markings=_markings(network),
-        lights=tuple(_light(*entry) for entry in network.arms_with_lights),
+        lights=lights,
         speed_limit=network.speed_limit,
+        surface=_surface(network, lights),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import queue
 import struct
 import threading
@@ -17,9 +18,10 @@ import numpy as np
 from wm_gym.envs.carla_light.actors import Actor, Vector, VehicleControl, pack_pose, pose_values
 from wm_gym.envs.carla_light.blueprints import BLUEPRINTS, Blueprint
 from wm_gym.envs.carla_light.camera import Box, render_rgb, render_semantic, traffic_light_head
-from wm_gym.envs.carla_light.geometry import attach, contains, corners, overlap, rotation
+from wm_gym.envs.carla_light.geometry import attach, corners, overlap, rotation
 from wm_gym.envs.carla_light.interference import Interference
 from wm_gym.envs.carla_light.layout import Pose, Town, TrafficLight
+from wm_gym.envs.carla_light.surface import NOWHERE
 from wm_gym.envs.carla_light.towns import Towns
 from wm_gym.envs.carla_light.wire import token_bytes
 
@@ -35,6 +37,10 @@ _FIRST_FRAME = 2**33
 """A server that has run for long has seen many frames, not all of them since a client came."""
 _DEFAULT_STEP_S = 0.05
 _SPAWN_HEIGHT_M = 2.0
+_LEVEL_M = 2.5
+"""Actors whose heights differ by more pass above each other."""
+_SAME_WAY_DEG = 60.0
+"""Between a vehicle's heading and its lane's, below which the lane's light is for it."""
 
 
 class Streams(Protocol):
@@ -100,6 +106,8 @@ class World:
         self._lights_s = 0.0
         self._next_id = 1
         self.actors: dict[int, Actor] = {}
+        self.traffic_lights: list[Actor] = []
+        """In the order of the town's."""
         self._late_images: list[tuple[int, int, bytes]] = []
         self._images = _ImageSender(streams)
         self.town: Town
@@ -114,19 +122,16 @@ class World:
                 self._remove(actor)
             self.town = self.towns.load(town.rpartition("/")[2])
             self.episode += 1
+            self.traffic_lights = []
             self.spectator = self._add(Blueprint("spectator", (0.0, 0.0, 0.0)), [], Pose(0.0, 0.0, 30.0))
             for light in self.town.lights:
                 actor = self._add(Blueprint("traffic.traffic_light", (0.3, 0.3, 2.5)), [], _facing(light))
                 actor.sign_id = light.opendrive_id
                 actor.trigger = _trigger_volume(light)
                 actor.simulates_physics = False
+                self.traffic_lights.append(actor)
             self._set_lights()
             self._send_state(map_changed=True)
-
-    @property
-    def traffic_lights(self) -> list[Actor]:
-        """Lights in the order of the town's."""
-        return [actor for actor in self.actors.values() if actor.blueprint.id == "traffic.traffic_light"]
 
     # -- actors --------------------------------------------------------------------------------------------------
 
@@ -154,6 +159,8 @@ class World:
             if kind.id.startswith("sensor.") and kind.id != "sensor.other.lane_invasion":
                 actor.stream_id = WORLD_STREAM + actor.id
             actor.speed_limit = self.town.speed_limit
+            if kind.id.startswith("vehicle."):
+                self._heed_road(actor)
             return actor
 
     def destroy(self, actor_id: int) -> bool:
@@ -233,9 +240,33 @@ class World:
             else:
                 actor.stop()
                 hits.append((actor, other))
-            if actor.kind == "vehicle":
-                actor.light = self._light_at(actor)
+            self._heed_road(actor)
         return hits
+
+    def _heed_road(self, actor: Actor) -> None:
+        """Put a vehicle or a walker on the ground below it, and tell a vehicle its light and its speed limit."""
+        surface, pose = self.town.surface, actor.pose
+        sample = surface.locate(pose.x, pose.y, pose.z)
+        if sample == NOWHERE:
+            actor.light = None
+            return
+        if actor.kind == "walker":
+            # Of a walker the pose is that of its middle.
+            height = surface.height(sample, pose.x, pose.y) + actor.blueprint.extent[2]
+            actor.pose = replace(pose, z=height)
+            return
+        turned = surface.turned(sample, pose.yaw)
+        slope = surface.slope[sample] * math.cos(math.radians(turned))
+        height = surface.height(sample, pose.x, pose.y)
+        actor.pose = Pose(pose.x, pose.y, height, math.degrees(math.atan(slope)), pose.yaw, pose.roll)
+        if not math.isnan(surface.limit[sample]):
+            actor.speed_limit = surface.limit[sample]
+        number = surface.light[sample]
+        if number == NOWHERE or abs(turned) > _SAME_WAY_DEG:
+            actor.light = None
+        else:
+            light = self.traffic_lights[number]
+            actor.light = light.id, light.light_state
 
     def _obstacle(self, actor: Actor, pose: Pose, solid: list[Actor]) -> Actor | None:
         reach = max(actor.blueprint.extent[:2])
@@ -244,6 +275,8 @@ class World:
             far = reach + max(other.blueprint.extent[:2]) + 1.0
             if other is actor or abs(other.pose.x - pose.x) > far or abs(other.pose.y - pose.y) > far:
                 continue
+            if abs(other.pose.z - pose.z) > _LEVEL_M:
+                continue
             footprint = corners(pose, actor.blueprint.extent) if footprint is None else footprint
             box = corners(other.pose, other.blueprint.extent)
             # Whoever drives away from an overlap may.
@@ -251,12 +284,10 @@ class World:
                 return other
         return None
 
-    def _light_at(self, vehicle: Actor) -> tuple[int, int] | None:
-        for light, actor in zip(self.town.lights, self.traffic_lights, strict=True):
-            turned = (vehicle.pose.yaw - light.trigger.yaw + 180.0) % 360.0 - 180.0
-            if abs(turned) < 60.0 and contains(light.trigger, light.trigger_extent, vehicle.pose.x, vehicle.pose.y):
-                return actor.id, actor.light_state
-        return None
+    def lights_of_junction(self, actor_id: int) -> list[int]:
+        """Numbers of the traffic lights at the junction of one of them, itself included."""
+        places = {actor.id: light.junction for light, actor in zip(self.town.lights, self.traffic_lights, strict=True)}
+        return [number for number, junction in places.items() if junction == places[actor_id]]
 
     def reset_lights(self) -> None:
         """Begin the lights' cycle anew."""
@@ -324,8 +355,9 @@ class World:
         width, height = int(sensor.attribute("image_size_x", "800")), int(sensor.attribute("image_size_y", "600"))
         fov = float(sensor.attribute("fov", "90"))
         pose = self.world_pose(sensor)
+        eye = self._flattened(pose)
         boxes = [
-            Box(actor.pose, actor.blueprint.extent, actor.color, _tag(actor))
+            Box(self._flattened(actor.pose), actor.blueprint.extent, actor.color, _tag(actor))
             for actor in self._solid()
             if actor.id != sensor.parent_id
         ]
@@ -334,12 +366,18 @@ class World:
         if sensor.blueprint.id == "sensor.camera.rgb":
             sun, fog = float(self.weather[5]), float(self.weather[6])
             brightness = float(np.clip(0.35 + sun / 90.0, 0.25, 1.0))
-            picture = render_rgb(self.town, pose, fov, width, height, boxes, brightness=brightness, fog=fog / 100.0)
+            picture = render_rgb(self.town, eye, fov, width, height, boxes, brightness=brightness, fog=fog / 100.0)
             kind = _RGB_CAMERA
         else:
-            picture = render_semantic(self.town, pose, fov, width, height, boxes)
+            picture = render_semantic(self.town, eye, fov, width, height, boxes)
             kind = _SEMANTIC_CAMERA
         return self._header(kind, pose) + struct.pack("<IIf", width, height, fov) + picture.tobytes()
+
+    def _flattened(self, pose: Pose) -> Pose:
+        """A pose above a ground that is flat: pictures know no hills."""
+        surface = self.town.surface
+        sample = surface.locate(pose.x, pose.y, pose.z)
+        return pose if sample == NOWHERE else replace(pose, z=pose.z - surface.height(sample, pose.x, pose.y))
 
     # -- commands ------------------------------------------------------------------------------------------------
 

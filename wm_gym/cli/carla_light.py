@@ -13,7 +13,7 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers,
         "carla-light",
         "Serve a light stand-in for CARLA, which needs no GPU; Ctrl-C ends it.",
-        "wm-gym carla-light --port 2000 --town Town02",
+        "wm-gym carla-light --port 2000 --town maps/Town04.xodr",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument(
@@ -23,8 +23,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--town",
         action="append",
         default=[],
-        metavar="NAME",
-        help="the town to begin in: Town01 (default) or Town02, small ones of its own",
+        metavar="NAME|FILE.xodr|FOLDER",
+        help="the town to begin in: Town01 (default) or Town02, small ones of its own; an OpenDRIVE map; or a folder "
+        "of them; may be repeated, and the client then loads one by its name",
     )
     parser.set_defaults(run=run)
 
