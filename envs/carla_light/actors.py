@@ -9,18 +9,21 @@ from typing import Any
 
 from wm_gym.envs.carla_light.blueprints import Blueprint
 from wm_gym.envs.carla_light.layout import Pose
+from wm_gym.envs.carla_light.vehicle_dynamics import Motion, Pedals, VehicleDynamics
 
-WHEELBASE_M = 2.87
-MAX_STEER_DEG = 40.0
-_ENGINE_M_S2 = 4.5
-_TOP_SPEED_M_S = 40.0
-_BRAKE_M_S2 = 8.5
-_ROLLING_M_S2 = 0.25
+WHEELBASES_IN_LENGTH = 0.586
+"""Wheelbase of a vehicle, as a part of its length: that of CARLA's Lincoln."""
 
 Vector = tuple[float, float, float]
 _ZERO: Vector = (0.0, 0.0, 0.0)
 _GREEN, _OFF = 2, 3
 _ACTIVE = 1
+# CARLA's ActorDynamicState: number, state, transform, velocities, acceleration, and 54 bytes for each kind's own.
+_HEAD = "<IB15f"
+_VEHICLE = struct.Struct(f"{_HEAD}fff???ifB?IB24x")
+_LIGHT = struct.Struct(f"{_HEAD}32sffffI?B")
+_WALKER = struct.Struct(f"{_HEAD}ffff?37x")
+_OTHER = struct.Struct(f"{_HEAD}54x")
 
 
 @dataclass
@@ -63,6 +66,8 @@ class Actor:
         sign_id: Traffic lights: the OpenDRIVE signal.
         trigger: Traffic lights: centre and half sizes of the box before the junction in which vehicles heed it.
         light: For a vehicle: the traffic light that it stands at, and its state.
+        speed_limit: For a vehicle: km/h where it is.
+        dynamics: For a vehicle that has moved: its wheels, pedals and gears.
     """
 
     id: int
@@ -85,11 +90,13 @@ class Actor:
     trigger: tuple[Vector, Vector] | None = None
     light: tuple[int, int] | None = None
     speed_limit: float = 30.0
+    dynamics: VehicleDynamics | None = None
 
-    @property
-    def kind(self) -> str:
+    def __post_init__(self) -> None:
+        self.kind = self.blueprint.id.partition(".")[0]
         """First word of the blueprint's id."""
-        return self.blueprint.id.partition(".")[0]
+        self.reach = math.hypot(*self.blueprint.extent[:2])
+        """Metres from its middle to its corners, seen from above."""
 
     @property
     def color(self) -> tuple[int, int, int]:
@@ -136,32 +143,42 @@ class Actor:
         return self.pose
 
     def _drive(self, seconds: float) -> Pose:
-        """A kinematic bicycle with an engine that weakens with speed."""
-        control, speed = self.control, self.speed
-        gear = -1 if control.reverse else (control.gear if control.manual_gear_shift else 1)
-        engine = min(1.0, max(0.0, control.throttle)) * _ENGINE_M_S2 * (1 - abs(speed) / _TOP_SPEED_M_S)
-        acceleration = engine * (0 if gear == 0 else math.copysign(1, gear))
-        resistance = min(1.0, max(0.0, control.brake)) * _BRAKE_M_S2 + _ROLLING_M_S2 + 0.004 * speed * speed
-        if control.hand_brake:
-            resistance += _BRAKE_M_S2
-        after = speed + acceleration * seconds
-        slowed = max(0.0, abs(after) - resistance * seconds)
-        after = math.copysign(slowed, after)
-        steer = math.radians(min(1.0, max(-1.0, control.steer)) * MAX_STEER_DEG)
-        turn = (speed + after) / 2 / WHEELBASE_M * math.tan(steer)
-        yaw = math.radians(self.pose.yaw) + turn * seconds
-        mean_yaw = math.radians(self.pose.yaw) + turn * seconds / 2
-        way = (speed + after) / 2 * seconds
-        before = self.velocity
-        self.velocity = (after * math.cos(yaw), after * math.sin(yaw), 0.0)
-        self.acceleration = tuple((new - old) / seconds for new, old in zip(self.velocity, before, strict=True))  # type: ignore[assignment]
-        self.angular_velocity = (0.0, 0.0, math.degrees(turn))
-        return replace(
-            self.pose,
-            x=self.pose.x + way * math.cos(mean_yaw),
-            y=self.pose.y + way * math.sin(mean_yaw),
-            yaw=(math.degrees(yaw) + 180.0) % 360.0 - 180.0,
+        """A single-track model with tyres that slip; see :mod:`wm_gym.envs.carla_light.vehicle_dynamics`."""
+        control, pose, before = self.control, self.pose, self.velocity
+        if self.dynamics is None:
+            self.dynamics = VehicleDynamics(WHEELBASES_IN_LENGTH * 2 * self.blueprint.extent[0])
+        direction = -1 if control.reverse else 1
+        if control.manual_gear_shift:
+            direction = (control.gear > 0) - (control.gear < 0)
+        pedals = Pedals(
+            min(1.0, max(0.0, control.throttle)),
+            min(1.0, max(0.0, control.brake)),
+            min(1.0, max(-1.0, control.steer)),
+            control.hand_brake,
+            direction,
         )
+        yaw = math.radians(pose.yaw)
+        cos, sin = math.cos(yaw), math.sin(yaw)
+        forward, right = before[0] * cos + before[1] * sin, -before[0] * sin + before[1] * cos
+        motion = Motion(forward, right, math.radians(self.angular_velocity[2]))
+        slope = math.sin(math.radians(pose.pitch))
+        ahead, aside, turn = self.dynamics.advance(motion, pedals, slope, seconds)
+        x, y = pose.x + ahead * cos - aside * sin, pose.y + ahead * sin + aside * cos
+        yaw += turn
+        cos, sin = math.cos(yaw), math.sin(yaw)
+        climb = motion.forward * math.tan(math.radians(pose.pitch))
+        self.velocity = (
+            motion.forward * cos - motion.right * sin,
+            motion.forward * sin + motion.right * cos,
+            climb,
+        )
+        self.acceleration = (
+            (self.velocity[0] - before[0]) / seconds,
+            (self.velocity[1] - before[1]) / seconds,
+            (self.velocity[2] - before[2]) / seconds,
+        )
+        self.angular_velocity = (0.0, 0.0, math.degrees(motion.yaw_rate))
+        return Pose(x, y, pose.z, pose.pitch, (math.degrees(yaw) + 180.0) % 360.0 - 180.0, pose.roll)
 
     def pack(self, token: bytes) -> list[Any]:
         """CARLA's ``Actor``."""
@@ -178,35 +195,24 @@ class Actor:
 
     def pack_state(self, world_pose: Pose) -> bytes:
         """CARLA's ``ActorDynamicState``: 119 bytes."""
-        head = struct.pack(
-            "<IB15f",
-            self.id,
-            _ACTIVE,
-            *pose_values(world_pose),
-            *self.velocity,
-            *self.angular_velocity,
-            *self.acceleration,
-        )
-        return head + self._pack_special_state().ljust(54, b"\0")
-
-    def _pack_special_state(self) -> bytes:
+        pose = world_pose
+        head = (
+            self.id, _ACTIVE, pose.x, pose.y, pose.z, pose.pitch, pose.yaw, pose.roll,
+            *self.velocity, *self.angular_velocity, *self.acceleration,
+        )  # fmt: skip
         if self.kind == "vehicle":
             c = self.control
-            pedals = struct.pack(
-                "<fff???i", c.throttle, c.steer, c.brake, c.hand_brake, c.reverse, c.manual_gear_shift, c.gear
-            )
-            light_id, state = self.light or (0, _OFF)
-            return pedals + struct.pack("<fB?IB", self.speed_limit, state, self.light is not None, light_id, 0)
+            light, state = self.light or (0, _OFF)
+            return _VEHICLE.pack(
+                *head, c.throttle, c.steer, c.brake, c.hand_brake, c.reverse, c.manual_gear_shift, c.gear,
+                self.speed_limit, state, self.light is not None, light, 0,
+            )  # fmt: skip
         if self.kind == "traffic":
-            times = struct.pack("<ffff", 10.0, 3.0, 2.0, self.light_elapsed)
-            return (
-                self.sign_id.encode().ljust(32, b"\0")
-                + times
-                + struct.pack("<I?B", 0, self.is_frozen, self.light_state)
-            )
+            times = (10.0, 3.0, 2.0, self.light_elapsed)
+            return _LIGHT.pack(*head, self.sign_id.encode(), *times, 0, self.is_frozen, self.light_state)
         if self.kind == "walker":
-            return struct.pack("<ffff?", *self.walk_direction, self.walk_speed, False)
-        return b""
+            return _WALKER.pack(*head, *self.walk_direction, self.walk_speed, False)
+        return _OTHER.pack(*head)
 
 
 def pose_values(pose: Pose) -> tuple[float, ...]:

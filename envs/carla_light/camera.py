@@ -17,7 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_gym.envs.carla_light.geometry import corners, rotation
-from wm_gym.envs.carla_light.layout import DASH_GAP, DASH_LENGTH, Marking, Pose, Town, TrafficLight
+from wm_gym.envs.carla_light.layout import (
+    DASH_GAP,
+    DASH_LENGTH,
+    POLE_HALF_M,
+    POLE_HEIGHT_M,
+    Marking,
+    Pose,
+    Town,
+    TrafficLight,
+)
 
 # CARLA's semantic tags of what is drawn.
 ROAD = 1
@@ -199,7 +208,7 @@ def _four(polygon: Points) -> Points:
 def _meadows(town: Town) -> list[list[Points]]:
     """Quadrilaterals ``(4, 2)`` for each colour of ``_MEADOWS``, scattered about the town."""
     rng = np.random.default_rng(len(town.name))
-    corners = np.concatenate(town.sidewalk_polygons)
+    corners = np.concatenate(town.sidewalk_polygons or town.road_polygons)
     cell = 12.0
     xs, ys = (np.arange(low - 60, high + 60, cell) for low, high in zip(corners.min(0), corners.max(0), strict=True))
     patches: list[list[Points]] = [[] for _ in _MEADOWS]
@@ -288,7 +297,9 @@ def _shade(normals: Points) -> Points:
 
 
 def _poles(town: Town) -> list[Box]:
-    return [Box(light.pose, (0.08, 0.08, _POLE_HEIGHT / 2), _STEEL, POLE) for light in town.lights]
+    lights = [Box(light.pose, (0.08, 0.08, _POLE_HEIGHT / 2), _STEEL, POLE) for light in town.lights]
+    half, height = POLE_HALF_M, POLE_HEIGHT_M
+    return [*lights, *(Box(foot, (half, half, height / 2), _STEEL, POLE) for foot in town.poles)]
 
 
 def _buildings(town: Town) -> _Solids:

@@ -50,14 +50,21 @@ def corners(pose: Pose, extent: Sequence[float]) -> NDArray[np.float64]:
     )
 
 
-def overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    """Whether two rectangles ``(4, 2)`` overlap (separating axes)."""
-    for box in (first, second):
-        for edge in (box[1] - box[0], box[2] - box[1]):
-            a, b = first @ edge, second @ edge
-            if a.max() < b.min() or b.max() < a.min():
-                return False
-    return True
+def boxes_overlap(first: Pose, first_extent: Sequence[float], second: Pose, second_extent: Sequence[float]) -> bool:
+    """Whether two boxes overlap as seen from above, by separating axes. Extents are half sizes in metres."""
+    x, y = second.x - first.x, second.y - first.y
+    yaw, turn = math.radians(first.yaw), math.radians(second.yaw - first.yaw)
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    turned_cos, turned_sin = math.cos(turn), math.sin(turn)
+    part_cos, part_sin = abs(turned_cos), abs(turned_sin)
+    along, across = x * cos + y * sin, y * cos - x * sin
+    length, width, other_length, other_width = first_extent[0], first_extent[1], second_extent[0], second_extent[1]
+    return (
+        abs(along) <= length + other_length * part_cos + other_width * part_sin
+        and abs(across) <= width + other_length * part_sin + other_width * part_cos
+        and abs(along * turned_cos + across * turned_sin) <= other_length + length * part_cos + width * part_sin
+        and abs(across * turned_cos - along * turned_sin) <= other_width + length * part_sin + width * part_cos
+    )
 
 
 def contains(pose: Pose, extent: Sequence[float], x: float, y: float) -> bool:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 DASH_LENGTH = 3.0
 """Metres of paint of a dashed marking; ``DASH_GAP`` metres of road follow."""
 DASH_GAP = 4.5
+POLE_HALF_M, POLE_HEIGHT_M = 0.1, 5.0
+"""Half the thickness and the height of the poles beside roads."""
 
 Points = NDArray[np.float64]
 
@@ -75,7 +77,10 @@ class Marking:
 
 @dataclass(frozen=True)
 class Building:
-    """A box that stands on the ground: centre, half sizes and height in metres, yaw in degrees, colour in RGB."""
+    """A box that stands on the ground: centre, half sizes and height in metres, yaw in degrees, colour in RGB.
+
+    The height of the ground, ``z``, comes last.
+    """
 
     x: float
     y: float
@@ -84,6 +89,7 @@ class Building:
     height: float
     yaw: float
     color: tuple[int, int, int]
+    z: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +107,7 @@ class Town:
         lights: Traffic lights.
         speed_limit: km/h, where the surface knows none.
         surface: Heights, speed limits and the lights that apply.
+        poles: Feet of the poles beside the roads, besides those of traffic lights.
         junction_polygons: As ``road_polygons``, in layers: only within one of them they do not overlap.
     """
 
@@ -114,4 +121,5 @@ class Town:
     lights: tuple[TrafficLight, ...]
     speed_limit: float
     surface: RoadSurface
+    poles: tuple[Pose, ...] = ()
     junction_polygons: tuple[tuple[Points, ...], ...] = ()

@@ -13,6 +13,7 @@ import numpy as np
 
 from wm_gym.envs.carla_light.lanes import LaneSamples, read_lanes
 from wm_gym.envs.carla_light.layout import Marking, Points, Pose, Town
+from wm_gym.envs.carla_light.scenery import make_scenery
 from wm_gym.envs.carla_light.signals import light_zones, read_lights
 from wm_gym.envs.carla_light.speed_limits import speed_limits
 from wm_gym.envs.carla_light.surface import RoadSurface
@@ -58,6 +59,7 @@ def read_town(path: Path) -> Town:
     lights, entries = read_lights(root, carla_map)
     limits = speed_limits(root, lanes.roads, lanes.stations, lanes.lanes)
     outside = np.flatnonzero(lanes.junctions < 0)
+    buildings, poles = make_scenery(path.stem, lanes)
     return Town(
         name=path.stem,
         opendrive=text,
@@ -65,7 +67,8 @@ def read_town(path: Path) -> Town:
         road_polygons=tuple(_strips(lanes, inside=False)),
         junction_polygons=_junction_layers(lanes),
         sidewalk_polygons=tuple(_sidewalks(lanes)),
-        buildings=(),
+        buildings=buildings,
+        poles=poles,
         markings=tuple(_markings(lanes)),
         lights=lights,
         speed_limit=float(np.nanmedian(limits[outside])) if np.isfinite(limits[outside]).any() else DEFAULT_LIMIT_KMH,

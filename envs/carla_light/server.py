@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from wm_gym.envs.carla_light import wire
-from wm_gym.envs.carla_light.actors import MAX_STEER_DEG, pack_pose, unpack_pose
+from wm_gym.envs.carla_light.actors import pack_pose, unpack_pose
 from wm_gym.envs.carla_light.blueprints import BLUEPRINTS
 from wm_gym.envs.carla_light.interference import Interference
 from wm_gym.envs.carla_light.navigation import navigation_mesh
+from wm_gym.envs.carla_light.physics_control import physics_control
 from wm_gym.envs.carla_light.towns import Towns
 from wm_gym.envs.carla_light.world import WORLD_STREAM, Settings, SpawnError, World
 
@@ -145,13 +146,13 @@ class LightServer:
             "set_weather_parameters": command(lambda weather: setattr(world, "weather", weather)),
             "get_actors_by_id": value(self._actors),
             "get_actor_bounding_box": value(lambda actor: world.actor(actor).pack_box()),
-            "get_physics_control": value(lambda actor: _physics_control()),
+            "get_physics_control": value(lambda actor: physics_control(world.actor(actor))),
             "get_vehicle_light_state": value(lambda actor: 0),
             "get_vehicle_light_states": value(lambda: []),
             "get_light_boxes": value(lambda actor: []),
             "get_group_traffic_lights": value(world.lights_of_junction),
             "query_lights_state": value(lambda *_: []),
-            "get_all_level_BBs": value(lambda *_: []),
+            "get_all_level_BBs": value(lambda tag=255, *_: world.level_boxes(tag)),
             "get_environment_objects": value(lambda *_: []),
             "spawn_actor": self._spawn,
             "spawn_actor_with_parent": self._spawn,
@@ -296,28 +297,3 @@ class LightServer:
             number, arguments = after[0]
             self._run_command(number, arguments, actor.id)
         return [[1, actor.id]]
-
-
-def _physics_control() -> list[Any]:
-    """CARLA's ``VehiclePhysicsControl`` of a plain car."""
-    curve = [[0.0, 500.0], [5000.0, 500.0]]
-    gears = [[ratio, 0.5, 0.65] for ratio in (4.6, 2.9, 1.9, 1.4, 1.0)]
-    wheels = [
-        [
-            3.5,
-            0.25,
-            MAX_STEER_DEG if front else 0.0,
-            35.0,
-            1500.0,
-            3000.0 * (not front),
-            3.0,
-            17.0,
-            1000.0,
-            [0.0, 0.0, 0.0],
-        ]
-        for front in (True, True, False, False)
-    ]
-    return [
-        curve, 5800.0, 1.0, 0.15, 2.0, 0.35, True, 0.5, 10.0, 4.0, gears, 2090.0, 0.3, [0.45, 0.0, -0.3],
-        [[0.0, 1.0], [120.0, 0.7]], wheels, False,
-    ]  # fmt: skip

@@ -18,9 +18,11 @@ import numpy as np
 from wm_gym.envs.carla_light.actors import Actor, Vector, VehicleControl, pack_pose, pose_values
 from wm_gym.envs.carla_light.blueprints import BLUEPRINTS, Blueprint
 from wm_gym.envs.carla_light.camera import Box, render_rgb, render_semantic, traffic_light_head
-from wm_gym.envs.carla_light.geometry import attach, corners, overlap, rotation
+from wm_gym.envs.carla_light.collisions import Scenery, neighbours, obstacle
+from wm_gym.envs.carla_light.geometry import attach, boxes_overlap, rotation
 from wm_gym.envs.carla_light.interference import Interference
 from wm_gym.envs.carla_light.layout import Pose, Town, TrafficLight
+from wm_gym.envs.carla_light.scenery import BUILDING_TYPE, POLE_TYPE, obstacles
 from wm_gym.envs.carla_light.surface import NOWHERE
 from wm_gym.envs.carla_light.towns import Towns
 from wm_gym.envs.carla_light.wire import token_bytes
@@ -29,6 +31,8 @@ WORLD_STREAM = 1
 _COLLISION_SENSOR, _RGB_CAMERA, _SEMANTIC_CAMERA, _WORLD_OBSERVER = 0, 13, 14, 17
 _MAP_CHANGED = 1
 _CAR_TAG, _WALKER_TAG, _OTHER_TAG = 14, 12, 22
+_ANY_TAG = 255
+_SCENERY_TAGS = {BUILDING_TYPE: 3, POLE_TYPE: 6}
 _RED, _YELLOW, _GREEN = 0, 1, 2
 _LIGHT_COLORS = ((230, 40, 30), (240, 200, 40), (50, 220, 90))
 _GREEN_S, _YELLOW_S, _ALL_RED_S = 10.0, 3.0, 2.0
@@ -37,8 +41,6 @@ _FIRST_FRAME = 2**33
 """A server that has run for long has seen many frames, not all of them since a client came."""
 _DEFAULT_STEP_S = 0.05
 _SPAWN_HEIGHT_M = 2.0
-_LEVEL_M = 2.5
-"""Actors whose heights differ by more pass above each other."""
 _SAME_WAY_DEG = 60.0
 """Between a vehicle's heading and its lane's, below which the lane's light is for it."""
 
@@ -108,6 +110,8 @@ class World:
         self.actors: dict[int, Actor] = {}
         self.traffic_lights: list[Actor] = []
         """In the order of the town's."""
+        self._turns: dict[int, int] = {}
+        """Groups of lights of each junction."""
         self._late_images: list[tuple[int, int, bytes]] = []
         self._images = _ImageSender(streams)
         self.town: Town
@@ -122,7 +126,9 @@ class World:
                 self._remove(actor)
             self.town = self.towns.load(town.rpartition("/")[2])
             self.episode += 1
-            self.traffic_lights = []
+            self.traffic_lights, self._turns = [], {}
+            self.obstacles = tuple(obstacles(self.town))
+            self.scenery = Scenery(self.obstacles)
             self.spectator = self._add(Blueprint("spectator", (0.0, 0.0, 0.0)), [], Pose(0.0, 0.0, 30.0))
             for light in self.town.lights:
                 actor = self._add(Blueprint("traffic.traffic_light", (0.3, 0.3, 2.5)), [], _facing(light))
@@ -130,6 +136,7 @@ class World:
                 actor.trigger = _trigger_volume(light)
                 actor.simulates_physics = False
                 self.traffic_lights.append(actor)
+                self._turns[light.junction] = max(self._turns.get(light.junction, 0), light.group + 1)
             self._set_lights()
             self._send_state(map_changed=True)
 
@@ -150,10 +157,9 @@ class World:
             if parent and parent not in self.actors:
                 raise SpawnError("unable to spawn actor: parent actor not found")
             if kind.id.startswith(("vehicle.", "walker.", "static.")):
-                footprint = corners(pose, kind.extent)
                 for other in self._solid():
                     near = abs(other.pose.z - pose.z) < _SPAWN_HEIGHT_M
-                    if near and overlap(footprint, corners(other.pose, other.blueprint.extent)):
+                    if near and boxes_overlap(pose, kind.extent, other.pose, other.blueprint.extent):
                         raise SpawnError("Spawn failed because of collision at spawn position")
             actor = self._add(kind, attributes, pose, parent)
             if kind.id.startswith("sensor.") and kind.id != "sensor.other.lane_invasion":
@@ -230,11 +236,11 @@ class World:
         """Move everything; what would run into something stays and loses its speed."""
         hits: list[tuple[Actor, Actor]] = []
         solid = self._solid()
-        for actor in solid:
+        for actor, near in zip(solid, neighbours(solid, self.step_s), strict=True):
             if actor.kind == "static":
                 continue
             new = actor.move(self.step_s)
-            other = self._obstacle(actor, new, solid)
+            other = obstacle(actor, new, near) or obstacle(actor, new, self.scenery.near(new, actor.reach))
             if other is None:
                 actor.pose = new
             else:
@@ -268,22 +274,6 @@ class World:
             light = self.traffic_lights[number]
             actor.light = light.id, light.light_state
 
-    def _obstacle(self, actor: Actor, pose: Pose, solid: list[Actor]) -> Actor | None:
-        reach = max(actor.blueprint.extent[:2])
-        footprint = None
-        for other in solid:
-            far = reach + max(other.blueprint.extent[:2]) + 1.0
-            if other is actor or abs(other.pose.x - pose.x) > far or abs(other.pose.y - pose.y) > far:
-                continue
-            if abs(other.pose.z - pose.z) > _LEVEL_M:
-                continue
-            footprint = corners(pose, actor.blueprint.extent) if footprint is None else footprint
-            box = corners(other.pose, other.blueprint.extent)
-            # Whoever drives away from an overlap may.
-            if overlap(footprint, box) and not overlap(corners(actor.pose, actor.blueprint.extent), box):
-                return other
-        return None
-
     def lights_of_junction(self, actor_id: int) -> list[int]:
         """Numbers of the traffic lights at the junction of one of them, itself included."""
         places = {actor.id: light.junction for light, actor in zip(self.town.lights, self.traffic_lights, strict=True)}
@@ -296,14 +286,11 @@ class World:
 
     def _set_lights(self) -> None:
         """The groups of a junction take turns: green, yellow, all red."""
-        groups: dict[int, int] = {}
-        for light in self.town.lights:
-            groups[light.junction] = max(groups.get(light.junction, 0), light.group + 1)
         turn_s = _GREEN_S + _YELLOW_S + _ALL_RED_S
         for light, actor in zip(self.town.lights, self.traffic_lights, strict=True):
             # Half a step, so that sums of steps that miss a change by a rounding error do not decide.
             since = self._lights_s + self.step_s / 2
-            turn, elapsed = divmod(since % (turn_s * groups[light.junction]), turn_s)
+            turn, elapsed = divmod(since % (turn_s * self._turns[light.junction]), turn_s)
             current = _GREEN if elapsed < _GREEN_S else (_YELLOW if elapsed < _GREEN_S + _YELLOW_S else _RED)
             if not actor.is_frozen:
                 actor.light_state = current if light.group == int(turn) else _RED
@@ -322,7 +309,7 @@ class World:
         self.streams.send(WORLD_STREAM, self._header(_WORLD_OBSERVER, Pose(0.0, 0.0)) + state + actors)
 
     def _send_collision(self, actor: Actor, other: Actor) -> None:
-        for hit, against in ((actor, other), (other, actor)):
+        for hit, against in ((actor, other), (other, actor)) if other.id else ((actor, other),):
             for sensor in self.actors.values():
                 if sensor.blueprint.id == "sensor.other.collision" and sensor.parent_id == hit.id:
                     impulse = [actor.blueprint.extent[0] * 1000.0, 0.0, 0.0]
@@ -388,6 +375,16 @@ class World:
             KeyError: There is none.
         """
         return self.actors[actor_id]
+
+    def level_boxes(self, tag: int) -> list[Any]:
+        """CARLA's ``BoundingBox`` of what stands beside the roads, in the world, by its semantic tag."""
+        boxes = []
+        for found in self.obstacles:
+            if tag in (_ANY_TAG, _SCENERY_TAGS[found.blueprint.id]):
+                pose, extent = found.pose, found.blueprint.extent
+                middle = [pose.x, pose.y, pose.z + extent[2]]
+                boxes.append([middle, list(extent), [pose.pitch, pose.yaw, pose.roll], 0])
+        return boxes
 
     def set_pose(self, actor_id: int, pose: Pose, speed: float | None = None) -> None:
         """Put an actor somewhere, and say how fast it is there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from xml.etree import ElementTree
 
 import numpy as np
@@ -193,3 +194,54 @@ def test_the_camera_shows_road_ahead_on_a_real_map(maps_server, make_env):
     assert info["town"] == "Town07"
     grey = np.ptp(frame[40:, 24:40].astype(int), axis=2) < 20
     assert grey.mean() > 0.5
+
+
+def test_buildings_and_poles_keep_clear_of_every_lane(world):
+    carla = pytest.importorskip("carla.libcarla")
+    waypoints = world.get_map().generate_waypoints(2.0)
+    places = np.array([(found.transform.location.x, found.transform.location.y) for found in waypoints])
+    widths = np.array([found.lane_width for found in waypoints])
+    for label, least in ((carla.CityObjectLabel.Buildings, 50), (carla.CityObjectLabel.Poles, 20)):
+        boxes = world.get_level_bbs(label)
+        assert len(boxes) > least
+        for box in boxes:
+            yaw = math.radians(box.rotation.yaw)
+            along = (places - (box.location.x, box.location.y)) @ (math.cos(yaw), math.sin(yaw))
+            across = (places - (box.location.x, box.location.y)) @ (-math.sin(yaw), math.cos(yaw))
+            outside = np.hypot(
+                np.maximum(np.abs(along) - box.extent.x, 0), np.maximum(np.abs(across) - box.extent.y, 0)
+            )
+            assert (outside > widths / 2).all()
+
+
+@pytest.mark.parametrize("label", ["Buildings", "Poles"])
+def test_whoever_drives_into_a_building_or_a_pole_has_a_collision(town04, label):
+    carla = pytest.importorskip("carla.libcarla")
+    box = town04.get_level_bbs(getattr(carla.CityObjectLabel, label))[0]
+    yaw = math.radians(box.rotation.yaw)
+    way = box.extent.y + 12.0
+    start = carla.Transform(
+        carla.Location(
+            box.location.x + way * math.sin(yaw),
+            box.location.y - way * math.cos(yaw),
+            box.location.z - box.extent.z + 0.3,
+        ),
+        carla.Rotation(yaw=box.rotation.yaw + 90.0),
+    )
+    vehicle = spawn(town04, start)
+    blueprint = town04.get_blueprint_library().find("sensor.other.collision")
+    sensor = town04.spawn_actor(blueprint, carla.Transform(), attach_to=vehicle)
+    hits = []
+    sensor.listen(lambda event: hits.append(event.other_actor.type_id))
+    for _ in range(120):
+        vehicle.apply_control(carla.VehicleControl(throttle=0.6))
+        town04.tick()
+        time.sleep(0.01)  # the sensor's events come on a thread of their own
+        if hits:
+            break
+    here = vehicle.get_location()
+    assert hits[0] == f"static.{label.lower().rstrip('s')}"
+    assert math.hypot(here.x - box.location.x, here.y - box.location.y) > vehicle.bounding_box.extent.x
+    sensor.stop()
+    sensor.destroy()
+    vehicle.destroy()
