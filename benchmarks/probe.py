@@ -72,7 +72,8 @@ def main() -> None:
             distances.append(fitted[:, 0] - true)
     if distances:
         points = np.stack(distances).reshape(-1, 2, len(features[1]))  # (points, axes, steps)
-        print(f"route points: {np.hypot(points[:, 0], points[:, 1]).mean():.3f} m off in the mean")
+        off = np.hypot(points[:, 0], points[:, 1]).mean(axis=1)
+        print(f"route points: {off.mean():.2f} m off in the mean; one by one {', '.join(f'{one:.2f}' for one in off)}")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,18 @@ from wm_gym.envs.carla.server import CarlaServer
 from wm_gym.errors import ConfigError, SimulatorError
 
 
+_PROGRAM = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores Ctrl-C
+from wm_gym.cli.main import main
+sys.exit(main())
+"""
+
+
 @contextlib.contextmanager
 def program(*options: str):
     """The command in a process of its own, once it has said that it is ready."""
-    command = [sys.executable, "-m", "wm_gym", "carla-light", *options]
+    command = [sys.executable, "-c", _PROGRAM, "carla-light", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         yield process, process.stdout.readline()
