@@ -18,7 +18,6 @@ from wm_gym.envs.carla.config import ConnectionConfig
 from wm_gym.envs.carla.server import CarlaServer
 from wm_gym.errors import ConfigError, SimulatorError
 
-
 _PROGRAM = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores Ctrl-C
