@@ -2,7 +2,7 @@
 
 The model watches recorded drives, as a driver would see them. From the features of each step a linear map is fitted by
 least squares to each measured field, and to the classes of each field that has some; the figures are of the share of
-the episodes that training holds out too::
+the episodes that training holds out too. Route points are asked of the model's own head, too, which is not linear::
 
     python benchmarks/probe.py runs/model data/drives
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from wm_gym.agents.baselines.behaviour_cloning import watch
@@ -62,7 +63,9 @@ def main() -> None:
         seen = watch(model, part, range(len(part)), "steer_accel")
         features.append(seen.features.numpy().astype(np.float64))
         vectors.append(np.concatenate([part.read_episode(place).vectors[:-1] for place in range(len(part))]))
-    distances = []
+    with torch.inference_mode():
+        told = model.vector_head(torch.from_numpy(features[1]).float()).numpy()
+    distances, own_distances = [], []
     for place, field in enumerate(model.simulator.vector):
         known, true = (part[:, place].astype(np.float64) for part in vectors)
         targets = np.eye(len(field.classes))[known.astype(int)] if field.classes else known[:, None]
@@ -70,10 +73,13 @@ def main() -> None:
         print(describe(field, fitted, true))
         if field.name.startswith("route_"):
             distances.append(fitted[:, 0] - true)
-    if distances:
-        points = np.stack(distances).reshape(-1, 2, len(features[1]))  # (points, axes, steps)
-        off = np.hypot(points[:, 0], points[:, 1]).mean(axis=1)
-        print(f"route points: {off.mean():.2f} m off in the mean; one by one {', '.join(f'{one:.2f}' for one in off)}")
+            own_distances.append(told[:, place] - true)
+    for name, errors in (("the linear read-out", distances), ("the model's own head", own_distances)):
+        if errors:
+            points = np.stack(errors).reshape(-1, 2, len(features[1]))  # (points, axes, steps)
+            off = np.hypot(points[:, 0], points[:, 1]).mean(axis=1)
+            one_by_one = ", ".join(f"{one:.2f}" for one in off)
+            print(f"route points by {name}: {off.mean():.2f} m off in the mean; one by one {one_by_one}")
 
 
 if __name__ == "__main__":
