@@ -195,6 +195,8 @@ def main() -> int:
     unknown = [name for name in picked if name not in PARTS]
     if unknown:
         parser.error(f"--parts knows no {unknown[0]!r}; use {', '.join(PARTS)}")
+    # Started in the background it ignores interrupts, and its parts would, too, which must be stopped in time.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     job = Job(arguments.out.resolve(), arguments.device, arguments.quick)
     (job.out / "parts").mkdir(parents=True, exist_ok=True)
     environment = _environment(job)
