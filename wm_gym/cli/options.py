@@ -108,6 +108,11 @@ def add_carla(parser: argparse.ArgumentParser) -> None:
 CARLA_OPTIONS = ("--carla", "--carla-launch", "--carla-servers", "--carla-recycle")
 
 
+def first_carla_connection(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """How what drives in one simulator alone reaches its CARLA server; see :func:`carla_connections`."""
+    return next(iter(carla_connections(arguments) or ()), None)
+
+
 def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | None:
     """How each worker reaches its CARLA server, as ``worker_kwargs`` of ``collect``; ``None`` where nothing was said.
 

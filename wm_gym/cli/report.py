@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, carla_connections
+from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, first_carla_connection
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -26,7 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     from wm_gym.agents.reports.report import write_report
 
     seeded = {} if arguments.seed is None else {"seed": arguments.seed}
-    connections = carla_connections(arguments)
-    connection = None if connections is None else connections[0]
+    connection = first_carla_connection(arguments)
     print(write_report(arguments.folder, **seeded, connection=connection, device=arguments.device))
     return 0

@@ -13,6 +13,7 @@ from wm_gym.cli.options import (
     add_common,
     add_simulator,
     carla_connections,
+    first_carla_connection,
     option_value,
     simulator_kwargs,
 )
@@ -209,9 +210,7 @@ def _run_in_dream(arguments: argparse.Namespace) -> int:
     drives = arguments.select_drives or 0
     if drives < 0:
         raise ConfigError(f"--select-drives {drives} must be a whole number of at least 0.")
-    connections = carla_connections(arguments)
-    connection = None if connections is None else connections[0]
-    with selection_for(arguments.model, drives, connection=connection) as selection:
+    with selection_for(arguments.model, drives, connection=first_carla_connection(arguments)) as selection:
         summary = train_agent(
             arguments.model,
             out=arguments.out,
