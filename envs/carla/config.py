@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -94,8 +94,16 @@ class RouteConfig(_Section):
 
 
 class RewardConfig(_Section):
-    """Weights of the reward's terms; see :func:`wm_gym.envs.carla.reward.reward_terms` for what they multiply."""
+    """A preset, and the weights of its terms; see :mod:`wm_gym.envs.carla.reward` for what they multiply.
 
+    The preset's name alone stands for it: ``reward="route_completion"``.
+    """
+
+    preset: Literal["weighted", "route_completion"] = Field(
+        default="weighted",
+        description="weighted: the sum of the terms below. route_completion: per cent of the route, less for soft "
+        "infractions, and hard ones end the drive; it has no weights.",
+    )
     progress: float = Field(default=1.0, description="For each metre along the route.")
     lane_deviation: float = Field(default=-0.5, description="For each metre off the lane's centre, a second.")
     speed: float = Field(default=-2.0, description="For each m/s above the limit, a second.")
@@ -106,12 +114,30 @@ class RewardConfig(_Section):
     route_done: float = Field(default=100.0, description="Once, at the end of the route.")
     time: float = Field(default=-0.5, description="For each second.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"preset": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _check(self) -> RewardConfig:
+        weights = self.model_fields_set - {"preset"}
+        defaults = type(self).model_fields
+        changed = sorted(name for name in weights if getattr(self, name) != defaults[name].default)
+        if self.preset != "weighted" and changed:
+            raise ValueError(f"preset={self.preset} has no weights, but {', '.join(changed)} is given; leave that out")
+        return self
+
 
 class EndConfig(_Section):
     """What ends an episode."""
 
     collision: bool = Field(default=True, description="Terminate at a collision.")
     off_road: bool = Field(default=True, description="Terminate when the vehicle's centre leaves the road.")
+    red_light: bool | None = Field(
+        default=None,
+        description="Terminate when a red light is run; None does so with the reward route_completion alone.",
+    )
     wrong_way_m: float = Field(default=5.0, ge=0, description="Terminate after so many metres backwards; 0 never.")
     stuck_s: float = Field(default=180.0, ge=0, description="Terminate after so long without moving; 0 never.")
     max_deviation_m: float = Field(
@@ -217,6 +243,12 @@ class CarlaConfig(_Section):
             if name not in (*WEATHER_NAMES, RANDOM):
                 raise ValueError(f"{name!r} is no weather; use 'random' or one of {', '.join(WEATHER_NAMES)}")
         return weather
+
+    @property
+    def ends_at_red_light(self) -> bool:
+        """Whether running a red light terminates an episode."""
+        asked = self.end.red_light
+        return self.reward.preset == "route_completion" if asked is None else asked
 
     @property
     def frame_size(self) -> tuple[int, int]:

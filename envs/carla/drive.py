@@ -8,12 +8,13 @@ from typing import Any, Literal
 from wm_gym.envs.carla.config import CarlaConfig
 from wm_gym.envs.carla.messages import EpisodeStarted, Tick
 from wm_gym.envs.carla.metrics import CollisionFilter, DrivingRecord, collision_kind
-from wm_gym.envs.carla.reward import TERMS, StepFacts, reward_terms
+from wm_gym.envs.carla.reward import TERMS, TIME_TO_COLLISION_S, StepFacts, reward_terms
+from wm_gym.envs.carla.road_ahead import first_on_route
 from wm_gym.envs.carla.route import Route, RouteState, RouteTracker
 from wm_gym.envs.carla.state import EgoState
 from wm_gym.envs.carla.stop_lines import ahead, crossed
 
-End = Literal["", "collision", "off_road", "route_done", "wrong_way", "stuck", "deviation", "time"]
+End = Literal["", "collision", "off_road", "red_light", "route_done", "wrong_way", "stuck", "deviation", "time"]
 
 _ROUTE_DONE_PART = 0.99
 _ROUTE_DONE_M = 10.0
@@ -52,6 +53,7 @@ class Drive:
         self._seconds = 0.0
         self._stuck_s = 0.0
         self._travelled_m = self._farthest_m = 0.0
+        self._reached_m = self.route_state.distance
         self._acceleration = (0.0, 0.0)
         self._collisions = 0
         self._red_lights = 0
@@ -120,9 +122,11 @@ class Drive:
         was_done, self._is_done = self._is_done, self._is_done or self._has_arrived(tick.ego)
         collisions = self._count_collisions(before, tick)
         red_lights = self._count_red_lights(before, tick)
+        reached_before, self._reached_m = self._reached_m, max(self._reached_m, self.route_state.distance)
         facts = StepFacts(
             seconds=seconds,
             progress_m=self.route_state.distance - state_before.distance,
+            completed=(self._reached_m - reached_before) / self.route.length,
             lane_offset_m=self.route_state.lateral_offset,
             speed=math.hypot(*tick.ego.velocity),
             speed_limit=tick.speed_limit,
@@ -131,9 +135,11 @@ class Drive:
             left_road=before.on_road and not tick.on_road,
             new_red_lights=red_lights,
             route_done=self._is_done and not was_done,
+            time_to_collision_s=self._time_to_collision(tick),
+            outside_lane=abs(self.route_state.lateral_offset) > self.route.width_at(self.route_state.distance) / 2,
         )
         self._record.add_step(self.route_state.distance, off_road=not tick.on_road, route_done=self._is_done)
-        self._set_end(tick, seconds, collisions=collisions)
+        self._set_end(tick, seconds, collisions=collisions, red_lights=red_lights)
         return reward_terms(facts, self._config.reward)
 
     def _locate(self, ego: EgoState) -> RouteState:
@@ -179,7 +185,18 @@ class Drive:
         self._acceleration = new
         return math.hypot(new[0] - old[0], new[1] - old[1]) / seconds
 
-    def _set_end(self, tick: Tick, seconds: float, *, collisions: int) -> None:
+    def _time_to_collision(self, tick: Tick) -> float:
+        """Seconds until the front meets the next road user on the route, both keeping their speed; or infinity."""
+        if self._config.reward.preset != "route_completion" or not tick.road_users:
+            return math.inf
+        speed = math.hypot(*tick.ego.velocity)
+        sight = self._half_length + speed * TIME_TO_COLLISION_S
+        found = first_on_route(self.route, self.route_state.distance, sight, tick.ego, tick.road_users)
+        if found is None or found[1] >= speed:
+            return math.inf
+        return max(0.0, found[0] - self._half_length) / (speed - found[1])
+
+    def _set_end(self, tick: Tick, seconds: float, *, collisions: int, red_lights: int) -> None:
         """The first reason counts."""
         if self.end:
             return
@@ -191,6 +208,8 @@ class Drive:
             self.end = "collision"
         elif end.off_road and not tick.on_road:
             self.end = "off_road"
+        elif red_lights and self._config.ends_at_red_light:
+            self.end = "red_light"
         elif self._is_done:
             self.end = "route_done"
         elif end.wrong_way_m and self._farthest_m - self._travelled_m > end.wrong_way_m:

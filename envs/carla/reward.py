@@ -25,16 +25,36 @@ With the default weights, for a limit of 50 km/h (13.9 m/s):
 * A collision costs as much as 15 seconds of good driving, running a red light as much as 11 (waiting must not cost
   more than the penalty), leaving the road 7.5; and, where it ends the episode, what would have been earned afterwards.
 * A full braking to a stop, with a peak of 60 m/s^3 for 0.2 s, costs 0.2 for comfort.
+
+The preset ``route_completion`` is the reward of CaRL (Jaeger et al. 2025, "CaRL: Learning Scalable Planning Policies
+with Simple Rewards", arXiv 2504.17838): the per cent of the route that a step gains, times a factor for each soft
+infraction; a hard infraction (a collision, a red light run, leaving the road) costs ``HARD_INFRACTION`` and ends the
+drive. So a route without any earns 100, however long it is or takes. The terms ``lane_deviation``, ``speed``,
+``comfort`` and ``time`` (for the time to a collision) say what the factors took away. Outside the route's lane nothing
+is gained. Of CaRL's other factors, comfort goes by the jerk alone, the time to a collision by what is ahead on the
+route, and an infraction counts as long as it lasts, not for some time afterwards.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from wm_gym.envs.carla.config import RewardConfig
 
 COMFORTABLE_JERK = 5.0
 """m/s^3: what ISO 15622 allows an adaptive cruise control at low speed."""
+
+SOFT_FACTOR = 0.5
+"""What discomfort and a near collision each leave of the reward (CaRL, as the following figures)."""
+OVERSPEED_M_S = 2.23
+"""So far above the limit nothing is left of it."""
+UNCOMFORTABLE_JERK = 30.0
+"""m/s^3."""
+TIME_TO_COLLISION_S = 1.0
+"""Seconds below which a collision is near."""
+HARD_INFRACTION = 1.0
+"""Per cent of the route that one costs, beside all that is left."""
 
 TERMS = (
     "progress",
@@ -65,6 +85,9 @@ class StepFacts:
         left_road: Whether the vehicle left the road in this step.
         new_red_lights: Red lights that it ran in this step.
         route_done: Whether it came to the end of its route in this step.
+        completed: Part of the route (0 to 1) that was reached in this step for the first time.
+        time_to_collision_s: Seconds until it would meet what is ahead of it.
+        outside_lane: Whether its centre is outside the lane of its route.
     """
 
     seconds: float
@@ -77,10 +100,15 @@ class StepFacts:
     left_road: bool = False
     new_red_lights: int = 0
     route_done: bool = False
+    completed: float = 0.0
+    time_to_collision_s: float = math.inf
+    outside_lane: bool = False
 
 
 def reward_terms(facts: StepFacts, config: RewardConfig) -> dict[str, float]:
     """The weighted terms of one step, in the order of :data:`TERMS`; the reward is their sum."""
+    if config.preset == "route_completion":
+        return _completion_terms(facts)
     measured = {
         "progress": facts.progress_m,
         "lane_deviation": abs(facts.lane_offset_m) * facts.seconds,
@@ -93,3 +121,20 @@ def reward_terms(facts: StepFacts, config: RewardConfig) -> dict[str, float]:
         "time": facts.seconds,
     }
     return {name: float(getattr(config, name) * measured[name]) for name in TERMS}
+
+
+def _completion_terms(facts: StepFacts) -> dict[str, float]:
+    """The terms of ``route_completion``: what is gained, and what each factor takes from what the ones before left."""
+    factors = {
+        "lane_deviation": 0.0 if facts.outside_lane else 1.0,
+        "speed": min(1.0, max(0.0, 1 - (abs(facts.speed) - facts.speed_limit) / OVERSPEED_M_S)),
+        "comfort": SOFT_FACTOR if abs(facts.jerk) > UNCOMFORTABLE_JERK else 1.0,
+        "time": SOFT_FACTOR if facts.time_to_collision_s < TIME_TO_COLLISION_S else 1.0,
+    }
+    left = 100 * facts.completed
+    terms = dict.fromkeys(TERMS, 0.0) | {"progress": left}
+    for name, factor in factors.items():
+        terms[name] = (factor - 1) * left
+        left *= factor
+    hard = {"collision": facts.new_collisions, "off_road": facts.left_road, "red_light": facts.new_red_lights}
+    return terms | {name: -HARD_INFRACTION * count for name, count in hard.items()}

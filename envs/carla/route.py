@@ -81,6 +81,10 @@ class Route:
         """The point ``(2,)`` at a distance along the route; before the start and beyond the end, the nearer end."""
         return np.array([np.interp(distance, self.distances, self.points[:, axis]) for axis in (0, 1)])
 
+    def width_at(self, distance: float) -> float:
+        """Metres of the route's lane at a distance along it."""
+        return float(np.interp(distance, self.distances, self.lane_widths))
+
     def places_ahead(self, here: tuple[float, float, float], spacing: float) -> FloatArray:
         """Places ``(n, 3)`` on the rest of the route, about ``spacing`` metres apart, from one ahead of ``here`` on.
 

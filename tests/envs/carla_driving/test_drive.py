@@ -12,7 +12,7 @@ from wm_gym.envs.carla.config import CarlaConfig
 from wm_gym.envs.carla.drive import Drive
 from wm_gym.envs.carla.messages import Collision, EpisodeStarted, Tick
 from wm_gym.envs.carla.route import Route
-from wm_gym.envs.carla.state import EgoState
+from wm_gym.envs.carla.state import EgoState, RoadUser
 from wm_gym.envs.carla.stop_lines import StopLine
 
 HALF_LENGTH = 2.5
@@ -58,6 +58,11 @@ class Road:
     def go(self, x: float, y: float = 0.0, speed: float = 10.0, **changes) -> float:
         """One action of one tick; returns its reward."""
         return self.drive.add((self.to(x, y, speed, **changes),))
+
+    def roll(self) -> None:
+        """Stand at the start with the speed of the next ticks, so that no jerk comes of it."""
+        for _ in range(2):
+            self.go(0.0)
 
     def hit(self, x: float, actor: int, kind: str, speed: float = 10.0) -> None:
         """A tick in which the vehicle touches something."""
@@ -200,3 +205,29 @@ def test_both_scores_are_told():
     assert info["driving_score"] == pytest.approx(0.7 * info["route_completion"])
     assert info["driving_score_2_1"] == pytest.approx(info["route_completion"] / 1.4)
     assert math.isclose(info["infraction_penalty_2_1"], 1 / 1.4)
+
+
+def test_route_completion_ends_at_a_red_light_and_pays_each_metre_once():
+    road = Road(lines=(line_at(50.0),), reward="route_completion")
+    road.roll()
+    earned = [road.go(10.0), road.go(5.0), road.go(10.0), road.go(20.0)]
+    assert earned == pytest.approx([2.5, 0.0, 0.0, 2.5])
+    assert road.go(24.0, y=2.0) == 0.0, "outside its lane"
+    passes(road, 50.0)
+    assert (road.drive.end, road.drive.terminated) == ("red_light", True)
+
+
+def test_a_red_light_ends_a_drive_where_that_is_asked_for():
+    for asked, expected in ((None, ""), (False, ""), (True, "red_light")):
+        road = Road(lines=(line_at(50.0),), end={"red_light": asked})
+        passes(road, 50.0)
+        assert road.drive.end == expected
+
+
+def test_being_about_to_hit_the_vehicle_ahead_halves_route_completion():
+    road = Road(reward="route_completion")
+    road.roll()
+    ahead = RoadUser(9, "vehicle", 22.0, 0.0, 0.0, 0.0, 2.0, 1.0)
+    # 20 m from the vehicle's centre to its rear end, less half the own length.
+    assert road.go(10.0, road_users=(ahead,)) == pytest.approx(1.25)
+    assert road.go(20.0, road_users=(replace(ahead, x=52.0),)) == pytest.approx(2.5)

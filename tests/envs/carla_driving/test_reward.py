@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from wm_gym.envs.carla.config import RewardConfig
+from wm_gym.envs.carla.config import CarlaConfig, RewardConfig
 from wm_gym.envs.carla.reward import TERMS, StepFacts, reward_terms
 
 KMH = 1 / 3.6
@@ -35,7 +36,7 @@ configs = st.builds(RewardConfig, **{name: st.floats(-300, 300) for name in TERM
 
 
 def test_terms_are_the_fields_of_the_configuration():
-    assert list(TERMS) == list(RewardConfig.model_fields)
+    assert ["preset", *TERMS] == list(RewardConfig.model_fields)
     assert tuple(reward_terms(DRIVING, RewardConfig())) == TERMS
 
 
@@ -93,3 +94,39 @@ def test_mistakes_cost_more_than_the_second_earns():
 def test_driving_back_and_forth_earns_nothing():
     forth, back = replace(DRIVING, progress_m=10.0, speed=10.0), replace(DRIVING, progress_m=-10.0, speed=-10.0)
     assert reward(forth) + reward(back) < 0
+
+
+COMPLETION = RewardConfig(preset="route_completion")
+
+
+def test_route_completion_pays_per_cent_of_the_route():
+    assert reward(replace(DRIVING, completed=0.02), COMPLETION) == pytest.approx(2.0)
+    assert reward(replace(DRIVING, completed=0.0, progress_m=-3.0), COMPLETION) == 0.0
+    assert reward(replace(STANDING, route_done=True), COMPLETION) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"outside_lane": True}, 0.0),
+        ({"speed": 50 * KMH + 2.23 / 2}, 1.0),
+        ({"speed": 70 * KMH}, 0.0),
+        ({"jerk": -31.0}, 1.0),
+        ({"time_to_collision_s": 0.9}, 1.0),
+        ({"speed": 50 * KMH + 2.23 / 2, "jerk": 31.0, "time_to_collision_s": 0.9}, 0.25),
+        ({"new_collisions": 1}, 1.0),
+        ({"left_road": True, "outside_lane": True}, -1.0),
+        ({"new_red_lights": 1}, 1.0),
+    ],
+)
+def test_infractions_take_from_route_completion(change, expected):
+    facts = replace(DRIVING, completed=0.02, **change)
+    assert reward(facts, COMPLETION) == pytest.approx(expected)
+    assert tuple(reward_terms(facts, COMPLETION)) == TERMS
+
+
+def test_a_preset_is_named_alone_and_takes_no_weights():
+    settings = {"reward": "route_completion"}
+    assert CarlaConfig(**settings).reward == COMPLETION
+    with pytest.raises(ValidationError, match=r"has no weights, but collision is given"):
+        RewardConfig(preset="route_completion", collision=-10.0)
