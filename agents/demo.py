@@ -1,9 +1,9 @@
-"""The whole loop on the embedded simulator, step after step; each step resumes where it was stopped."""
+"""The whole loop on one simulator, step after step; each step resumes where it was stopped."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,17 +21,25 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.data_collection.recording.collector import collect
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
+from wm_gym.envs.carla.observed_vector import DEFAULT_NAMES
+from wm_gym.envs.simulators import SIMULATORS
 from wm_gym.files import write_json_atomically
 from wm_gym.provenance import provenance
 from wm_gym.training.trainer import WorldModelTrainer
 
 Result = TypeVar("Result")
 
+_SCORES = {"success": "success", "route_completion": "completion %", "driving_score": "driving score"}
+"""What the table shows beside the returns, where a simulator tells it."""
+
 
 class DemoSettings(BaseModel):
     """How much of each step the demo does.
 
     Attributes:
+        simulator: Short name of the simulator.
+        simulator_kwargs: Its arguments.
+        held_out_kwargs: Those that differ where the drivers are evaluated.
         episodes: Episodes to collect.
         behaviour: Behaviour mix of the collection.
         patience: Recorded drives are cut after so many steps in a row without a reward above 0.
@@ -47,6 +55,9 @@ class DemoSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    simulator: str = "car-racing"
+    simulator_kwargs: dict[str, Any] = Field(default_factory=dict)
+    held_out_kwargs: dict[str, Any] = Field(default_factory=dict)
     episodes: int = Field(default=144, ge=2)
     behaviour: str = "swerving:0.55,noisy:0.3,autopilot:0.1,random:0.05"
     patience: int | None = Field(default=40, ge=1)
@@ -66,6 +77,7 @@ class DemoSettings(BaseModel):
 
 
 QUICK = {
+    "model_changes": (),
     "episodes": 8,
     "config": "debug",
     "agent_changes": ("steps=20000", "num_envs=32", "horizon=10", "validate_every=10000"),
@@ -75,11 +87,34 @@ QUICK = {
 }
 """Changes for a run of about a minute that shows that every step works; its agent cannot drive."""
 
+CARLA: Mapping[str, Any] = {
+    "simulator": "carla",
+    "simulator_kwargs": {
+        "frame_size": 64,
+        "action_repeat": 4,
+        "view": "birdview",
+        "town": "Town01",
+        "reward": "route_completion",
+        "route": {"min_length": 300.0, "max_length": 400.0},
+        "vector": [*DEFAULT_NAMES, "light_state", "light_distance"],
+    },
+    "held_out_kwargs": {"town": "Town02"},
+    "episodes": 200,
+    "behaviour": "noisy:0.55,swerving:0.2,autopilot:0.2,random:0.05",
+    "patience": None,
+    "config": "town",
+    "model_changes": ("training.steps=1000", "training.latent.steps=1500"),
+    "agent_changes": ("steps=800000", "final_learning_rate=0.1"),
+    "select_drives": 0,
+}
+"""The loop in CARLA, from the bird's-eye view: trained in one town, driven in another."""
+
 
 def run_demo(
     out: str | Path,
     settings: DemoSettings,
     *,
+    worker_connections: Sequence[Mapping[str, Any]] | None = None,
     device: str = "auto",
     progress: bool = True,
     say: Callable[[str], None] = print,
@@ -88,7 +123,9 @@ def run_demo(
 
     Args:
         out: Folder for ``data/``, ``model/``, ``agent/``, ``evaluation/``, ``report/`` and ``summary.json``.
-        settings: Sizes of the steps.
+        settings: The simulator, and the sizes of the steps.
+        worker_connections: For each worker, where its simulator runs, as for ``collect``; they set the number of
+            workers.
         device: Device for training.
         progress: Show progress bars.
         say: Where to print.
@@ -97,6 +134,8 @@ def run_demo(
         The contents of ``summary.json``: returns of each driver, of the data and of the dream, and times.
     """
     folder = Path(out)
+    workers = settings.workers if worker_connections is None else len(worker_connections)
+    connection = None if worker_connections is None else worker_connections[0]
     stages: list[dict[str, Any]] = []
 
     def stage(title: str, work: Callable[[], Result]) -> Result:
@@ -107,15 +146,17 @@ def run_demo(
         return result
 
     collected = stage(
-        f"collect {settings.episodes} episodes on CarRacing-v3",
+        f"collect {settings.episodes} episodes on {SIMULATORS.get(settings.simulator, settings.simulator)}",
         lambda: collect(
             folder / "data",
-            "car-racing",
+            settings.simulator,
             make_behaviour=make_behaviour,
             episodes=settings.episodes,
             behaviour=settings.behaviour,
-            workers=settings.workers,
+            workers=workers,
             seed=settings.seed,
+            simulator_kwargs=settings.simulator_kwargs,
+            worker_kwargs=worker_connections,
             max_episode_steps=settings.max_episode_steps,
             patience=settings.patience,
             progress=progress,
@@ -127,17 +168,22 @@ def run_demo(
     )
     trained = stage(
         "train PPO in its dreams",
-        lambda: _train_agent(folder, settings, device, progress),
+        lambda: _train_agent(folder, settings, connection, device, progress),
     )
     results = stage(
-        f"drive {settings.evaluation_episodes} held-out tracks with each driver",
+        f"drive {settings.evaluation_episodes} held-out {_places(settings)} with each driver",
         lambda: {
             name: evaluate(
                 driver,
-                "car-racing" if driver == name else None,
+                settings.simulator if driver == name else None,
                 episodes=settings.evaluation_episodes,
                 seed=HELD_OUT_FROM,
-                workers=settings.workers,
+                workers=workers,
+                worker_connections=worker_connections,
+                simulator_kwargs={
+                    **(settings.simulator_kwargs if driver == name else {}),
+                    **settings.held_out_kwargs,
+                },
                 max_episode_steps=settings.max_episode_steps,
                 json_path=folder / "evaluation" / f"{name}.json",
                 progress=progress,
@@ -154,7 +200,12 @@ def run_demo(
             "ci95": bootstrap_interval(data_returns),
         },
         "drivers": {
-            name: {"mean_return": result.mean_return, "ci95": result.ci95, "episodes": result.episodes}
+            name: {
+                "mean_return": result.mean_return,
+                "ci95": result.ci95,
+                "episodes": result.episodes,
+                **{key: result.driving[key] for key in _SCORES if key in result.driving},
+            }
             for name, result in results.items()
         },
         "dream_return": trained.dream_return,
@@ -163,7 +214,7 @@ def run_demo(
         "provenance": provenance(),
     }
     write_json_atomically(folder / "summary.json", summary)
-    report = stage("write the report", lambda: write_report(folder))
+    report = stage("write the report", lambda: write_report(folder, connection=connection))
     write_json_atomically(folder / "summary.json", summary)
     say(render_table(summary, results))
     say(f"report: {report}")
@@ -172,21 +223,29 @@ def run_demo(
 
 def render_table(summary: dict[str, Any], results: dict[str, EvaluationResult]) -> str:
     """The returns as a text table."""
-    tracks = f"{results['agent'].episodes} held-out tracks"
+    places = _places(DemoSettings.model_validate(summary["settings"]))
+    held_out = f"{results['agent'].episodes} held-out {places}"
     rows = [
-        ("PPO trained in the dream", summary["drivers"]["agent"], tracks),
-        ("random", summary["drivers"]["random"], tracks),
-        ("autopilot (reads the simulator)", summary["drivers"]["autopilot"], tracks),
-        ("the collected data", summary["data"], f"{summary['data']['episodes']} training tracks"),
+        ("PPO trained in the dream", summary["drivers"]["agent"], held_out),
+        ("random", summary["drivers"]["random"], held_out),
+        ("autopilot (reads the simulator)", summary["drivers"]["autopilot"], held_out),
+        ("the collected data", summary["data"], f"{summary['data']['episodes']} training {places}"),
     ]
-    lines = [f"{'driver':<34}{'mean return':>12}   {'95 % interval':<18}{'over'}"]
+    scores = {key: title for key, title in _SCORES.items() if key in rows[0][1]}
+    titles = "".join(f"{title:>16}" for title in scores.values())
+    lines = [f"{'driver':<34}{'mean return':>12}   {'95 % interval':<18}{'over':<24}{titles}".rstrip()]
     for name, row, over in rows:
         interval = "-" if row["ci95"] is None else f"{row['ci95'][0]:.1f} to {row['ci95'][1]:.1f}"
-        lines.append(f"{name:<34}{row['mean_return']:>12.1f}   {interval:<18}{over}")
+        told = "".join(f"{row[key]:>16.2f}" if key in row else f"{'-':>16}" for key in scores)
+        lines.append(f"{name:<34}{row['mean_return']:>12.1f}   {interval:<18}{over:<24}{told}".rstrip())
     total = sum(stage["seconds"] for stage in summary["stages"])
     lines.append("")
     lines.append(f"time: {total / 60:.1f} min (" + ", ".join(f"{s['seconds']:.0f} s" for s in summary["stages"]) + ")")
     return "\n".join(lines)
+
+
+def _places(settings: DemoSettings) -> str:
+    return "routes" if settings.simulator == "carla" else "tracks"
 
 
 def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bool) -> None:
@@ -204,9 +263,12 @@ def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bo
     ).run()
 
 
-def _train_agent(folder: Path, settings: DemoSettings, device: str, progress: bool) -> TrainingSummary:
+def _train_agent(
+    folder: Path, settings: DemoSettings, connection: Mapping[str, Any] | None, device: str, progress: bool
+) -> TrainingSummary:
     model = folder / "model"
-    with selection_for(model, settings.select_drives, max_episode_steps=settings.max_episode_steps) as selection:
+    drives, limit = settings.select_drives, settings.max_episode_steps
+    with selection_for(model, drives, max_episode_steps=limit, connection=connection) as selection:
         return train_agent(
             model,
             out=folder / "agent",

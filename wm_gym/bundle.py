@@ -237,7 +237,7 @@ def _read_start_states(folder: Path, manifest: ModelManifest, model: WorldModel)
     count = found["latent"].shape[0] if "latent" in found and found["latent"].dim() else 0
     if count < 1:
         raise BundleError(f"{str(file)!r} does not fit the model beside it: it holds no states; {_REMEDY}.")
-    one = model.dynamics.initial(torch.zeros(1, manifest.model.latent_dim))
+    one = model.dynamics.initial(torch.zeros(1, model.dynamics.latent_dim))
     wanted = {name: part.half().to("meta").expand(count, *part.shape[1:]) for name, part in one._asdict().items()}
     check_fit(found, wanted, error=BundleError, file=file, owner="the model beside it")
     check_file(file, manifest.checksums, error=BundleError, remedy=_REMEDY)

@@ -122,6 +122,17 @@ class DynamicsConfig(_Section):
         description="The dynamics also see tanh(gain * a) of every action value a in [-1, 1], one for each gain: at "
         "speed, a twentieth of the steering's range is a sharp turn.",
     )
+    carries_vector: bool = Field(
+        default=False,
+        description="rssm: the observation's vector is a part of the state, as it was observed or, in a dream, as "
+        "it is predicted from the one before: to the last digit, where classes would round it.",
+    )
+
+    @model_validator(mode="after")
+    def _only_rssm_carries_a_vector(self) -> DynamicsConfig:
+        if self.carries_vector and self.kind != "rssm":
+            raise ValueError(f"carries_vector needs kind: rssm, but kind is {self.kind}")
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> DynamicsConfig:
@@ -133,12 +144,14 @@ class DynamicsConfig(_Section):
     def _only_what_the_kind_uses(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out other kinds' settings: what a model is, and its fingerprint, must not change with them."""
         values: dict[str, Any] = handler(self)
-        if not self.action_gains:
-            del values["action_gains"]
+        added = ("action_gains", "carries_vector")
+        for name in added:
+            if not getattr(self, name):
+                del values[name]
         own = _DYNAMICS_SETTINGS.get(self.kind)
         if own is None:
             return values
-        return {name: value for name, value in values.items() if name in own or name == "action_gains"}
+        return {name: value for name, value in values.items() if name in own or name in added}
 
 
 class HeadsConfig(_Section):
@@ -217,8 +230,9 @@ class LossConfig(_Section):
     vector: float = Field(
         default=10.0,
         ge=0,
-        description="Square error and cross-entropy of the predicted vector, summed over its entries; without effect "
-        "where the simulator gives none.",
+        description="Square error and cross-entropy of the predicted vector, summed over its entries; of dynamics that "
+        "carry it the negative log-likelihood, which needs a weight of about 0.01. Without effect where the simulator "
+        "gives none.",
     )
     # The KL is a sum over groups, a few nats; the pixel terms are means, 0.03 to 0.1.
     kl_dynamics: float = Field(default=1e-3, ge=0, description="KL that moves the prior towards the posterior.")

@@ -30,6 +30,7 @@ class Unrolled(NamedTuple):
         divergence: Stochastic dynamics: of each observed step, ``(B, T - 1)``.
         seen: ``(B, T, F)``: features of the state at each time step, observed where the dynamics observed, for the
             vector's head; deterministic dynamics leave it out where the simulator has no vector.
+        vector_loss: ``(B, T - 1)``: of dynamics that carry the vector, how badly they predicted it.
     """
 
     latents: Tensor
@@ -39,6 +40,7 @@ class Unrolled(NamedTuple):
     features: Tensor
     divergence: Divergence | None
     seen: Tensor | None
+    vector_loss: Tensor | None = None
 
 
 def unroll(
@@ -90,7 +92,7 @@ def unroll(
 
 def _filter(model: WorldModel, clips: Clips[Tensor], latents: Tensor, context: int, with_open_loop: bool) -> Unrolled:
     batch, steps = clips.actions.shape[:2]
-    states, divergence = model.filter(latents, clips.actions)
+    states, divergence, vector_loss = model.filter(latents, clips.actions)
     seen = model.features(states).unflatten(0, (steps + 1, batch)).transpose(0, 1)  # (T * B, F) to (B, T, F)
     features = seen[:, 1:]  # not the first: no step led to it
 
@@ -110,6 +112,7 @@ def _filter(model: WorldModel, clips: Clips[Tensor], latents: Tensor, context: i
         features,
         Divergence(*(part.transpose(0, 1) for part in divergence)),
         seen,
+        None if vector_loss is None else vector_loss.transpose(0, 1),
     )
 
 
@@ -172,7 +175,9 @@ class WorldModelLoss(nn.Module):
             terms["consistency"] = error.float().square().mean()
         terms["reward"] = model.reward_head.loss(unrolled.features, clips.rewards)
         terms["continuation"] = model.continuation_head.loss(unrolled.features, clips.terminated)
-        if model.simulator.vector:
+        if unrolled.vector_loss is not None:
+            terms["vector"] = unrolled.vector_loss.mean()
+        elif model.simulator.vector:
             assert unrolled.seen is not None
             terms["vector"] = model.vector_head.loss(unrolled.seen, clips.vectors)
         if unrolled.divergence is not None:

@@ -26,7 +26,7 @@ from wm_gym.models.dynamics import make_dynamics
 from wm_gym.models.dynamics.base import Filtered
 from wm_gym.models.encoder import SpatialEncoder
 from wm_gym.models.heads import ContinuationHead, RewardHead
-from wm_gym.models.vector import VectorHead
+from wm_gym.models.vector import CarriedVector, VectorHead
 from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
 from wm_gym.simulator import SimulatorSpec
@@ -73,12 +73,16 @@ class WorldModel(nn.Module):
         self.provenance: dict[str, Any] = {}
         self.encoder = SpatialEncoder(config, simulator.vector)
         seen = simulator.action.dim * (1 + len(config.dynamics.action_gains))
-        self.dynamics = make_dynamics(config.dynamics, config.latent_dim, seen)
+        self.dynamics = make_dynamics(config.dynamics, config.latent_dim, seen, simulator.vector)
         self.decoder = StateDecoder(config, config.latent_dim)
         self.reward_head = RewardHead(self.dynamics.feature_dim, config.heads)
         self.continuation_head = ContinuationHead(self.dynamics.feature_dim, config.heads)
         if simulator.vector:
-            self.vector_head = VectorHead(self.dynamics.feature_dim, simulator.vector, config.heads)
+            self.vector_head = (
+                CarriedVector(simulator.vector)
+                if config.dynamics.carries_vector
+                else VectorHead(self.dynamics.feature_dim, simulator.vector, config.heads)
+            )
         self.register_buffer("action_low", torch.tensor(simulator.action.low), persistent=False)
         self.register_buffer("action_high", torch.tensor(simulator.action.high), persistent=False)
 
@@ -123,7 +127,8 @@ class WorldModel(nn.Module):
                 f"the world model sees {len(fields)} numbers beside each frame ({', '.join(f.name for f in fields)}), "
                 f"but {vector.shape[-1]} were given; give Observation(image, vector) as its simulator does."
             )
-        latents: Tensor = self.encoder(image.flatten(0, -4), vector.flatten(0, -2))
+        encoded: Tensor = self.encoder(image.flatten(0, -4), vector.flatten(0, -2))
+        latents = torch.cat((encoded, self.dynamics.carry(vector.flatten(0, -2))), dim=-1)
         return latents.view(*image.shape[:-3], -1)
 
     def initial_state(self, observed: Observation[Tensor] | Tensor) -> LatentState:

@@ -24,7 +24,7 @@ def random_model(config: ModelConfig, device: str) -> WorldModel:
 def random_step(model: WorldModel, batch: int) -> tuple[LatentState, torch.Tensor, torch.Tensor | None]:
     """States, stored actions and noise ``(batch, ...)`` for one imagined step."""
     generator = torch.Generator().manual_seed(0)
-    latent = torch.randn(batch, model.config.latent_dim, generator=generator)
+    latent = torch.randn(batch, model.dynamics.latent_dim, generator=generator)
     action = torch.rand(batch, model.simulator.action.dim, generator=generator)
     noise = torch.rand(batch, model.noise_dim, generator=generator).to(model.device) if model.noise_dim else None
     with torch.no_grad():

@@ -284,7 +284,7 @@ def _vector_parts(model: WorldModel, draw: RandomInputs) -> tuple[Part, ...]:
 def state_specs(model: WorldModel) -> tuple[TensorSpec, TensorSpec]:
     """Latent and memory of a state, as inputs."""
     with torch.no_grad():
-        state = model.dynamics.initial(torch.zeros(1, model.config.latent_dim, device=model.device))
+        state = model.dynamics.initial(torch.zeros(1, model.dynamics.latent_dim, device=model.device))
     return (
         TensorSpec("latent", tuple(state.latent.shape[1:]), torch.float32, "latent of the state"),
         TensorSpec("memory", tuple(state.memory.shape[1:]), torch.float32, "memory of the state"),

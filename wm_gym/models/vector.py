@@ -12,6 +12,11 @@ from wm_gym.vector import Fields
 
 EMBEDDING_DIM = 128
 """Size of what the encoder makes of a vector before it is joined with the picture."""
+CARRIED_SCALE = 5.0
+"""Of a vector that is a part of the state: networks read a state whose parts are of one size."""
+_BINS = 17
+"""Of each measured entry, over its bounds: steps of a 30th of them are plain to a linear layer."""
+_LEAST_LOG_SCALE = -9.0
 
 
 class VectorFields(nn.Module):
@@ -80,6 +85,97 @@ class VectorEncoder(nn.Module):
         """The embedding."""
         embedding: Tensor = self.mlp(self.fields.expand(vectors))
         return embedding
+
+
+class VectorTransition(nn.Module):
+    """The vector as a part of the state: how it moves in a step, to the precision that it was observed with.
+
+    What is carried ``(..., dim)`` are the entries that :class:`VectorFields` makes, times :data:`CARRIED_SCALE`. The
+    next ones are the ones before and a difference. A part of that follows from what the dynamics expect; the other part
+    from what they drew, which tells what cannot be expected: that a light changes, or how the road goes on beyond the
+    last point seen. Both are trained, and the first one alone too, so that what can be expected does not hang on a
+    draw.
+
+    Errors of an entry are measured by a scale that is learnt with them (Kendall and Gal 2017, arXiv 1703.04977, eq. 5),
+    as some entries can be predicted a thousand times better than others.
+
+    Args:
+        fields: Of the vector, at least one.
+        expected_dim: Size of what the dynamics expect.
+        drawn_dim: Size of what they draw.
+    """
+
+    def __init__(self, fields: Fields, expected_dim: int, drawn_dim: int) -> None:
+        super().__init__()
+        self.fields = VectorFields(fields)
+        self.dim = self.fields.dim
+        self._size = len(self.fields.measured)
+        self.spread_dim = self._size * _BINS + self.dim - self._size
+        self.expected = MLP(expected_dim, expected_dim, self.dim, zero_init=True)
+        self.drawn = MLP(expected_dim + drawn_dim, expected_dim, self.dim, zero_init=True)
+        self.log_scale = nn.Parameter(torch.full((2, self._size), -2.0))
+        self.register_buffer("centres", torch.linspace(-1, 1, _BINS), persistent=False)
+
+    centres: Tensor
+
+    def carry(self, vectors: Tensor) -> Tensor:
+        """Observed vectors ``(..., V)`` as they are carried ``(..., dim)``."""
+        return CARRIED_SCALE * self.fields.expand(vectors)
+
+    def spread(self, carried: Tensor) -> Tensor:
+        """``(..., dim)`` as a network reads small differences of it best ``(..., spread_dim)``: by linear bins."""
+        measured = carried[..., : self._size, None] / CARRIED_SCALE
+        bins = (1 - (measured - self.centres).abs() * ((_BINS - 1) / 2)).clamp(min=0)  # (..., M, _BINS)
+        return torch.cat((bins.flatten(-2), carried[..., self._size :]), dim=-1)
+
+    def forward(self, carried: Tensor, expected: Tensor, drawn: Tensor) -> Tensor:
+        """What is carried after the step ``(..., dim)``; of a class the likeliest one."""
+        following = carried + self.expected(expected).float() + self.drawn(torch.cat((expected, drawn), dim=-1)).float()
+        measured = following[..., : self._size].clamp(-CARRIED_SCALE, CARRIED_SCALE)
+        classes = [
+            # As in VectorFields.expand.
+            CARRIED_SCALE * (logits.argmax(-1, True) == torch.arange(logits.shape[-1], device=logits.device)).float()
+            for _, logits in self.fields.logits(following)
+        ]
+        return torch.cat((measured, *classes), dim=-1)
+
+    def loss(self, carried: Tensor, following: Tensor, expected: Tensor, drawn: Tensor) -> Tensor:
+        """Negative log-likelihood of a step ``(...,)`` in nats, but for a constant; of large errors less (Huber 1964).
+
+        Args:
+            carried: Before the step, ``(..., dim)``.
+            following: After it, as observed.
+            expected: What the dynamics expected, ``(..., expected_dim)``.
+            drawn: What they drew, ``(..., drawn_dim)``.
+        """
+        by_expected = carried + self.expected(expected).float()
+        by_both = by_expected + self.drawn(torch.cat((expected, drawn), dim=-1)).float()
+        total = carried.new_zeros(carried.shape[:-1])
+        for predicted, log_scale in zip(
+            (by_expected, by_both), self.log_scale.clamp(min=_LEAST_LOG_SCALE), strict=True
+        ):
+            error = (predicted - following)[..., : self._size] * (-log_scale).exp()
+            total = total + (F.huber_loss(error, torch.zeros_like(error), reduction="none") + log_scale).sum(-1)
+            wanted = self.fields.logits(following)
+            for (_, logits), (_, classes) in zip(self.fields.logits(predicted), wanted, strict=True):
+                total = total - (logits.log_softmax(-1) * (classes / CARRIED_SCALE)).sum(-1)
+        return total / 2
+
+
+class CarriedVector(nn.Module):
+    """Reads the vector out of features that end with it; see :class:`VectorTransition`.
+
+    Args:
+        fields: Of the vector, at least one.
+    """
+
+    def __init__(self, fields: Fields) -> None:
+        super().__init__()
+        self.fields = VectorFields(fields)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(..., F)`` to the vector ``(..., V)`` float32 in the simulator's units."""
+        return self.fields.collapse(features[..., -self.fields.dim :].float() / CARRIED_SCALE)
 
 
 class VectorHead(nn.Module):

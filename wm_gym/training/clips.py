@@ -221,9 +221,9 @@ def encode_episodes(
                 mirror(episode, np.ones(1, np.bool_), model.simulator.vector)
                 turned.append(encode(episode))
         else:
-            latents.append(torch.zeros(num_frames, model.config.latent_dim))
+            latents.append(torch.zeros(num_frames, model.dynamics.latent_dim))
             if mirrored:
-                turned.append(torch.zeros(num_frames, model.config.latent_dim))
+                turned.append(torch.zeros(num_frames, model.dynamics.latent_dim))
     if world_size > 1:
         # All but one process have zeros for an episode, so that the sum is what that one encoded, to the last bit.
         latents, turned = ([_summed(part, model.device) for part in parts] for parts in (latents, turned))

@@ -8,6 +8,7 @@ from wm_gym.models.dynamics.base import Dynamics
 from wm_gym.models.dynamics.gru import GRUDynamics
 from wm_gym.models.dynamics.rssm import RSSMDynamics
 from wm_gym.models.dynamics.transformer import TransformerDynamics
+from wm_gym.vector import Fields
 
 DYNAMICS: dict[str, type[Dynamics]] = {
     "gru": GRUDynamics,
@@ -16,8 +17,14 @@ DYNAMICS: dict[str, type[Dynamics]] = {
 }
 
 
-def make_dynamics(config: DynamicsConfig, latent_dim: int, action_dim: int) -> Dynamics:
+def make_dynamics(config: DynamicsConfig, latent_dim: int, action_dim: int, fields: Fields = ()) -> Dynamics:
     """Build the dynamics that the configuration names.
+
+    Args:
+        config: Kind and sizes.
+        latent_dim: Size of what the encoder makes of an observation.
+        action_dim: Size of an action vector.
+        fields: Of the observation's vector.
 
     Raises:
         ConfigError: There is no dynamics of that name.
@@ -27,6 +34,8 @@ def make_dynamics(config: DynamicsConfig, latent_dim: int, action_dim: int) -> D
             f"there is no dynamics {config.kind!r}{did_you_mean(config.kind, DYNAMICS)}; "
             f"use model.dynamics.kind = {' or '.join(DYNAMICS)}."
         )
+    if config.carries_vector:
+        return RSSMDynamics(config, latent_dim, action_dim, fields)
     return DYNAMICS[config.kind](config, latent_dim, action_dim)
 
 

@@ -29,10 +29,13 @@ class Filtered(NamedTuple):
     Attributes:
         states: ``T * B`` rows: all clips after their first frame, all after their second, ….
         divergence: Of each step, ``(T - 1, B)``; ``None`` where the dynamics are deterministic.
+        vector_loss: How badly each step's vector was predicted, ``(T - 1, B)`` in nats; ``None`` where the dynamics do
+            not carry it.
     """
 
     states: LatentState
     divergence: Divergence | None
+    vector_loss: Tensor | None = None
 
 
 class Dynamics(nn.Module, ABC):
@@ -45,7 +48,7 @@ class Dynamics(nn.Module, ABC):
 
     Args:
         config: Kind and sizes.
-        latent_dim: ``Z``, size of the latent vector.
+        latent_dim: ``Z``, size of the encoded latent vector.
         action_dim: ``A``, size of an action vector, scaled to [-1, 1].
     """
 
@@ -59,6 +62,10 @@ class Dynamics(nn.Module, ABC):
         self.config = config
         self.latent_dim = latent_dim
         self.action_dim = action_dim
+
+    def carry(self, vectors: Tensor) -> Tensor:
+        """What of an observed vector ``(..., V)`` is a part of the state, at the end of its latent: ``(..., D)``."""
+        return vectors[..., :0]
 
     reads_latent: bool = True
     """Whether the next state depends on the latent; where it does not, the memory alone tells it (:meth:`shown`)."""

@@ -15,7 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 from wm_gym.config import DynamicsConfig
 from wm_gym.models.blocks import MLP
 from wm_gym.models.dynamics.base import Divergence, Dynamics, Filtered
+from wm_gym.models.vector import VectorTransition
 from wm_gym.state import LatentState
+from wm_gym.vector import Fields
 
 UNIFORM_SHARE = 0.01
 """Share of a uniform distribution in prior and posterior: keeps the divergence finite (arXiv 2301.04104)."""
@@ -84,18 +86,26 @@ class RSSMDynamics(Dynamics):
     ``h`` is a vector of ``hidden_dim``, ``z`` are ``groups`` one-hot vectors of ``classes``. The memory holds both,
     ``(B, 1, hidden_dim + groups * classes)``, and is what the features show. The latent is a learned read-out of
     both, for the decoder; the encoder's latent enters through the posterior alone.
+
+    With ``fields`` the state has the observation's vector as a third part, at the end of the memory and of the encoded
+    latent: as it was observed, or as :class:`VectorTransition` predicts it.
     """
 
     reads_latent = False
 
-    def __init__(self, config: DynamicsConfig, latent_dim: int, action_dim: int) -> None:
-        super().__init__(config, latent_dim, action_dim)
+    def __init__(self, config: DynamicsConfig, latent_dim: int, action_dim: int, fields: Fields = ()) -> None:
         hidden = config.hidden_dim
         stochastic = config.groups * config.classes
-        self.feature_dim = hidden + stochastic
+        vector = VectorTransition(fields, hidden, stochastic) if fields else None
+        carried, spread = (0, 0) if vector is None else (vector.dim, vector.spread_dim)
+        super().__init__(config, latent_dim + carried, action_dim)
+        self.vector = vector
+        self._embedded_dim = latent_dim
+        self._drawn = slice(hidden, hidden + stochastic)
+        self.feature_dim = hidden + stochastic + carried
         self.noise_dim = config.groups
         self.start = nn.Parameter(torch.zeros(hidden))
-        self.input = nn.Sequential(nn.Linear(stochastic + action_dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
+        self.input = nn.Sequential(nn.Linear(stochastic + spread + action_dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
         self.cell = NormedGRUCell(hidden, hidden)
         self.prior = MLP(hidden, hidden, stochastic)
         self.draw = CategoricalDraw(config.classes)
@@ -107,22 +117,28 @@ class RSSMDynamics(Dynamics):
     def initial(self, latent: Tensor) -> LatentState:
         """The posterior of the first frame; ``h`` starts from a learned vector."""
         hidden = torch.tanh(self.start).expand(latent.shape[0], -1)
-        return self._state(hidden, self.draw(self._posterior(hidden, latent)))
+        return self._state(hidden, self.draw(self._posterior(hidden, latent)), self._observed(latent))
+
+    def carry(self, vectors: Tensor) -> Tensor:
+        """All of it, where the state has the vector."""
+        return super().carry(vectors) if self.vector is None else self.vector.carry(vectors)
 
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
         """``z'`` is drawn from the prior, with ``noise`` ``(B, groups)`` by inverse CDF."""
         hidden = self._advance(state.memory[:, 0], action)
-        return self._state(hidden, self.draw(self._prior(hidden), noise))
+        drawn = self.draw(self._prior(hidden), noise)
+        carried = self._carried(state.memory[:, 0])
+        return self._state(hidden, drawn, carried if self.vector is None else self.vector(carried, hidden, drawn))
 
     def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
         """``z`` of the predicted state is drawn anew from the posterior; ``h`` stays."""
         hidden = self._hidden(predicted)
-        return self._state(hidden, self.draw(self._posterior(hidden, latent)))
+        return self._state(hidden, self.draw(self._posterior(hidden, latent)), self._observed(latent))
 
     def observe(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
         """As the base class does it, without drawing from the prior what the posterior then replaces."""
         hidden = self._advance(state.memory[:, 0], action)
-        return self._state(hidden, self.draw(self._posterior(hidden, latent)))
+        return self._state(hidden, self.draw(self._posterior(hidden, latent)), self._observed(latent))
 
     def filter(self, latents: Tensor, actions: Tensor) -> Filtered:
         """As the base class does it; only what one step needs of the one before is computed step by step."""
@@ -131,13 +147,17 @@ class RSSMDynamics(Dynamics):
         for t in range(actions.shape[1]):
             hidden = self._advance(memories[-1], actions[:, t])
             posterior = self._posterior(hidden, latents[:, t + 1])
-            memories.append(torch.cat((hidden, self.draw(posterior)), dim=-1))
+            memories.append(torch.cat((hidden, self.draw(posterior), self._observed(latents[:, t + 1])), dim=-1))
             hiddens.append(hidden)
             posteriors.append(posterior)
         memory = torch.cat(memories)
         states = LatentState(self.output(memory), memory.unsqueeze(1))
         divergence = _divergence(torch.stack(posteriors), self._prior(torch.stack(hiddens)))
-        return Filtered(states, divergence)
+        if self.vector is None:
+            return Filtered(states, divergence)
+        followed = torch.stack(memories)  # (T, B, F)
+        carried, drawn = self._carried(followed), followed[1:, :, self._drawn]
+        return Filtered(states, divergence, self.vector.loss(carried[:-1], carried[1:], torch.stack(hiddens), drawn))
 
     def shown(self, state: LatentState) -> Tensor:
         """The read-out of the memory."""
@@ -145,7 +165,7 @@ class RSSMDynamics(Dynamics):
         return latent
 
     def features(self, state: LatentState) -> Tensor:
-        """``(B, hidden + groups * classes)``: ``h`` and ``z``."""
+        """``(B, hidden + groups * classes)``: ``h`` and ``z``, and the vector where the state has it."""
         return state.memory.select(1, 0)  # a fifth of the time of an index, and a dream asks at every step
 
     def divergence(self, observed: LatentState, latent: Tensor) -> Divergence:
@@ -157,10 +177,21 @@ class RSSMDynamics(Dynamics):
         return state.memory[:, 0, : self.config.hidden_dim]
 
     def _advance(self, memory: Tensor, action: Tensor) -> Tensor:
-        """``h'`` ``(B, hidden)`` after ``h`` and ``z``, which ``memory`` ``(B, hidden + groups * classes)`` holds."""
+        """``h'`` ``(B, hidden)`` after what ``memory`` ``(B, F)`` holds."""
         size = self.config.hidden_dim
-        hidden: Tensor = self.cell(self.input(torch.cat((memory[:, size:], action), dim=-1)), memory[:, :size])
+        known = [memory[:, size:]]
+        if self.vector is not None:
+            known = [memory[:, self._drawn], self.vector.spread(self._carried(memory))]
+        hidden: Tensor = self.cell(self.input(torch.cat((*known, action), dim=-1)), memory[:, :size])
         return hidden
+
+    def _carried(self, memory: Tensor) -> Tensor:
+        """The vector's part ``(..., D)`` of memories ``(..., F)``."""
+        return memory[..., self._drawn.stop :]
+
+    def _observed(self, latent: Tensor) -> Tensor:
+        """The vector's part ``(B, D)`` of encoded latents ``(B, Z)``."""
+        return latent[:, self._embedded_dim :]
 
     def _prior(self, hidden: Tensor) -> Tensor:
         """Probabilities ``(B, groups, classes)``."""
@@ -168,14 +199,15 @@ class RSSMDynamics(Dynamics):
 
     def _posterior(self, hidden: Tensor, latent: Tensor) -> Tensor:
         """Probabilities ``(B, groups, classes)``."""
-        return self._probabilities(self.posterior(torch.cat((hidden, self.embedding_norm(latent)), dim=-1)))
+        embedded = self.embedding_norm(latent[..., : self._embedded_dim])
+        return self._probabilities(self.posterior(torch.cat((hidden, embedded), dim=-1)))
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         logits = logits.float().unflatten(-1, (self.config.groups, self.config.classes))
         return (1 - UNIFORM_SHARE) * logits.softmax(-1) + UNIFORM_SHARE / self.config.classes
 
-    def _state(self, hidden: Tensor, stochastic: Tensor) -> LatentState:
-        memory = torch.cat((hidden, stochastic), dim=-1)
+    def _state(self, hidden: Tensor, stochastic: Tensor, carried: Tensor) -> LatentState:
+        memory = torch.cat((hidden, stochastic, carried), dim=-1)
         return LatentState(self.output(memory), memory.unsqueeze(1))
 
 

@@ -1,0 +1,134 @@
+"""Dynamics that carry the observation's vector: exact where it was observed, learnt where it is imagined."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wm_gym.acceleration import AcceleratedModel
+from wm_gym.actions import ActionFormat
+from wm_gym.config import ModelConfig, load_config, parse_config
+from wm_gym.errors import ConfigError
+from wm_gym.models.vector import VectorTransition
+from wm_gym.observation import Observation
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.vector import VectorField
+from wm_gym.world_model import WorldModel
+
+FIELDS = (
+    VectorField(name="speed", unit="m/s", low=-10.0, high=40.0),
+    VectorField.of_classes("light", ("none", "red", "green")),
+    VectorField(name="offset", unit="m", low=-15.0, high=15.0, mirror_sign=-1),
+)
+
+
+def vectors(count: int) -> torch.Tensor:
+    """``(count, 3)`` within the bounds."""
+    speed, light, offset = 40 * torch.rand(count), torch.randint(0, 3, (count,)), 4 * torch.rand(count) - 2
+    return torch.stack((speed, light.float(), offset), dim=-1)
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    torch.manual_seed(0)
+    simulator = SimulatorSpec(id="none", frame_size=(64, 64), action=ActionFormat.driving(), vector=FIELDS)
+    return WorldModel(load_config("town").model, simulator).eval()
+
+
+def observation(vector: torch.Tensor) -> Observation[torch.Tensor]:
+    return Observation(torch.rand(*vector.shape[:-1], 3, 64, 64) * 2 - 1, vector)
+
+
+def test_an_observed_vector_is_in_the_features_to_the_last_digit(model):
+    first, second = vectors(6), vectors(6)
+    state = model.initial_state(observation(first))
+    torch.testing.assert_close(model.decode_vector(state), first, atol=1e-4, rtol=0)
+    state = model.observe(state, torch.rand(6, 4), observation(second))
+    torch.testing.assert_close(model.decode_vector(state), second, atol=1e-4, rtol=0)
+    assert model.features(state).shape == (6, model.feature_dim)
+    # The vector is read linearly: what the features end with.
+    torch.testing.assert_close(model.features(state)[:, -5] * 25 / 5 + 15, second[:, 0], atol=1e-3, rtol=0)
+
+
+def test_filtering_equals_observing_step_by_step(model):
+    vector, actions = vectors(8).view(2, 4, 3), torch.rand(2, 3, 4)
+    seen = observation(vector)
+    followed = model.filter(model.encode(seen), actions)
+    state = model.initial_state(Observation(seen.image[:, 0], vector[:, 0]))
+    for t in range(3):
+        state = model.observe(state, actions[:, t], Observation(seen.image[:, t + 1], vector[:, t + 1]))
+    torch.testing.assert_close(followed.states.memory[-2:], state.memory, atol=1e-4, rtol=1e-4)
+    assert followed.vector_loss is not None
+    assert followed.vector_loss.shape == (3, 2)
+
+
+def test_before_training_a_dream_keeps_the_vector(model):
+    first = vectors(5)
+    state = model.initial_state(observation(first))
+    for _ in range(10):
+        state = model.imagine(state, torch.rand(5, 4), torch.rand(5, model.noise_dim)).state
+    torch.testing.assert_close(model.decode_vector(state), first, atol=1e-3, rtol=0)
+
+
+def test_what_is_carried_stays_within_its_bounds():
+    transition = VectorTransition(FIELDS, 8, 4)
+    torch.nn.init.constant_(transition.expected[-1].bias, 100.0)
+    following = transition(transition.carry(vectors(3)), torch.zeros(3, 8), torch.zeros(3, 4))
+    assert transition.fields.collapse(following / 5)[:, [0, 2]].tolist() == [[40.0, 15.0]] * 3
+
+
+def test_a_step_is_learnt_to_a_thousandth_of_the_bounds_and_a_class_with_it():
+    torch.manual_seed(0)
+    transition = VectorTransition(FIELDS, 32, 4)
+    reads = torch.nn.Linear(transition.spread_dim + 1, 32)
+    optimizer = torch.optim.Adam([*transition.parameters(), *reads.parameters()], lr=3e-3)
+
+    def step(before: torch.Tensor, steering: torch.Tensor) -> torch.Tensor:
+        after = before.clone()
+        after[:, 2] += 0.02 * before[:, 0].clamp(max=10) * steering[:, 0]
+        after[:, 1] = torch.where(before[:, 0] < 20, 1.0, before[:, 1])
+        return after
+
+    for _ in range(1500):
+        before, steering = vectors(256), 2 * torch.rand(256, 1) - 1
+        carried = transition.carry(before)
+        expected = torch.tanh(reads(torch.cat((transition.spread(carried), steering), dim=-1)))
+        loss = transition.loss(carried, transition.carry(step(before, steering)), expected, torch.rand(256, 4)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    before, steering = vectors(2000), 2 * torch.rand(2000, 1) - 1
+    carried = transition.carry(before)
+    expected = torch.tanh(reads(torch.cat((transition.spread(carried), steering), dim=-1)))
+    found = transition.fields.collapse(transition(carried, expected, torch.rand(2000, 4)) / 5)
+    wanted = step(before, steering)
+    assert (found[:, 2] - wanted[:, 2]).abs().mean() < 0.03
+    assert (found[:, 1] == wanted[:, 1]).float().mean() > 0.97
+
+
+def test_the_accelerated_step_is_the_same(model):
+    state, action, noise = (
+        model.initial_state(observation(vectors(4))),
+        torch.rand(4, 4),
+        torch.rand(4, model.noise_dim),
+    )
+    plain, fast = model.imagine(state, action, noise), AcceleratedModel(model).imagine(state, action, noise)
+    torch.testing.assert_close(fast.state.memory, plain.state.memory, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(fast.reward, plain.reward, atol=1e-4, rtol=1e-4)
+
+
+def test_only_rssm_carries_a_vector_and_says_so():
+    with pytest.raises(ConfigError, match="carries_vector needs kind: rssm, but kind is gru"):
+        parse_config(ModelConfig, {"dynamics": {"kind": "gru", "carries_vector": True}}, origin="a test")
+    assert "carries_vector" not in load_config("tiny").model.dynamics.model_dump()
+
+
+def test_a_model_without_a_vector_is_as_before(driving_spec):
+    carrying = load_config("town").model
+    plain = carrying.model_copy(update={"dynamics": carrying.dynamics.model_copy(update={"carries_vector": False})})
+    torch.manual_seed(0)
+    first = WorldModel(carrying, driving_spec).state_dict()
+    torch.manual_seed(0)
+    second = WorldModel(plain, driving_spec).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    assert first.keys() == second.keys()
