@@ -18,6 +18,7 @@ disturbances, and ``"swerving"`` the autopilot at its best pace with short ones.
 
 SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
     "traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:TrafficManager"},
+    "reckless": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla:RecklessAutopilot"},
     "noisy-traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:NoisyTrafficManager"},
 }
 """Behaviours that only some simulators, and those that inherit from them, have: name, Gymnasium id, and

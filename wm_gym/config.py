@@ -292,6 +292,13 @@ class TrainingConfig(_Section):
         le=1,
         description="Share of the training clips that are beginnings of episodes, which are rare and unlike the rest.",
     )
+    ending_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the training clips that are moved to the end of their episode, where alone is seen what "
+        "ends one.",
+    )
     mirror_share: float = Field(
         default=0.0,
         ge=0,

@@ -198,11 +198,15 @@ class CarlaAutopilot:
         planned *= self._pace
         planned = min(planned, math.sqrt(_RECOVERY_ACCELERATION / max(abs(curvature), 1e-3)))
         wanted = min(_ACCELERATION, max(-_HARDEST_BRAKING, _SPEED_GAIN * (planned - ego.speed)))
-        wanted = min(wanted, self._following(simulator, route, planned), self._stopping(simulator))
-        wanted = min(wanted, self._yielding(simulator, route))
+        wanted = min(wanted, self._heeding(simulator, route, planned))
         wanted = max(wanted, -_HARDEST_BRAKING)
         throttle, brake = self._pedals.press(ego.speed, wanted, simulator.step_s)
         return np.array((steering, throttle, brake, 1.0), dtype=np.float32)
+
+    def _heeding(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
+        """The acceleration in m/s^2 that lights and other road users permit."""
+        permitted = min(self._following(simulator, route, planned), self._stopping(simulator))
+        return min(permitted, self._yielding(simulator, route))
 
     def _steering_curvature(self, simulator: CarlaSimulator, route: Route) -> float:
         """Curvature in 1/m to drive, positive to the right.
@@ -279,6 +283,18 @@ class CarlaAutopilot:
         if braking > 0.75 * _BRAKING:
             return -braking
         return 0.0 if braking > 0.5 * _BRAKING else _ACCELERATION
+
+
+class RecklessAutopilot(CarlaAutopilot):
+    """Drives the route as if there were no lights and nobody else, so that recordings show what comes of it."""
+
+    name = "reckless"
+
+    def __init__(self) -> None:
+        super().__init__(varied_pace=True)
+
+    def _heeding(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
+        return _ACCELERATION
 
 
 class _Pedals:

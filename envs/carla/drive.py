@@ -74,13 +74,20 @@ class Drive:
         """Whether the time is over."""
         return self.end == "time"
 
-    def light_ahead(self) -> tuple[float, str] | None:
-        """Metres from the vehicle's front to the next stop line of the route, and the colour of its light."""
-        found = ahead(self._lines, self.route, self.route_state.distance, _LOOK_AHEAD_M + self._half_length)
+    def light_ahead(self, *, until_passed: bool = False) -> tuple[float, str] | None:
+        """Metres from the vehicle's front to the next stop line of the route, and the colour of its light.
+
+        Args:
+            until_passed: A line is the next one until the rear has passed it, as a light is run by the rear, instead of
+                until the vehicle's centre has.
+        """
+        behind = self._half_length if until_passed else 0.0
+        begin = self.route_state.distance - behind
+        found = ahead(self._lines, self.route, begin, _LOOK_AHEAD_M + self._half_length + behind)
         if found is None:
             return None
         line, distance = found
-        return distance - self._half_length, self.tick.lights.get(line.light_id, "unknown")
+        return distance - behind - self._half_length, self.tick.lights.get(line.light_id, "unknown")
 
     @property
     def acceleration(self) -> float:

@@ -132,8 +132,8 @@ class _Moment:
 
     @cached_property
     def light(self) -> tuple[str, float]:
-        """State of the next light and metres to its line."""
-        found = self.drive.light_ahead()
+        """State of the next light and metres from the front to its line, until the rear has passed that."""
+        found = self.drive.light_ahead(until_passed=True)
         if found is None:
             return "none", SIGHT_M
         distance, state = found

@@ -113,11 +113,16 @@ def test_training_goes_on_from_a_model(car_racing_data, tmp_path):
         further(other)
 
 
-def test_beginnings_of_episodes_have_their_share(car_racing_data):
+@pytest.mark.parametrize(("setting", "first"), [("beginning_share", 0), ("ending_share", 26)])
+def test_beginnings_and_ends_of_episodes_have_their_share(car_racing_data, setting, first):
     source = open_training_data(car_racing_data, 0.0).train
+    assert set(source.episode_lengths().tolist()) == {30}
     seen = []
 
     class Spy:
+        def episode_lengths(self):
+            return source.episode_lengths()
+
         def draw_clips(self, rng, batch_size, length):
             return source.draw_clips(rng, batch_size, length)
 
@@ -127,8 +132,8 @@ def test_beginnings_of_episodes_have_their_share(car_racing_data):
 
     for share in (0.0, 0.5, 1.0):
         seen.clear()
-        ClipLoader(Spy(), 200, 5, accumulation=1, seed=0, beginning_share=share).read(0, 0)
-        found = float(np.mean(seen[0][:, 1] == 0))
+        ClipLoader(Spy(), 200, 5, accumulation=1, seed=0, **{setting: share}).read(0, 0)
+        found = float(np.mean(seen[0][:, 1] == first))
         assert found == pytest.approx(share + (1 - share) / 27, abs=0.1)  # 27 clips in an episode of 30 steps
 
 

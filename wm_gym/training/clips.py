@@ -54,6 +54,7 @@ class ClipLoader:
         accumulation: Micro-batches in an update.
         seed: Seed of the draws.
         beginning_share: Share of the clips that are moved to the beginning of their episode.
+        ending_share: Share of the clips that are moved to the end of their episode.
         mirror_share: Share of the clips that are mirrored; see :func:`mirror`.
         fields: Of the source's vectors.
         rank: This process.
@@ -69,6 +70,7 @@ class ClipLoader:
         accumulation: int,
         seed: int,
         beginning_share: float = 0.0,
+        ending_share: float = 0.0,
         mirror_share: float = 0.0,
         fields: Fields = (),
         rank: int = 0,
@@ -80,6 +82,7 @@ class ClipLoader:
         self.accumulation = accumulation
         self.seed = seed
         self.beginning_share = beginning_share
+        self.ending_share = ending_share
         self.mirror_share = mirror_share
         self.fields = fields
         self.rank = rank
@@ -91,6 +94,10 @@ class ClipLoader:
         draws = self.source.draw_clips(rng, self.batch_size, self.clip_length)
         if self.beginning_share > 0:
             draws[rng.random(self.batch_size) < self.beginning_share, 1] = 0
+        if self.ending_share > 0:
+            are_ends = rng.random(self.batch_size) < self.ending_share
+            # An episode has one frame more than steps.
+            draws[are_ends, 1] = self.source.episode_lengths()[draws[are_ends, 0]] + 1 - self.clip_length
         is_mirrored = np.zeros(self.batch_size, np.bool_)
         if self.mirror_share > 0:
             is_mirrored = rng.random(self.batch_size) < self.mirror_share

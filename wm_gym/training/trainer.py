@@ -257,6 +257,7 @@ class WorldModelTrainer:
             "accumulation": training.accumulation,
             "seed": training.seed,
             "beginning_share": training.beginning_share,
+            "ending_share": training.ending_share,
             "mirror_share": training.mirror_share,
             "fields": self.simulator.vector,
             "rank": self.fabric.global_rank,
