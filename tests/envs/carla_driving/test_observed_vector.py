@@ -150,7 +150,7 @@ def test_privileged_fields_say_so_and_tell_light_and_vehicle(shared_server, make
 def test_what_the_server_does_not_give_is_an_error():
     ego = SimpleNamespace(x=0.0, y=0.0, z=0.0, yaw=0.0, speed=1.0, velocity=(1.0, 0.0))
     tick = SimpleNamespace(ego=ego, speed_limit=0.0, road_users=(), applied=(0, 0, 0, 1))
-    drive = SimpleNamespace(tick=tick, light_ahead=lambda: (10.0, "unknown"))
+    drive = SimpleNamespace(tick=tick, light_ahead=lambda **_: (10.0, "unknown"))
     with pytest.raises(SimulatorError, match=r"gives no speed limit.*leave speed_limit out of vector="):
         observed_vector(("speed_limit",), drive)
     with pytest.raises(SimulatorError, match=r"traffic light ahead 'unknown'.*leave light_state out"):
