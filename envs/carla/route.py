@@ -220,22 +220,33 @@ class RoutePlanner:
         Raises:
             SimulatorError: No way leads from one to the other.
         """
-        from_lane, begin = self._locate(start)
-        to_lane, finish = self._locate(end)
-        way = f"from {_describe(start)} to {_describe(end)} on the map {self._map.name!r}"
-        if from_lane is to_lane and finish >= begin:
-            pieces = [_Piece(from_lane, begin, finish)]
-        else:
-            source, first = self._next_station(from_lane, begin)
-            target, last = self._last_station(to_lane, finish)
+        return self.plan_through((start, end))
+
+    def plan_through(self, places: Sequence[carla.Location]) -> Route:
+        """The shortest way from one place to the next, through all of them.
+
+        Args:
+            places: Two or more; each stands for the point of a driving lane that is nearest to it.
+
+        Raises:
+            SimulatorError: No way leads from one place to the next.
+        """
+        points = [self._locate(place) for place in places]
+        pieces: list[_Piece] = []
+        for number, (start, end) in enumerate(pairwise(points)):
             try:
-                _, path = nx.bidirectional_dijkstra(self.graph, source, target, weight="length")
+                pieces += self._way(start, end)
             except nx.NetworkXNoPath:
-                raise SimulatorError(f"no way leads {way}; give an end that can be reached from the start.") from None
-            pieces = [*first, *self._pieces(path), *last]
+                raise SimulatorError(
+                    f"no way leads {self._from_to(places[number], places[number + 1])}; give an end that can be "
+                    "reached from the start."
+                ) from None
         route = self._route(pieces)
         if route is None:
-            raise SimulatorError(f"the route {way} has no length; give a start and an end that are apart.")
+            raise SimulatorError(
+                f"the route {self._from_to(places[0], places[-1])} has no length; give a start and an end that are "
+                "apart."
+            )
         return route
 
     def draw(self, start: carla.Location, rng: np.random.Generator, min_length: float, max_length: float) -> Route:
@@ -367,6 +378,19 @@ class RoutePlanner:
             return self._way_into_opening(lane, fraction) or ((lane.key, 0), [_Piece(lane, 0.0, fraction)])
         station = index / lane.num_stations
         return (lane.key, index), [_Piece(lane, station, fraction)] if station < fraction else []
+
+    def _way(self, start: tuple[_Lane, float], end: tuple[_Lane, float]) -> list[_Piece]:
+        """The shortest way between two points of lanes, each a lane and a fraction of it; raises networkx's error."""
+        (from_lane, begin), (to_lane, finish) = start, end
+        if from_lane is to_lane and finish >= begin:
+            return [_Piece(from_lane, begin, finish)]
+        source, first = self._next_station(from_lane, begin)
+        target, last = self._last_station(to_lane, finish)
+        _, path = nx.bidirectional_dijkstra(self.graph, source, target, weight="length")
+        return [*first, *self._pieces(path), *last]
+
+    def _from_to(self, start: carla.Location, end: carla.Location) -> str:
+        return f"from {_describe(start)} to {_describe(end)} on the map {self._map.name!r}"
 
     def _pieces(self, path: Sequence[Node]) -> list[_Piece]:
         pieces = (self.graph.edges[edge]["piece"] for edge in pairwise(path))
