@@ -60,6 +60,7 @@ _SETTLE_TICKS = 10
 
 _PATH_SPACING_M = 2.0
 _MAX_SPAWN_TRIES = 20
+_TRAFFIC_STREAM = 1
 _SPAWN_ABOVE_M = (0.5, 1.0, 2.0)
 """Heights above the road to try at the start of a given route: a vehicle that touches the ground is refused."""
 _MAX_IMAGE_RETRIES = 2
@@ -328,8 +329,10 @@ class CarlaSession:
         episode.manager_seed = int(rng.integers(2**31))
         if self._config.traffic.vehicles > 0:
             self._prepare_manager(episode.manager_seed)
-        episode.traffic.spawn_vehicles(rng, self._manager, ego.get_location())
-        episode.traffic.spawn_walkers(rng)
+        # A generator of its own, so that a seed means the same route under any traffic.
+        traffic_rng = np.random.default_rng((request.seed, _TRAFFIC_STREAM))
+        episode.traffic.spawn_vehicles(traffic_rng, self._manager, ego.get_location())
+        episode.traffic.spawn_walkers(traffic_rng)
         physics = ego.get_physics_control()
         episode.max_steer_angle = max((wheel.max_steer_angle for wheel in physics.wheels), default=70.0)
         episode.wheelbase = _wheelbase(physics)

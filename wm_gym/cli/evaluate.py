@@ -123,7 +123,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_benchmark_options(arguments: argparse.Namespace) -> None:
-    """Options that belong to others, each in one sentence."""
+    """Refuse options that need others, or exclude them, each in one sentence."""
+    if arguments.suite is not None and arguments.leaderboard_json is not None:
+        raise ConfigError("--leaderboard-json does not go with --suite, which has other results; use --json.")
     for option in ("--route-ids", "--leaderboard-json"):
         if option_value(arguments, option) is not None and arguments.routes is None:
             raise ConfigError(f"{option} belongs to --routes FILE.xml; give that as well, or leave it out.")
@@ -133,8 +135,6 @@ def _check_benchmark_options(arguments: argparse.Namespace) -> None:
         )
     if arguments.suite is None and arguments.routes is not None and arguments.episodes is not None:
         raise ConfigError("--routes drives each route once; choose some by --route-ids instead of --episodes.")
-    if arguments.suite is not None and arguments.leaderboard_json is not None:
-        raise ConfigError("--leaderboard-json does not go with --suite, which has other results; use --json.")
 
 
 def _chosen_routes(arguments: argparse.Namespace) -> list[FileRoute]:
