@@ -9,7 +9,7 @@ import pytest
 from wm_gym.envs.carla.route import RoutePlanner
 from wm_gym.envs.carla.route_files import DEFAULT_WEATHER, choose_routes, read_routes
 from wm_gym.envs.carla.town import same_roads
-from wm_gym.errors import ConfigError
+from wm_gym.errors import ConfigError, SimulatorError
 
 from .real_maps import FOLDER, load_map
 
@@ -169,7 +169,7 @@ def test_files_that_people_use():
     assert len(devtest[0].places) == 35
 
 
-@pytest.mark.parametrize("town", ["Town01", "Town02"])
+@pytest.mark.parametrize("town", ["Town01", "Town02", "Town04", "Town06"])
 def test_routes_of_longest6_lead_along_their_waypoints(town):
     carla = pytest.importorskip("carla")
     planner = RoutePlanner(load_map(town), 1.0)
@@ -177,6 +177,20 @@ def test_routes_of_longest6_lead_along_their_waypoints(town):
         places = [carla.Location(*place) for place in given.places]
         route = planner.plan_through(places)
         chords = sum(before.distance(after) for before, after in pairwise(places))
-        assert chords < route.length < 1.1 * chords  # no leg goes around a block
-        for place in given.places:
-            assert min(((route.points - place[:2]) ** 2).sum(axis=1)) < 1.0
+        assert chords < 1.01 * route.length
+        assert route.length < 1.13 * chords  # hardly any leg goes around a block
+        # The towns with several lanes a way have places from which a lane cannot be changed in time.
+        aside = [((route.points - place[:2]) ** 2).sum(axis=1).min() ** 0.5 for place in given.places]
+        assert max(aside) < (1.0 if town in ("Town01", "Town02") else 8.0)
+        assert sum(aside) / len(aside) < 1.0
+        assert abs((route.headings[1:] - route.headings[:-1] + 180) % 360 - 180).max() < 25.0
+
+
+def test_a_place_that_is_on_no_road_is_refused():
+    carla = pytest.importorskip("carla")
+    planner = RoutePlanner(load_map("Town01"), 1.0)
+    start = carla.Location(334.7, 288.9)
+    with pytest.raises(SimulatorError, match=r"the place \(5000.0, 0.0\) is \d+ m from the nearest lane"):
+        planner.plan_through([start, carla.Location(5000.0, 0.0)])
+    with pytest.raises(SimulatorError, match="has no length"):
+        planner.plan_through([start, start])
