@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,6 +53,7 @@ class DriveSettings:
         video: Where to write the first drive, or ``None``.
         gap_horizon: Steps over which an agent's dreams are compared with its drives, or ``None`` for no comparison.
         connection: Where this process's simulator runs.
+        reset_options: Options of the simulator's reset for each drive, by its number, or none.
     """
 
     driver: str
@@ -62,6 +64,7 @@ class DriveSettings:
     video: Path | None
     gap_horizon: int | None = None
     connection: Mapping[str, Any] = field(default_factory=dict)
+    reset_options: Sequence[Mapping[str, Any]] = ()
 
     @property
     def name(self) -> str:
@@ -83,6 +86,7 @@ class DriveResult:
         texts: Every text in ``info`` at the last step, such as how the episode ended.
         gap: Dream against simulator, or ``None`` where it was not asked for.
         video_problem: Why its video could not be written, in one sentence.
+        wall_s: Seconds that it took.
     """
 
     index: int
@@ -94,6 +98,7 @@ class DriveResult:
     texts: dict[str, str]
     gap: DriveGap | None = None
     video_problem: str | None = None
+    wall_s: float = 0.0
 
 
 class _StateRecorder(LatentObserver):
@@ -213,12 +218,15 @@ class _Cockpit:
                 filmed.close()
 
     def _drive(self, env: gym.Env[Any, Any], index: int, seed: int, video: VideoWriter | None) -> DriveResult:
+        started = time.monotonic()
+        options = self.settings.reset_options
         steps = drive_episode(
             env,
             self.behaviour,
             seed=seed,
             behaviour_seed=seed,
             max_steps=self.settings.max_episode_steps,
+            options=options[index] if options else None,
             check_open=self.check_open,
         )
         _film(video, env, next(steps))
@@ -236,10 +244,11 @@ class _Cockpit:
                     counts[name] = counts.get(name, 0) + 1
                     last[name] = value
             _film(video, env, step)
-        terminated, info = step.terminated, step.info
+        terminated, info, wall_s = step.terminated, step.info, time.monotonic() - started
         means = {name: value / counts[name] for name, value in sums.items()}
         gap = self._measure_gap(actions, rewards, seed, terminated=terminated)
-        return DriveResult(index, sum(rewards), len(rewards), terminated, means, last, text_infos(info), gap)
+        texts = text_infos(info)
+        return DriveResult(index, sum(rewards), len(rewards), terminated, means, last, texts, gap, wall_s=wall_s)
 
     def _measure_gap(
         self, actions: list[FloatArray], rewards: list[float], seed: int, *, terminated: bool

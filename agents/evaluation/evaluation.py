@@ -40,6 +40,9 @@ _DRIVING_METRICS: dict[str, tuple[str, str]] = {
 }
 _PER_KM = "_per_km"
 _KM = "km"
+_END = "end"
+_ROUTE_DONE = "route_done"
+"""What CARLA's ``info["end"]`` says of a drive that came to the end of its route."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class EvaluationResult:
         ci95: 95 % bootstrap interval of the mean return; ``None`` for one episode.
         terminated_rate: Share of the episodes that the simulator ended, rather than a limit on their length.
         driving: Driving metrics, as far as the simulator tells: ``mean_speed`` (in its own unit),
-            ``off_road_fraction``, ``progress``, ``lap_finished_rate``; and in the sense of the CARLA leaderboard
+            ``off_road_fraction``, ``progress``, ``lap_finished_rate``; in CARLA ``success``, the share of the drives
+            that ended with their route done; and in the sense of the CARLA leaderboard
             ``route_completion`` and ``driving_score`` (0 to 100), ``infraction_penalty`` (0 to 1), the latter two by
             its version 2.1 too (``..._2_1``), ``km`` (driven in all drives together), and all infractions of a kind
             over all these kilometres (``red_lights_per_km``, ...).
@@ -66,6 +70,8 @@ class EvaluationResult:
             each averaged over the drives.
         texts: For every text in the simulator's ``info``, its last value in each episode: ``texts["end"]`` says how
             each drive in CARLA ended (``""`` where it was cut by a limit on its steps).
+        last_infos: For each episode, the last value of every number in the simulator's ``info``.
+        drive_s: Seconds that each drive took.
         reality_gap: What the agent's world model promises against what the simulator gave in these drives (see
             :class:`~wm_gym.agents.evaluation.reality_gap.RealityGap` for its fields); ``None`` for a driver without
             a model, or where it was not asked for.
@@ -86,6 +92,8 @@ class EvaluationResult:
     driving: dict[str, float]
     infos: dict[str, dict[str, float]]
     texts: dict[str, list[str]]
+    last_infos: list[dict[str, float]]
+    drive_s: list[float]
     reality_gap: RealityGap | None
     wall_s: float
     provenance: dict[str, Any]
@@ -110,6 +118,7 @@ def evaluate(
     gap: bool = True,
     gap_horizon: int | None = None,
     device: str = "cpu",
+    reset_options: Sequence[Mapping[str, Any]] | None = None,
     progress: bool = True,
     notify: Callable[[EvaluationResult], None] = lambda _: None,
 ) -> EvaluationResult:
@@ -135,6 +144,7 @@ def evaluate(
         gap: Whether to dream from the moments of an agent's drives too, and to compare (``reality_gap``).
         gap_horizon: Steps of these dreams; ``None`` for the horizon that the agent was trained with.
         device: Where an agent computes.
+        reset_options: Options of the simulator's reset for each of the episodes, such as the route to drive.
         progress: Show a progress bar.
         notify: Called with the result before it is written, as the disk may have become full during the drives.
 
@@ -156,6 +166,8 @@ def evaluate(
     for name, limit in (("max_episode_steps", max_episode_steps), ("gap_horizon", gap_horizon)):
         if limit is not None:
             _check_at_least(name, limit, 1)
+    if reset_options is not None and len(reset_options) != episodes:
+        raise ConfigError(f"{len(reset_options)} reset_options do not fit episodes={episodes}; give one for each.")
     video = None if video_path is None else check_writable(check_video_path(video_path))
     json_file = None if json_path is None else check_writable(json_path)
     connections = connection_of_each(workers, worker_connections)
@@ -173,6 +185,7 @@ def evaluate(
         max_episode_steps=max_episode_steps,
         video=video,
         gap_horizon=_gap_horizon(trained, gap_horizon) if gap else None,
+        reset_options=() if reset_options is None else tuple(reset_options),
     )
     seeds = [seed + index for index in range(episodes)]
     results: list[DriveResult] = []
@@ -225,6 +238,8 @@ def _summarise(
             name: [result.texts.get(name, "") for result in results]
             for name in sorted({name for result in results for name in result.texts})
         },
+        last_infos=[result.info_last for result in results],
+        drive_s=[result.wall_s for result in results],
         reality_gap=_reality_gap(settings, results),
         wall_s=wall_s,
         provenance=provenance(),
@@ -245,7 +260,8 @@ def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str
         if name.endswith(_PER_KM):
             infractions = sum(result.info_last[name] * result.info_last[_KM] for result in results)
             metrics[name] = infractions / total_km
-    return {**metrics, _KM: total_km}
+    success = statistics.fmean(result.texts.get(_END) == _ROUTE_DONE for result in results)
+    return {"success": success, **metrics, _KM: total_km}
 
 
 class _Training(NamedTuple):
@@ -268,6 +284,13 @@ def _read_training(driver: str | Path) -> _Training | None:
         )
     _, manifest = read_agent_manifest(driver)
     return _Training(agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None)
+
+
+def simulator_id(driver: str | Path, simulator: str | SimulatorSpec | None) -> str:
+    """The Gymnasium id of the simulator in which :func:`evaluate` lets a driver drive; raises as it does."""
+    trained = _read_training(driver)
+    found = _simulator_asked_for(simulator, None if trained is None else trained.simulator)
+    return found.id if isinstance(found, SimulatorSpec) else SIMULATORS.get(found, found)
 
 
 def _gap_horizon(trained: _Training | None, wanted: int | None) -> int | None:

@@ -49,6 +49,7 @@ def drive_episode(
     action: ActionFormat | None = None,
     max_steps: int | None = None,
     patience: int | None = None,
+    options: Mapping[str, Any] | None = None,
     check_open: Callable[[], None] = lambda: None,
 ) -> Iterator[Step]:
     """Drive one episode from reset to its end, step by step.
@@ -64,6 +65,7 @@ def drive_episode(
         action: The stored format: actions are clipped to its bounds; ``None`` takes them as they are given.
         max_steps: Steps after which to truncate, or ``None``.
         patience: Steps in a row without a reward above 0 after which to truncate, or ``None``.
+        options: Of the simulator's reset.
         check_open: Called before every step; may raise to give the episode up.
 
     Yields:
@@ -72,7 +74,7 @@ def drive_episode(
     Raises:
         SimulatorLostError: The simulator was lost; the episode is worth nothing.
     """
-    observed, info = begin_episode(env, behaviour, seed, behaviour_seed)
+    observed, info = begin_episode(env, behaviour, seed, behaviour_seed, options)
     yield Step(np.zeros(0, np.float32), split_observation(observed), 0.0, False, False, info)
     ended, steps, fruitless = False, 0, 0
     while not ended:
@@ -93,10 +95,14 @@ def drive_episode(
 
 
 def begin_episode(
-    env: gym.Env[Any, Any], behaviour: Behaviour, seed: int, behaviour_seed: int
+    env: gym.Env[Any, Any],
+    behaviour: Behaviour,
+    seed: int,
+    behaviour_seed: int,
+    options: Mapping[str, Any] | None = None,
 ) -> tuple[Any, Mapping[str, Any]]:
     """Reset a simulator and the behaviour that drives it; returns what ``reset`` gave."""
-    observed, info = env.reset(seed=seed)
+    observed, info = env.reset(seed=seed, options=None if options is None else dict(options))
     if getattr(env.unwrapped, "traffic_manager_drives", False):
         # Another behaviour in the same simulator had handed the wheel to it.
         env.unwrapped.traffic_manager_drives = False  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ RANDOM = "random"
 
 ROUTE_START_S = 5.0
 ROUTE_S_PER_M = 0.8
-"""The time for a route, as the leaderboard gives it: enough for red lights on the way."""
+"""The time for a route, as leaderboard 1.0 gives it: enough for red lights on the way."""
 
 
 _BIRDVIEW_HEIGHT_M = 60.0
@@ -133,6 +133,9 @@ class EndConfig(_Section):
     """What ends an episode."""
 
     collision: bool = Field(default=True, description="Terminate at a collision.")
+    collision_impulse: float = Field(
+        default=0.0, ge=0, description="Impulse in N s below which a collision does not terminate; 0 for any collision."
+    )
     off_road: bool = Field(default=True, description="Terminate when the vehicle's centre leaves the road.")
     red_light: bool | None = Field(
         default=None,
@@ -146,14 +149,18 @@ class EndConfig(_Section):
     max_s: float | None = Field(
         default=None,
         ge=0,
-        description=f"Truncate after so many simulated seconds; 0 never. None gives {ROUTE_START_S:g} s and "
-        f"{ROUTE_S_PER_M:g} s for each metre of the route, as the leaderboard does.",
+        description="Truncate after so many simulated seconds; 0 never. None gives route_start_s, and route_s_per_m "
+        "for each metre of the route.",
+    )
+    route_start_s: float = Field(default=ROUTE_START_S, ge=0, description="Simulated seconds for any route.")
+    route_s_per_m: float = Field(
+        default=ROUTE_S_PER_M, gt=0, description="Simulated seconds for each metre of the route."
     )
 
     def time_limit_s(self, route_length: float) -> float:
         """Simulated seconds for a route of so many metres; infinite where there is no limit."""
         if self.max_s is None:
-            return ROUTE_START_S + ROUTE_S_PER_M * route_length
+            return self.route_start_s + self.route_s_per_m * route_length
         return self.max_s or math.inf
 
 

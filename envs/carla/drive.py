@@ -56,7 +56,9 @@ class Drive:
         self._reached_m = self.route_state.distance
         self._acceleration = (0.0, 0.0)
         self._collisions = 0
+        self._hardest_impulse = 0.0
         self._red_lights = 0
+        self._infractions: list[str] = []
         self._terms = dict.fromkeys(TERMS, 0.0)
 
     @property
@@ -117,8 +119,15 @@ class Drive:
             "red_lights": float(self._red_lights),
             **{f"reward_{name}": value for name, value in self._terms.items()},
             **self._record.metrics(),
+            "route_length": self.route.length,
             "frame": float(self.tick.frame - self._first_frame),
+            "infractions": "\n".join(self._infractions),
         }
+
+    def _note(self, infraction: str, what: str) -> None:
+        """Keep what happened, where and when, for people to read."""
+        ego = self.tick.ego
+        self._infractions.append(f"{infraction}: {what} at ({ego.x:.1f}, {ego.y:.1f}) after {self._seconds:.1f} s")
 
     def _add_tick(self, tick: Tick) -> dict[str, float]:
         before, self.tick = self.tick, tick
@@ -159,12 +168,17 @@ class Drive:
 
     def _count_collisions(self, before: Tick, after: Tick) -> int:
         new = 0
+        self._hardest_impulse = 0.0
         self._collision_filter.move((after.ego.x, after.ego.y))
         for collision in after.collisions:
             kind = collision_kind(collision.other_type)
+            if kind is None:
+                continue
+            self._hardest_impulse = max(self._hardest_impulse, collision.impulse)
             speed = math.hypot(*before.ego.velocity)
-            if kind is not None and self._collision_filter.is_new(collision.other_id, self._seconds, speed):
+            if self._collision_filter.is_new(collision.other_id, self._seconds, speed):
                 self._record.add_collision(kind)
+                self._note(f"collision_{kind}", f"with {collision.other_type}")
                 new += 1
         self._collisions += new
         return new
@@ -178,6 +192,7 @@ class Drive:
             if in_lane and is_red and line.light_id != self._last_red_light:
                 self._last_red_light = line.light_id
                 self._record.add_red_light()
+                self._note("red_light", f"light {line.light_id} was run")
                 run += 1
         self._red_lights += run
         return run
@@ -211,7 +226,7 @@ class Drive:
         self._stuck_s = 0.0 if math.hypot(*tick.ego.velocity) > _MOVING_M_S else self._stuck_s + seconds
         self._travelled_m += tick.ego.speed * math.cos(math.radians(state.heading_error)) * seconds
         self._farthest_m = max(self._farthest_m, self._travelled_m)
-        if end.collision and collisions:
+        if end.collision and self._is_collision_an_end(collisions):
             self.end = "collision"
         elif end.off_road and not tick.on_road:
             self.end = "off_road"
@@ -224,8 +239,15 @@ class Drive:
         elif end.max_deviation_m and abs(state.lateral_offset) > end.max_deviation_m:
             self.end = "deviation"
             self._record.add_route_deviation()
+            self._note("route_deviation", f"{abs(state.lateral_offset):.1f} m away from the route")
         elif end.stuck_s and self._stuck_s >= end.stuck_s:
             self.end = "stuck"
             self._record.add_blocked()
+            self._note("blocked", f"stood for {self._stuck_s:.0f} s")
         elif self._seconds >= self._max_s - 1e-6:
             self.end = "time"
+
+    def _is_collision_an_end(self, new_collisions: int) -> bool:
+        """Whether this tick's contacts are hard enough; a contact may become harder while it lasts."""
+        least = self._config.end.collision_impulse
+        return self._hardest_impulse >= least if least else new_collisions > 0

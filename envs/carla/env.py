@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from gymnasium.utils import EzPickle
 
 from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.config import parse_config
-from wm_gym.envs.arguments import check_frame_size, check_reset_options
+from wm_gym.envs.arguments import check_choice, check_frame_size, check_reset_options
 from wm_gym.envs.carla.birdview import BirdView, EpisodeView
 from wm_gym.envs.carla.client import check_carla
 from wm_gym.envs.carla.client_handle import ClientProcess, clean_up
@@ -23,6 +24,7 @@ from wm_gym.envs.carla.observed_vector import observed_vector, vector_fields
 from wm_gym.envs.carla.route import Route, RouteState
 from wm_gym.envs.carla.server import CarlaServer, launch_command
 from wm_gym.envs.carla.state import EgoState, RoadUser
+from wm_gym.envs.carla.weather import WEATHER_PARAMETERS
 from wm_gym.errors import ConfigError, SimulatorLostError
 from wm_gym.frames import Frame
 from wm_gym.observation import Observation, join_observation, observation_space
@@ -32,7 +34,7 @@ ADDRESS_VARIABLE = "WM_GYM_CARLA"
 
 _RESTARTS_IN_A_RESET = 3
 _MAX_SEED = 2**31
-_RESET_OPTIONS = ("town", "weather", "spawn_point", "destination")
+_RESET_OPTIONS = ("town", "weather", "spawn_point", "destination", "waypoints")
 
 
 class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
@@ -79,7 +81,7 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
     server was lost (`info["simulator_lost"]`): such an end says nothing about the driving.
 
     ## Information
-    `info` has the same keys at `reset` and after every step; numbers, but for the last four and `lost_reason`.
+    `info` has the same keys at `reset` and after every step; numbers, but for those from `applied_action` on.
 
     | key | meaning |
     | --- | --- |
@@ -90,13 +92,14 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
     | `collisions`, `red_lights` | how many so far |
     | `reward_progress`, `reward_collision`, ... | the terms of the reward |
     | `route_completion`, `driving_score`, `collisions_vehicle_per_km`, ... | see `wm_gym.envs.carla.metrics` |
+    | `route_length` | metres |
     | `missed_images` | ticks that were repeated so far, because a picture did not come |
     | `frame` | simulator frames since `reset` |
     | `simulator_lost` | whether the server was lost in this step |
-    | `lost_reason` | why it was lost, or `""` |
     | `applied_action` | `(4,)` float32: what the pedals and the wheel did during the step |
     | `end` | why the episode ended: `"collision"`, `"off_road"`, `"route_done"`, `"wrong_way"`, `"stuck"`, `"deviation"`, `"time"`, `"simulator_lost"`, or `""` |
     | `lost_reason` | why the server was lost, in one sentence, or `""` |
+    | `infractions` | one line for each infraction so far: kind, what, where, when |
     | `town`, `weather` | names |
     | `cameras` | frames of the cameras besides the first, by name |
 
@@ -118,7 +121,9 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
     * How to reach a server: `host`, `port` (or the variable `WM_GYM_CARLA=HOST:PORT`), `timeout_s`, `launch`,
       `restart`, ...: the fields of `wm_gym.envs.carla.config.ConnectionConfig`. No dataset and no model records them.
 
-    Options of `reset`: `town`, `weather`, `spawn_point` and `destination` (numbers of the map's spawn points).
+    Options of `reset`: `town`; `weather`, a preset or a dictionary of `carla.WeatherParameters`; `spawn_point` and
+    `destination` (numbers of the map's spawn points); or, instead of these two, `waypoints`, two or more places `(x, y)`
+    or `(x, y, z)` in metres through which the route leads.
 
     ```python
     import gymnasium as gym
@@ -252,7 +257,7 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
             ConfigError: A town or a spawn point does not exist.
         """
         super().reset(seed=seed)
-        chosen = check_reset_options(options, _RESET_OPTIONS)
+        chosen = _checked(check_reset_options(options, _RESET_OPTIONS))
         request = StartEpisode(seed=int(self.np_random.integers(_MAX_SEED)), **chosen)
         self._drive = None
         self._started = started = self._start(request)
@@ -395,6 +400,33 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
             "weather": self._episode.weather or "",
             "cameras": dict(self._cameras),
         }
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a reset, those of a route file's forms checked here, before the server is asked."""
+    checked = dict(options)
+    if checked.get("waypoints") is not None:
+        for name in ("spawn_point", "destination"):
+            if checked.get(name) is not None:
+                raise ConfigError(f"the reset options waypoints and {name} exclude each other; leave one of them out.")
+        checked["waypoints"] = _places(checked["waypoints"])
+    weather = checked.get("weather")
+    if isinstance(weather, Mapping):
+        for name, value in weather.items():
+            check_choice("weather parameter", name, WEATHER_PARAMETERS)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ConfigError(f"the weather parameter {name}={value!r} must be a finite number.")
+    return checked
+
+
+def _places(waypoints: Any) -> tuple[tuple[float, float, float], ...]:
+    try:
+        given = [tuple(float(value) for value in place) for place in waypoints]
+    except (TypeError, ValueError):
+        given = []
+    if len(given) < 2 or any(len(place) not in (2, 3) or not all(map(math.isfinite, place)) for place in given):
+        raise ConfigError("the reset option waypoints must be two or more places (x, y) or (x, y, z) in metres.")
+    return tuple((place[0], place[1], place[2] if len(place) == 3 else 0.0) for place in given)
 
 
 def split_settings(

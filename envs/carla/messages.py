@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,16 +49,20 @@ class StartEpisode:
     Attributes:
         seed: Everything random follows from it: spawn point, route, traffic, town and weather where drawn.
         town: Town to load, or ``None`` for the configured ones.
-        weather: Preset, or ``None`` for the configured ones.
+        weather: Preset, or numbers of :data:`~wm_gym.envs.carla.weather.WEATHER_PARAMETERS` by name, or ``None`` for
+            the configured ones.
         spawn_point: Number of the map's spawn point, or ``None`` to draw one.
         destination: Number of the spawn point where the route ends, or ``None`` to draw one.
+        waypoints: Two or more places (x, y, z in metres) through which the route leads and at the first of which the
+            vehicle starts, or ``None``.
     """
 
     seed: int
     town: str | None = None
-    weather: str | None = None
+    weather: str | Mapping[str, float] | None = None
     spawn_point: int | None = None
     destination: int | None = None
+    waypoints: tuple[tuple[float, float, float], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ class EpisodeStarted:
 
     Attributes:
         town: Name of the town.
-        weather: Preset, or ``None`` where the server's was left.
+        weather: Preset, ``"custom"`` for one given by its parameters, or ``None`` where the server's was left.
         route: The way to drive.
         stop_lines: Of the town's traffic lights.
         max_steer_angle: Of the wheels at full lock, in degrees.

@@ -11,7 +11,7 @@ Thresholds and criteria are the leaderboard's. See :class:`CollisionFilter` for 
 run where the vehicle's rear crosses a line of 1.2 lane widths at the junction, in the lane that the light is for; a
 light counts once in a row. The road is left 0.5 m beyond the outermost lane. A route is done beyond 99 % of it and
 within 10 m of its end. 30 m away from the route is a deviation, 180 s below 0.1 m/s is being blocked. The time for a
-route is the leaderboard's too.
+route is that of leaderboard 1.0, 5 s and 0.8 s for each metre; 2.x gives 180 s and the time at a quarter of the limit.
 
 What differs still:
 

@@ -6,9 +6,10 @@ Lengths are metres, angles degrees, in CARLA's frame: left-handed (x forward, y 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from itertools import groupby, pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,23 @@ _SEARCH_SPACING = 5.0
 """Distance between the waypoints among which lanes are looked for that the map's topology leaves out."""
 _STRAIGHT = 30.0
 """Degrees: a way through a junction that turns by less goes straight on."""
+_FARTHEST_M = 30.0
+"""A place of a given route lies at most so far from a lane."""
+_BESIDE_M = 4.5
+_SAME_LEVEL_M = 3.0
+_SAME_WAY = 45.0
+_CROSSING_M = 2.0
+_MOST_STANDS = 6
+"""A place also stands for lanes so much farther away and no higher or lower, which lead the same way to within so many
+degrees, or cross there in a junction."""
+_OFFSET_COST = 10.0
+"""Metres of way that each metre to another lane is worth."""
+_QUICK_CHANGE_M, _QUICKEST_CHANGE_M = 20.0, 8.0
+_QUICK_CHANGE_COST, _FORBIDDEN_CHANGE_COST = 40.0, 120.0
+"""A change of lanes between places of a given route takes so many metres, or less where there are no more, and is worth
+avoiding so many, the latter against the markings."""
+_DETOUR, _DETOUR_M = 2.0, 200.0
+"""Ways from a place to the next one are looked for up to so many times the distance and metres, then everywhere."""
 _NUM_DRAWS = 3
 """Destinations that are drawn for a random route before one is made of random turns."""
 
@@ -47,6 +65,9 @@ class Command(IntEnum):
     LANE_FOLLOW = 4
     CHANGE_LANE_LEFT = 5
     CHANGE_LANE_RIGHT = 6
+
+
+_SIDES = (Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT)
 
 
 @dataclass(frozen=True)
@@ -186,6 +207,21 @@ class _Piece:
     end: float
     target: _Lane | None = None
     command: Command = Command.LANE_FOLLOW
+    cost: float = 0.0
+
+    @property
+    def length(self) -> float:
+        """Metres along the lane, and those that the piece is worth avoiding."""
+        return self.lane.length_between(self.begin, self.end) + self.cost
+
+
+@dataclass(frozen=True)
+class _Stand:
+    """A point of a lane that a place stands for, and how many metres it is worth avoiding that it does."""
+
+    lane: _Lane
+    fraction: float
+    cost: float
 
 
 class RoutePlanner:
@@ -224,23 +260,49 @@ class RoutePlanner:
         Raises:
             SimulatorError: No way leads from one to the other.
         """
-        from_lane, begin = self._locate(start)
-        to_lane, finish = self._locate(end)
-        way = f"from {_describe(start)} to {_describe(end)} on the map {self._map.name!r}"
-        if from_lane is to_lane and finish >= begin:
-            pieces = [_Piece(from_lane, begin, finish)]
-        else:
-            source, first = self._next_station(from_lane, begin)
-            target, last = self._last_station(to_lane, finish)
-            try:
-                _, path = nx.bidirectional_dijkstra(self.graph, source, target, weight="length")
-            except nx.NetworkXNoPath:
-                raise SimulatorError(f"no way leads {way}; give an end that can be reached from the start.") from None
-            pieces = [*first, *self._pieces(path), *last]
-        route = self._route(pieces)
-        if route is None:
-            raise SimulatorError(f"the route {way} has no length; give a start and an end that are apart.")
-        return route
+        try:
+            pieces = self._way(self._locate(start), self._locate(end))
+        except nx.NetworkXNoPath:
+            raise SimulatorError(
+                f"no way leads {self._from_to(start, end)}; give an end that can be reached from the start."
+            ) from None
+        return self._route_of(pieces, start, end)
+
+    def plan_through(self, places: Sequence[carla.Location]) -> Route:
+        """The shortest way along several places, in their order, as those of a benchmark's route file.
+
+        Such a file is made for a planner that changes lanes from one metre to the next, and where lanes cross in a
+        junction, a place says little of which of them is meant. So a place also stands, at a cost, for the lanes beside
+        it and for others that lead over it, and a lane may be changed between two places, wherever the markings permit
+        it for some metres.
+
+        Args:
+            places: Two or more.
+
+        Raises:
+            SimulatorError: A place is far from every lane, or no way leads from one place to the next.
+        """
+        stands = [self._stands(place) for place in places]
+        costs = [stand.cost for stand in stands[0]]
+        ways: list[list[_Piece]] = [[] for _ in stands[0]]
+        for number in range(len(places) - 1):
+            here, there = stands[number : number + 2]
+            reach = _DETOUR * places[number].distance(places[number + 1]) + _DETOUR_M
+            legs = self._legs(here, there, reach) or self._legs(here, there, None)
+            best = {
+                end: min((costs[start] + length, start) for (start, other), (length, _) in legs.items() if other == end)
+                for end in {end for _, end in legs}
+            }
+            if not best:
+                raise SimulatorError(
+                    f"no way leads {self._from_to(places[number], places[number + 1])}; give places that can be "
+                    "reached from each other."
+                )
+            chosen_ends = sorted(best)
+            ways = [[*ways[best[end][1]], *legs[best[end][1], end][1]] for end in chosen_ends]
+            costs = [best[end][0] + there[end].cost for end in chosen_ends]
+            stands[number + 1] = [there[end] for end in chosen_ends]
+        return self._route_of(ways[int(np.argmin(costs))], places[0], places[-1])
 
     def draw(self, start: carla.Location, rng: np.random.Generator, min_length: float, max_length: float) -> Route:
         """A random route.
@@ -372,6 +434,145 @@ class RoutePlanner:
         station = index / lane.num_stations
         return (lane.key, index), [_Piece(lane, station, fraction)] if station < fraction else []
 
+    def _way(self, start: tuple[_Lane, float], end: tuple[_Lane, float]) -> list[_Piece]:
+        """The shortest way between two points of lanes, each a lane and a fraction of it; raises networkx's error."""
+        (from_lane, begin), (to_lane, finish) = start, end
+        if from_lane is to_lane and finish >= begin:
+            return [_Piece(from_lane, begin, finish)]
+        source, first = self._next_station(from_lane, begin)
+        target, last = self._last_station(to_lane, finish)
+        _, path = nx.bidirectional_dijkstra(self.graph, source, target, weight="length")
+        return [*first, *self._pieces(path), *last]
+
+    def _stands(self, place: carla.Location) -> list[_Stand]:
+        """The points of lanes that a place may stand for, the nearest one first."""
+        waypoint = self._map.get_waypoint(place)
+        lane, fraction = self._locate(place)
+        nearest = waypoint.transform.location
+        offset = math.dist((place.x, place.y), (nearest.x, nearest.y))
+        if offset > _FARTHEST_M:
+            raise SimulatorError(
+                f"the place {_describe(place)} is {offset:.0f} m from the nearest lane of the map {self._map.name!r}; "
+                "give places on its roads."
+            )
+        points, lanes = self._samples
+        aside = np.hypot(points[:, 0] - place.x, points[:, 1] - place.y)
+        near = np.flatnonzero((aside < offset + _BESIDE_M) & (np.abs(points[:, 2] - nearest.z) < _SAME_LEVEL_M))
+        found = [_Stand(lane, fraction, 0.0)]
+        for number in dict.fromkeys(lanes[near]):
+            other = self._in_order[number]
+            own = near[lanes[near] == number]
+            closest = int(own[np.argmin(aside[own])])
+            turned = abs(wrap_degrees(points[closest, 3] - waypoint.transform.rotation.yaw))
+            crosses = other.junction >= 0 and aside[closest] < offset + _CROSSING_M
+            if other is lane or not (turned < _SAME_WAY or crosses):
+                continue
+            at = other.fractions[closest - int(np.searchsorted(lanes, number))]
+            found.append(_Stand(other, float(at), _OFFSET_COST * max(0.0, float(aside[closest]) - offset) + 1.0))
+        return sorted(found, key=lambda stand: stand.cost)[:_MOST_STANDS]
+
+    @cached_property
+    def _in_order(self) -> list[_Lane]:
+        return list(self._lanes.values())
+
+    @cached_property
+    def _samples(self) -> tuple[FloatArray, NDArray[np.int64]]:
+        """x, y, height and heading in degrees of all lanes' samples ``(n, 4)``, and their lanes' numbers ``(n,)``."""
+        columns = [np.column_stack((lane.points, lane.heights, _headings(lane.points))) for lane in self._in_order]
+        return np.concatenate(columns), np.repeat(np.arange(len(columns)), [len(rows) for rows in columns])
+
+    def _legs(
+        self, here: Sequence[_Stand], there: Sequence[_Stand], reach: float | None
+    ) -> dict[tuple[int, int], tuple[float, list[_Piece]]]:
+        """Length and pieces of the ways from points to others, by their numbers, where one is within ``reach``."""
+        legs: dict[tuple[int, int], tuple[float, list[_Piece]]] = {}
+        arrivals = [(end, *arrival) for end, stand in enumerate(there) for arrival in self._changes(stand, before=True)]
+        for start, stand in enumerate(here):
+            for end, other in enumerate(there):
+                crossing = self._crossing(stand, other)
+                if crossing:
+                    legs[start, end] = sum(piece.length for piece in crossing), crossing
+            for from_lane, begin, departing in self._changes(stand, before=False):
+                source, first = self._next_station(from_lane, begin)
+                _, paths = nx.single_source_dijkstra(self.graph, source, cutoff=reach, weight="length")
+                for end, to_lane, finish, arriving in arrivals:
+                    if from_lane is to_lane and finish >= begin:
+                        between = [_Piece(from_lane, begin, finish)] if finish > begin else []
+                    else:
+                        target, last = self._last_station(to_lane, finish)
+                        if target not in paths:
+                            continue
+                        between = [*first, *self._pieces(paths[target]), *last]
+                    pieces = [*departing, *between, *arriving]
+                    length = sum(piece.length for piece in pieces)
+                    if (start, end) not in legs or length < legs[start, end][0]:
+                        legs[start, end] = length, pieces
+        return legs
+
+    def _changes(self, stand: _Stand, *, before: bool) -> Iterator[tuple[_Lane, float, list[_Piece]]]:
+        """Where a way may leave a point, or come to it ``before``: there, or on a lane beside it, a change away."""
+        lane, fraction = stand.lane, stand.fraction
+        yield lane, fraction, []
+        if lane.junction >= 0:
+            return
+        part = _QUICK_CHANGE_M / max(float(lane.lengths[-1]), 1e-6)
+        begin, end = (max(0.0, fraction - part), fraction) if before else (fraction, min(1.0, fraction + part))
+        if lane.length_between(begin, end) < _QUICKEST_CHANGE_M:
+            return
+        for side in range(2):
+            beside = self._lanes.get(key) if (key := lane.neighbours[side]) is not None else None
+            if beside is None:
+                continue
+            source, target = (beside, lane) if before else (lane, beside)
+            changing = (1 - side) if before else side  # the change to the lane is the other way round
+            inside = (source.fractions >= begin) & (source.fractions <= end)
+            if not source.may_change[inside, changing].all():
+                continue
+            made = _Piece(source, begin, end, target, _SIDES[changing], _QUICK_CHANGE_COST)
+            yield beside, begin if before else end, [made]
+
+    def _crossing(self, start: _Stand, end: _Stand) -> list[_Piece]:
+        """The way to a point of a lane beside, several lanes over too, in the same section of a road; or none."""
+        lane, target = start.lane, end.lane
+        if lane is target or lane.key[:2] != target.key[:2] or lane.junction >= 0 or end.fraction <= start.fraction:
+            return []
+        for side, command in enumerate(_SIDES):
+            crossed = [lane]
+            while crossed[-1] is not target:
+                beside = crossed[-1].neighbours[side]
+                if beside is None or beside not in self._lanes:
+                    break
+                crossed.append(self._lanes[beside])
+            if crossed[-1] is not target:
+                continue
+            changes = len(crossed) - 1
+            begin, last = _permitted(crossed[:-1], side, start.fraction, end.fraction)
+            cost = _QUICK_CHANGE_COST
+            if lane.length_between(begin, last) < _QUICKEST_CHANGE_M:
+                # The places ask for it: to CARLA's own planner, a change permitted in a part is so in the whole.
+                begin, last, cost = start.fraction, end.fraction, _FORBIDDEN_CHANGE_COST
+            if lane.length_between(begin, last) < _QUICKEST_CHANGE_M:
+                return []
+            part = changes * _QUICK_CHANGE_M / float(lane.lengths[-1])
+            finish = min(last, begin + part)
+            return [
+                *([_Piece(lane, start.fraction, begin)] if begin > start.fraction else []),
+                _Piece(lane, begin, finish, target, command, changes * cost),
+                *([_Piece(target, finish, end.fraction)] if end.fraction > finish else []),
+            ]
+        return []
+
+    def _route_of(self, pieces: Sequence[_Piece], start: carla.Location, end: carla.Location) -> Route:
+        route = self._route(pieces)
+        if route is None:
+            raise SimulatorError(
+                f"the route {self._from_to(start, end)} has no length; give a start and an end that are apart."
+            )
+        return route
+
+    def _from_to(self, start: carla.Location, end: carla.Location) -> str:
+        return f"from {_describe(start)} to {_describe(end)} on the map {self._map.name!r}"
+
     def _pieces(self, path: Sequence[Node]) -> list[_Piece]:
         pieces = (self.graph.edges[edge]["piece"] for edge in pairwise(path))
         return [piece for piece in pieces if piece is not None]
@@ -423,6 +624,18 @@ class RoutePlanner:
             commands=np.array(_commands(pieces), dtype=np.int64)[inside],
             heights=np.interp(at, lengths, heights),
         )
+
+
+def _permitted(lanes: Sequence[_Lane], side: int, begin: float, end: float) -> tuple[float, float]:
+    """The longest stretch between two fractions in which all of some lanes may be left to a side; empty without one."""
+    at = np.linspace(begin, end, 1 + max(1, round(lanes[0].length_between(begin, end))))
+    may = np.ones(len(at), dtype=bool)
+    for lane in lanes:
+        nearest = np.clip(np.searchsorted(lane.fractions, at), 0, len(lane.fractions) - 1)
+        may &= lane.may_change[nearest, side]
+    runs = [list(run) for is_free, run in groupby(range(len(at)), key=lambda index: bool(may[index])) if is_free]
+    longest = max(runs, key=len, default=[0])
+    return float(at[longest[0]]), float(at[longest[-1]])
 
 
 def _read_lanes(carla_map: carla.Map, step: float) -> tuple[dict[LaneKey, _Lane], list[tuple[LaneKey, LaneKey]]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -41,10 +41,10 @@ from wm_gym.envs.carla.route import Route
 from wm_gym.envs.carla.sensors import Camera, CollisionSensor, MissingImageError, camera_blueprint, mount, start_cameras
 from wm_gym.envs.carla.state import EgoState
 from wm_gym.envs.carla.ticking import Ticker
-from wm_gym.envs.carla.town import Town, short_name
+from wm_gym.envs.carla.town import Town, same_roads, short_name
 from wm_gym.envs.carla.town_raster import TownRaster, cached_raster
 from wm_gym.envs.carla.traffic import CONTROLLER, Traffic
-from wm_gym.envs.carla.weather import WEATHER_NAMES
+from wm_gym.envs.carla.weather import CUSTOM, WEATHER_NAMES
 from wm_gym.errors import ConfigError, SimulatorError, SimulatorLostError
 from wm_gym.frames import Frame
 
@@ -60,6 +60,9 @@ _SETTLE_TICKS = 10
 
 _PATH_SPACING_M = 2.0
 _MAX_SPAWN_TRIES = 20
+_TRAFFIC_STREAM = 1
+_SPAWN_ABOVE_M = (0.5, 1.0, 2.0)
+"""Heights above the road to try at the start of a given route: a vehicle that touches the ground is refused."""
 _MAX_IMAGE_RETRIES = 2
 _IN_USE_WATCH_S = 1.0
 _RASTER_S = 120.0
@@ -125,10 +128,11 @@ class CarlaSession:
             rng = np.random.default_rng(request.seed)
             town = self._load_town(request.town or _choose(self._config.town, rng))
             weather = self._set_weather(request.weather, rng)
-            self._episode = episode = self._spawn_episode(request, town, rng)
+            given = self._given_route(request, town)
+            self._episode = episode = self._spawn_episode(request, town, rng, given)
             ticks = [self._tick(episode) for _ in range(_SETTLE_TICKS)]
             images, _ = self._images(episode, ticks)
-            episode.route = route = self._plan(request, town, episode, rng)
+            episode.route = route = given or self._plan(request, town, episode, rng)
             return EpisodeStarted(
                 town=town.name,
                 weather=weather,
@@ -264,10 +268,14 @@ class CarlaSession:
             self._town = self._read_town()
         if town is not None and short_name(town) != self._town.name:
             available = sorted(short_name(name) for name in self._client.get_available_maps())
-            if short_name(town) not in available:
+            found = same_roads(short_name(town), available)
+            if found is None:
                 raise ConfigError(
                     f"the CARLA server at {self._address} has no town {town!r}; it has {', '.join(available)}."
                 )
+            if found == self._town.name:
+                return self._town
+            town = town if found == short_name(town) else found
             self._shut_down_manager()
             self._say_busy(self._connection.load_timeout_s)
             self._client.set_timeout(self._connection.load_timeout_s)
@@ -282,8 +290,11 @@ class CarlaSession:
     def _read_town(self) -> Town:
         return Town(self._carla, self._world, self._config.route.spacing)
 
-    def _set_weather(self, name: str | None, rng: np.random.Generator) -> str | None:
-        chosen = name or _choose(self._config.weather, rng, WEATHER_NAMES)
+    def _set_weather(self, wanted: str | Mapping[str, float] | None, rng: np.random.Generator) -> str | None:
+        if isinstance(wanted, Mapping):
+            self._world.set_weather(self._carla.WeatherParameters(**wanted))
+            return CUSTOM
+        chosen = wanted or _choose(self._config.weather, rng, WEATHER_NAMES)
         if chosen is None:
             return None
         if chosen not in WEATHER_NAMES:
@@ -293,9 +304,11 @@ class CarlaSession:
 
     # -- actors --------------------------------------------------------------------------------------------------
 
-    def _spawn_episode(self, request: StartEpisode, town: Town, rng: np.random.Generator) -> EpisodeActors:
+    def _spawn_episode(
+        self, request: StartEpisode, town: Town, rng: np.random.Generator, route: Route | None
+    ) -> EpisodeActors:
         library = self._world.get_blueprint_library()
-        ego = self._spawn_ego(library, request, town, rng)
+        ego = self._spawn_ego(library, request, town, rng, route)
         traffic = Traffic(
             self._client, self._world, town.map, self._config.traffic, role=self._role, tick=self._ticker.tick
         )
@@ -316,25 +329,34 @@ class CarlaSession:
         episode.manager_seed = int(rng.integers(2**31))
         if self._config.traffic.vehicles > 0:
             self._prepare_manager(episode.manager_seed)
-        episode.traffic.spawn_vehicles(rng, self._manager, ego.get_location())
-        episode.traffic.spawn_walkers(rng)
+        # A generator of its own, so that a seed means the same route under any traffic.
+        traffic_rng = np.random.default_rng((request.seed, _TRAFFIC_STREAM))
+        episode.traffic.spawn_vehicles(traffic_rng, self._manager, ego.get_location())
+        episode.traffic.spawn_walkers(traffic_rng)
         physics = ego.get_physics_control()
         episode.max_steer_angle = max((wheel.max_steer_angle for wheel in physics.wheels), default=70.0)
         episode.wheelbase = _wheelbase(physics)
         return episode
 
     def _spawn_ego(
-        self, library: carla.BlueprintLibrary, request: StartEpisode, town: Town, rng: np.random.Generator
+        self,
+        library: carla.BlueprintLibrary,
+        request: StartEpisode,
+        town: Town,
+        rng: np.random.Generator,
+        route: Route | None,
     ) -> carla.Vehicle:
         found = library.filter(self._config.vehicle)
         if len(found) == 0:
             raise ConfigError(f"the CARLA server has no vehicle {self._config.vehicle!r}; see its blueprint library.")
         blueprint = found[0]
         blueprint.set_attribute("role_name", _EGO_ROLE)
-        points = town.spawn_points
+        points = town.spawn_points if route is None else self._start_of(route)
         if not points:
             raise SimulatorError(f"the town {town.name} has no spawn points; use another one.")
-        if request.spawn_point is not None:
+        if route is not None:
+            order = list(range(len(points)))
+        elif request.spawn_point is not None:
             order = [request.spawn_point]
         else:
             order = [int(index) for index in rng.permutation(len(points))[:_MAX_SPAWN_TRIES]]
@@ -349,6 +371,13 @@ class CarlaSession:
             f"the CARLA server refused to spawn {self._config.vehicle} at {len(order)} places of {town.name}; other "
             "vehicles may stand there: use a fresh server or less traffic."
         )
+
+    def _start_of(self, route: Route) -> list[carla.Transform]:
+        """Where a vehicle may be spawned to begin a given route: above its first point."""
+        carla = self._carla
+        (x, y), z = route.points[0], 0.0 if route.heights is None else route.heights[0]
+        rotation = carla.Rotation(yaw=float(route.headings[0]))
+        return [carla.Transform(carla.Location(float(x), float(y), float(z + up)), rotation) for up in _SPAWN_ABOVE_M]
 
     def _hand_over(self, episode: EpisodeActors) -> None:
         """Let the Traffic Manager drive the ego vehicle; once it has, actions of ours simply override it."""
@@ -488,6 +517,12 @@ class CarlaSession:
         if gear == 0:
             control.manual_gear_shift, control.gear = True, 0
         return control
+
+    def _given_route(self, request: StartEpisode, town: Town) -> Route | None:
+        """The route through the places that a request names, if it does."""
+        if request.waypoints is None:
+            return None
+        return town.planner.plan_through([self._carla.Location(*place) for place in request.waypoints])
 
     def _plan(self, request: StartEpisode, town: Town, episode: EpisodeActors, rng: np.random.Generator) -> Route:
         start = episode.ego.get_location()

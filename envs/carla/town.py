@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.envs.carla.messages import LightState
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _ROAD_MARGIN_M = 0.5
 """Beyond the outermost lane that still counts as road, as in the leaderboard."""
+
+
+_LAYERED = "_Opt"
 
 
 class Town:
@@ -69,3 +73,12 @@ class Town:
 def short_name(town: str) -> str:
     """``"Town03"`` of ``"Carla/Maps/Town03"``."""
     return town.rpartition("/")[2]
+
+
+def same_roads(town: str, available: Collection[str]) -> str | None:
+    """Which of a server's towns has the roads of ``town``: itself, or the variant with or without ``_Opt``.
+
+    CARLA's ``Town10HD_Opt`` is ``Town10HD`` with its scenery in layers.
+    """
+    variant = town.removesuffix(_LAYERED) if town.endswith(_LAYERED) else town + _LAYERED
+    return next((name for name in (town, variant) if name in available), None)

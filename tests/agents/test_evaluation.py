@@ -17,7 +17,7 @@ SHORT = {"max_frames": 40}
 
 
 def without_time(result):
-    return {name: value for name, value in dataclasses.asdict(result).items() if name != "wall_s"}
+    return {name: value for name, value in dataclasses.asdict(result).items() if name not in ("wall_s", "drive_s")}
 
 
 def run(driver, simulator="car-racing", **arguments):

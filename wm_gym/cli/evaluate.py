@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wm_gym.cli.options import (
     Subparsers,
@@ -14,12 +14,19 @@ from wm_gym.cli.options import (
     add_common,
     add_simulator,
     carla_connections,
+    option_value,
     simulator_kwargs,
 )
+from wm_gym.errors import ConfigError
 
 if TYPE_CHECKING:
     from wm_gym.agents.evaluation.evaluation import EvaluationResult
     from wm_gym.agents.evaluation.reality_gap import RealityGap
+    from wm_gym.agents.evaluation.suites import Condition
+    from wm_gym.envs.carla.route_files import FileRoute
+
+_EPISODES = 20
+_CUT = "the limit on its steps"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -37,7 +44,13 @@ def add_parser(subparsers: Subparsers) -> None:
         help="an agent's folder, bundled, random, autopilot, or (noisy-)traffic-manager of CARLA",
     )
     add_simulator(parser, required=False)
-    parser.add_argument("--episodes", type=int, default=20, metavar="N", help="drives (default: 20)")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"drives (default: {_EPISODES}; with --suite 25 of each kind; with --routes one for each route)",
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
     parser.add_argument("--max-episode-steps", type=int, default=None, metavar="N", help="cut drives after N steps")
     parser.add_argument("--json", default=None, metavar="FILE", help="write the result as JSON")
@@ -55,6 +68,26 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="N",
         help="steps of these dreams (default: the horizon that the agent was trained with)",
     )
+    group = parser.add_argument_group("benchmarks", "in CARLA; docs/carla.md tells what they measure")
+    group.add_argument(
+        "--routes",
+        default=None,
+        metavar="FILE.xml",
+        help="drive each route of a file of the leaderboard, longest6, Bench2Drive or their like once",
+    )
+    group.add_argument("--route-ids", default=None, metavar="IDS", help="only these routes, as in 0,3,8-12")
+    group.add_argument(
+        "--towns", default=None, metavar="TOWN[,...]", help="only routes, or drives of a suite, in these"
+    )
+    group.add_argument(
+        "--leaderboard-json",
+        default=None,
+        metavar="FILE",
+        help="with --routes: write the results in the layout of the leaderboard's own file",
+    )
+    group.add_argument(
+        "--suite", default=None, metavar="NAME", help="nocrash, or nocrash:empty, nocrash:regular, nocrash:dense"
+    )
     add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
@@ -65,24 +98,121 @@ def run(arguments: argparse.Namespace) -> int:
     from wm_gym.agents.evaluation.evaluation import evaluate
     from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 
-    evaluate(
+    _check_benchmark_options(arguments)
+    settings: dict[str, Any] = {
+        "seed": HELD_OUT_FROM if arguments.seed is None else arguments.seed,
+        "workers": arguments.workers,
+        "max_episode_steps": arguments.max_episode_steps,
+        "json_path": arguments.json,
+        "video_path": arguments.video,
+        "simulator_kwargs": simulator_kwargs(arguments),
+        "gap": arguments.gap,
+        "gap_horizon": arguments.gap_horizon,
+        "worker_connections": carla_connections(arguments),
+        "device": arguments.device,
+        "progress": not arguments.quiet,
+    }
+    if arguments.suite is not None:
+        _run_suite(arguments, settings)
+    elif arguments.routes is not None:
+        _run_routes(arguments, settings)
+    else:
+        episodes = _EPISODES if arguments.episodes is None else arguments.episodes
+        evaluate(arguments.agent, arguments.env, episodes=episodes, notify=_print_result, **settings)
+    return 0
+
+
+def _check_benchmark_options(arguments: argparse.Namespace) -> None:
+    """Refuse options that need others, or exclude them, each in one sentence."""
+    if arguments.suite is not None and arguments.leaderboard_json is not None:
+        raise ConfigError("--leaderboard-json does not go with --suite, which has other results; use --json.")
+    for option in ("--route-ids", "--leaderboard-json"):
+        if option_value(arguments, option) is not None and arguments.routes is None:
+            raise ConfigError(f"{option} belongs to --routes FILE.xml; give that as well, or leave it out.")
+    if arguments.towns is not None and arguments.routes is None and arguments.suite is None:
+        raise ConfigError(
+            "--towns belongs to --routes or --suite; give one of them, or a town by --env-set town=Town02."
+        )
+    if arguments.suite is None and arguments.routes is not None and arguments.episodes is not None:
+        raise ConfigError("--routes drives each route once; choose some by --route-ids instead of --episodes.")
+
+
+def _chosen_routes(arguments: argparse.Namespace) -> list[FileRoute]:
+    from wm_gym.envs.carla.route_files import choose_routes, read_routes
+
+    return choose_routes(read_routes(arguments.routes), ids=arguments.route_ids, towns=_towns(arguments))
+
+
+def _towns(arguments: argparse.Namespace) -> list[str] | None:
+    return None if arguments.towns is None else [town.strip() for town in arguments.towns.split(",")]
+
+
+def _run_routes(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from wm_gym.agents.evaluation.route_drives import evaluate_routes
+
+    routes = _chosen_routes(arguments)
+    for line in _left_out(routes):
+        print(line)
+    evaluate_routes(
         arguments.agent,
         arguments.env,
-        episodes=arguments.episodes,
-        seed=HELD_OUT_FROM if arguments.seed is None else arguments.seed,
-        workers=arguments.workers,
-        max_episode_steps=arguments.max_episode_steps,
-        json_path=arguments.json,
-        video_path=arguments.video,
-        simulator_kwargs=simulator_kwargs(arguments),
-        gap=arguments.gap,
-        gap_horizon=arguments.gap_horizon,
-        worker_connections=carla_connections(arguments),
-        device=arguments.device,
-        progress=not arguments.quiet,
-        notify=_print_result,
+        routes,
+        leaderboard_path=arguments.leaderboard_json,
+        notify=lambda result: _print_routes(result, routes),
+        **settings,
     )
-    return 0
+
+
+def _left_out(routes: list[FileRoute]) -> Iterator[str]:
+    """What the leaderboard would do on these routes and this package does not."""
+    scenarios = sum(route.num_scenarios for route in routes)
+    if scenarios:
+        yield f"left out: {scenarios} scenarios of {sum(route.num_scenarios > 0 for route in routes)} routes"
+    changing = sum(route.num_weathers > 1 for route in routes)
+    if changing:
+        yield f"left out: the change of weather along {changing} routes; each keeps the first that it names"
+
+
+def _run_suite(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
+    from wm_gym.agents.evaluation.suites import parse_suite, run_suite
+
+    traffic = parse_suite(arguments.suite)
+    routes = None if arguments.routes is None else _chosen_routes(arguments)
+    run_suite(
+        arguments.agent,
+        arguments.env,
+        traffic=traffic,
+        towns=_towns(arguments),
+        episodes=arguments.episodes,
+        routes=routes,
+        notify=_print_condition,
+        **settings,
+    )
+    if routes is None:
+        print(
+            "The routes were drawn by seeds: the original's starts and goals are numbers of CARLA 0.8's spawn points."
+        )
+
+
+def _print_condition(condition: Condition) -> None:
+    """A line of the suite's table."""
+    result = condition.result
+    print(
+        f"{condition.town} ({condition.role}), {condition.traffic}: success {condition.success_rate:.2f} of "
+        f"{result.episodes} drives, route completion {result.driving['route_completion']:.1f} %, "
+        f"ended by: {_ends(result)}"
+    )
+
+
+def _print_routes(result: EvaluationResult, routes: list[FileRoute]) -> None:
+    """The result as a whole, and a line for each route."""
+    _print_result(result)
+    for route, numbers, end in zip(routes, result.last_infos, result.texts["end"], strict=True):
+        print(
+            f"  route {route.route_id} ({route.town}, {numbers['route_length']:.0f} m): completion "
+            f"{numbers['route_completion']:.1f} %, driving score {numbers['driving_score']:.1f} (2.1: "
+            f"{numbers['driving_score_2_1']:.1f}), {end or _CUT}"
+        )
 
 
 def _print_result(result: EvaluationResult) -> None:
@@ -93,12 +223,17 @@ def _print_result(result: EvaluationResult) -> None:
     )
     for name, value in result.driving.items():
         print(f"  {name}: {value:.3f}")
-    ends = Counter(end or "the limit on its steps" for end in result.texts.get("end", ()))
-    if ends:
-        print("  ended by: " + ", ".join(f"{end} {count}" for end, count in ends.most_common()))
+    if result.texts.get("end"):
+        print(f"  ended by: {_ends(result)}")
     if result.reality_gap is not None:
         for line in _gap_lines(result.reality_gap):
             print(f"  {line}")
+
+
+def _ends(result: EvaluationResult) -> str:
+    """How often drives ended in which way."""
+    ends = Counter(end or _CUT for end in result.texts["end"])
+    return ", ".join(f"{end} {count}" for end, count in ends.most_common())
 
 
 def _gap_lines(gap: RealityGap) -> Iterator[str]:

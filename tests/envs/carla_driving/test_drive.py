@@ -231,3 +231,29 @@ def test_being_about_to_hit_the_vehicle_ahead_halves_route_completion():
     # 20 m from the vehicle's centre to its rear end, less half the own length.
     assert road.go(10.0, road_users=(ahead,)) == pytest.approx(1.25)
     assert road.go(20.0, road_users=(replace(ahead, x=52.0),)) == pytest.approx(2.5)
+
+
+def test_a_light_touch_ends_a_drive_only_where_any_collision_does():
+    for least, end in ((0.0, "collision"), (100.0, "collision"), (101.0, "")):
+        road = Road(end={"collision_impulse": least})
+        road.go(1.0)
+        road.hit(2.0, 5, "vehicle.audi.tt")  # 100 N s
+        assert road.drive.end == end
+        assert road.drive.info()["collisions"] == 1.0  # it counts all the same
+    road = Road(end={"collision_impulse": 150.0})
+    road.go(1.0)
+    road.hit(2.0, 5, "vehicle.audi.tt")
+    tick = road.to(3.0)
+    road.drive.add((replace(tick, collisions=(Collision(tick.frame, 5, "vehicle.audi.tt", 200.0),)),))
+    assert road.drive.end == "collision"  # the same contact, harder now
+
+
+def test_infractions_are_told_with_place_and_time():
+    road = Road(lines=(line_at(10.0),), end={"collision": False})
+    assert road.drive.info()["infractions"] == ""
+    road.go(1.0)
+    road.hit(2.0, 5, "vehicle.audi.tt")
+    road.drive_to(20.0)
+    first, second = road.drive.info()["infractions"].splitlines()
+    assert first == "collision_vehicle: with vehicle.audi.tt at (2.0, 0.0) after 0.1 s"
+    assert second.startswith("red_light: light 7 was run at (")
