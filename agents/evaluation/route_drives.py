@@ -15,7 +15,7 @@ from wm_gym.files import check_writable, describe_os_error, write_json_atomicall
 from wm_gym.simulator import SimulatorSpec
 
 LEADERBOARD_ENDS: dict[str, Any] = {"collision": False, "off_road": False, "red_light": False, "wrong_way_m": 0.0}
-"""The leaderboard goes on after a collision or a red light, off the road and backwards; the environment's other ends are its own."""
+"""The leaderboard goes on after a collision or a red light, off the road and backwards; the other ends are its own."""
 
 
 def evaluate_routes(
