@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from wm_gym.clips import Clips
 from wm_gym.config import LossConfig
 from wm_gym.models.dynamics.base import Divergence
+from wm_gym.models.vector import VectorHead
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
@@ -179,6 +180,7 @@ class WorldModelLoss(nn.Module):
             terms["vector"] = unrolled.vector_loss.mean()
         elif model.simulator.vector:
             assert unrolled.seen is not None
+            assert isinstance(model.vector_head, VectorHead)
             terms["vector"] = model.vector_head.loss(unrolled.seen, clips.vectors)
         if unrolled.divergence is not None:
             for name, divergence in unrolled.divergence._asdict().items():
