@@ -33,7 +33,7 @@ class Town:
         lights = list(world.get_actors().filter("traffic.traffic_light*"))
         self.stop_lines: tuple[StopLine, ...] = stop_lines(lights)
         with_line = {line.light_id for line in self.stop_lines}
-        self._lights = [light for light in lights if light.id in with_line]
+        self._light_states = [(light.id, light.get_state) for light in lights if light.id in with_line]
         lane = carla_module.LaneType
         self._drivable = lane.Driving | lane.Bidirectional | lane.Parking
         states = carla_module.TrafficLightState
@@ -54,7 +54,7 @@ class Town:
             return False
         if _covers(nearest, location):
             return True
-        # Where a lane opens or ends, its middle may be nearer than that of the wide lane beside it that the place is on.
+        # Where a lane opens or ends, its middle may be nearer than that of the wide lane beside it.
         beside = (nearest.get_left_lane(), nearest.get_right_lane())
         return any(
             lane is not None and int(lane.lane_type) & int(self._drivable) and _covers(lane, location)
@@ -68,7 +68,7 @@ class Town:
 
     def light_states(self) -> dict[int, LightState]:
         """The state of every traffic light with a stop line, by its number."""
-        return {light.id: self._names.get(light.get_state(), "unknown") for light in self._lights}
+        return {number: self._names.get(state(), "unknown") for number, state in self._light_states}
 
 
 def _covers(lane: carla.Waypoint, location: carla.Location) -> bool:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from wm_gym.envs.carla_light.layout import Pose
 
+_IN_PLACE = Pose(0.0, 0.0)
+
 
 def rotation(pose: Pose) -> NDArray[np.float64]:
     """The matrix ``(3, 3)`` that turns vectors of the pose's frame into the world's, as CARLA defines it."""
@@ -27,6 +29,8 @@ def rotation(pose: Pose) -> NDArray[np.float64]:
 
 def attach(parent: Pose, relative: Pose) -> Pose:
     """World pose of something mounted rigidly on ``parent``."""
+    if relative == _IN_PLACE:
+        return parent
     x, y, z = rotation(parent) @ (relative.x, relative.y, relative.z)
     turned = rotation(parent) @ rotation(relative)
     return Pose(
