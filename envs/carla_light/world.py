@@ -19,6 +19,7 @@ from wm_gym.envs.carla_light.actors import Actor, Vector, VehicleControl, pack_p
 from wm_gym.envs.carla_light.blueprints import BLUEPRINTS, Blueprint
 from wm_gym.envs.carla_light.camera import Box, render_rgb, render_semantic, traffic_light_head
 from wm_gym.envs.carla_light.collisions import Scenery, neighbours, obstacle
+from wm_gym.envs.carla_light.contacts import push_apart
 from wm_gym.envs.carla_light.geometry import attach, boxes_overlap, rotation
 from wm_gym.envs.carla_light.interference import Interference
 from wm_gym.envs.carla_light.layout import Pose, Town, TrafficLight
@@ -233,18 +234,23 @@ class World:
             time.sleep(max(0.001, self.step_s - (time.monotonic() - started)))
 
     def _move(self) -> list[tuple[Actor, Actor]]:
-        """Move everything; what would run into something stays and loses its speed."""
+        """Move everything; returns who ran into what."""
         hits: list[tuple[Actor, Actor]] = []
         solid = self._solid()
-        for actor, near in zip(solid, neighbours(solid, self.step_s), strict=True):
+        near = dict(zip((actor.id for actor in solid), neighbours(solid, self.step_s), strict=True))
+
+        def in_the_way(actor: Actor, pose: Pose) -> Actor | None:
+            return obstacle(actor, pose, near[actor.id]) or obstacle(actor, pose, self.scenery.near(pose))
+
+        for actor in solid:
             if actor.kind == "static":
                 continue
             new = actor.move(self.step_s)
-            other = obstacle(actor, new, near) or obstacle(actor, new, self.scenery.near(new))
+            other = in_the_way(actor, new)
             if other is None:
                 actor.pose = new
             else:
-                actor.stop()
+                push_apart(actor, new, other, lambda moved, pose: in_the_way(moved, pose) is None)
                 hits.append((actor, other))
             self._heed_road(actor)
         return hits
