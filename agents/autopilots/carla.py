@@ -157,7 +157,7 @@ class CarlaAutopilot:
         self._speeds = self._curvatures = self._headings = np.zeros(0)
         self._pace = 1.0
         self._pedals = _Pedals()
-        self._drives_through = False
+        self._stops: bool | None = None
         self._to_line = math.inf
 
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
@@ -180,7 +180,7 @@ class CarlaAutopilot:
         self._curvatures = route_curvatures(self._route)
         self._headings = np.radians(np.unwrap(self._route.headings, period=360))
         self._pedals = _Pedals()
-        self._drives_through = False
+        self._stops = None
         self._to_line = math.inf
 
     def act(self, observation: Observed) -> FloatArray:
@@ -268,15 +268,17 @@ class CarlaAutopilot:
         to_line, state = light if light is not None else (math.inf, "green")
         is_free = state not in ("red", "yellow")
         if is_free or to_line > self._to_line + _NEXT_LIGHT:
-            self._drives_through = False
+            self._stops = None
         self._to_line = to_line
         if is_free:
             return _ACCELERATION
         room = to_line - _LINE_GAP
         braking = speed**2 / (2 * max(room, 0.1))
-        # Once decided, driving through holds: braking when the light turns red would end in the junction.
-        self._drives_through |= state == "yellow" and braking > _GIVE_UP_BRAKING
-        if self._drives_through or to_line < -_PAST_LINE:
+        if self._stops is None:
+            # Decided once for each light: to brake when a light turns red that was driven towards would end in the
+            # junction, and a vehicle that gave up braking half-way would be too slow to pass before red.
+            self._stops = state == "red" or braking <= _GIVE_UP_BRAKING
+        if not self._stops or to_line < -_PAST_LINE:
             return _ACCELERATION
         if room < _ARRIVED:
             return -max(braking, 1.0)

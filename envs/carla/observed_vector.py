@@ -63,6 +63,9 @@ _FIELDS: dict[str, Fields] = {
 }
 
 
+_LANE_CHANGES = (Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT)
+
+
 def vector_fields(names: Sequence[str]) -> Fields:
     """The fields that the names stand for, in their order.
 
@@ -92,11 +95,10 @@ def command_at(route: Route, distance: float) -> Command:
     """
     here = int(np.searchsorted(route.distances, distance, side="right")) - 1
     ahead = int(np.searchsorted(route.distances, distance + COMMAND_AHEAD_M, side="right"))
-    commands = route.commands[max(here, 0) : ahead]
-    changes = [Command.CHANGE_LANE_LEFT, Command.CHANGE_LANE_RIGHT]
-    turns = commands[~np.isin(commands, [Command.LANE_FOLLOW, *changes])]
-    told = turns if len(turns) else commands[np.isin(commands, changes)]
-    return Command(int(told[0])) if len(told) else Command.LANE_FOLLOW
+    commands = route.commands[max(here, 0) : ahead].tolist()
+    told = [command for command in commands if command != Command.LANE_FOLLOW]
+    turns = [command for command in told if command not in _LANE_CHANGES]
+    return Command(next(iter(turns or told), Command.LANE_FOLLOW))
 
 
 def route_points_ahead(drive: Drive) -> list[float]:
@@ -106,10 +108,11 @@ def route_points_ahead(drive: Drive) -> list[float]:
     """
     ego, distance = drive.tick.ego, drive.route_state.distance
     yaw = math.radians(ego.yaw)
+    cos, sin = math.cos(yaw), math.sin(yaw)
+    ahead = ROUTE_POINT_SPACING_M * np.arange(1, ROUTE_POINTS + 1)
     values: list[float] = []
-    for number in range(1, ROUTE_POINTS + 1):
-        x, y = drive.route.point_at(distance + number * ROUTE_POINT_SPACING_M) - (ego.x, ego.y)
-        values += [x * math.cos(yaw) + y * math.sin(yaw), y * math.cos(yaw) - x * math.sin(yaw)]
+    for x, y in (drive.route.points_at(distance + ahead) - (ego.x, ego.y)).tolist():
+        values += [x * cos + y * sin, y * cos - x * sin]
     return values
 
 

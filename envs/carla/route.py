@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from itertools import groupby, pairwise, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_gym.envs.angles import wrap_degrees
 from wm_gym.errors import SimulatorError
 
 if TYPE_CHECKING:
@@ -100,7 +101,11 @@ class Route:
 
     def point_at(self, distance: float) -> FloatArray:
         """The point ``(2,)`` at a distance along the route; before the start and beyond the end, the nearer end."""
-        return np.array([np.interp(distance, self.distances, self.points[:, axis]) for axis in (0, 1)])
+        return self.points_at(np.array((distance,)))[0]
+
+    def points_at(self, distances: FloatArray) -> FloatArray:
+        """The points ``(n, 2)`` at distances ``(n,)`` along the route, as :meth:`point_at`."""
+        return np.stack([np.interp(distances, self.distances, self.points[:, axis]) for axis in (0, 1)], axis=1)
 
     def width_at(self, distance: float) -> float:
         """Metres of the route's lane at a distance along it."""
@@ -828,17 +833,12 @@ class RouteTracker:
             index=index,
             distance=self._distance,
             lateral_offset=across_y * math.cos(radians) - across_x * math.sin(radians),
-            heading_error=(yaw - heading + 180.0) % 360.0 - 180.0,
+            heading_error=wrap_degrees(yaw - heading),
             remaining=self.route.length - self._distance,
         )
 
 
 # --- Geometry ---------------------------------------------------------------------------------------------------------
-
-
-def wrap_degrees(angle: Any) -> Any:
-    """Angles in degrees, brought to [-180, 180)."""
-    return (angle + 180.0) % 360.0 - 180.0
 
 
 def _lengths(points: FloatArray) -> FloatArray:

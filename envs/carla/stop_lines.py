@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wm_gym.envs.carla.route import Route, wrap_degrees
+from wm_gym.envs.angles import wrap_degrees
+from wm_gym.envs.carla.route import Route
 
 if TYPE_CHECKING:
     import carla

@@ -37,7 +37,7 @@ class Town:
         lights = list(world.get_actors().filter("traffic.traffic_light*"))
         self.stop_lines: tuple[StopLine, ...] = stop_lines(lights)
         with_line = {line.light_id for line in self.stop_lines}
-        self._lights = [light for light in lights if light.id in with_line]
+        self._light_states = [(light.id, light.get_state) for light in lights if light.id in with_line]
         lane = carla_module.LaneType
         self._drivable = lane.Driving | lane.Bidirectional | lane.Parking
         states = carla_module.TrafficLightState
@@ -53,12 +53,17 @@ class Town:
 
         Not by ``project_to_road=False``: that says no at isolated points in the middle of bends.
         """
-        lane = self.map.get_waypoint(location, project_to_road=True, lane_type=self._drivable)
-        if lane is None:
+        nearest = self.map.get_waypoint(location, project_to_road=True, lane_type=self._drivable)
+        if nearest is None:
             return False
-        centre = lane.transform.location
-        distance = math.hypot(location.x - centre.x, location.y - centre.y)
-        return distance <= lane.lane_width / 2 + _ROAD_MARGIN_M
+        if _covers(nearest, location):
+            return True
+        # Where a lane opens or ends, its middle may be nearer than that of the wide lane beside it.
+        beside = (nearest.get_left_lane(), nearest.get_right_lane())
+        return any(
+            lane is not None and int(lane.lane_type) & int(self._drivable) and _covers(lane, location)
+            for lane in beside
+        )
 
     def lane_at(self, location: carla.Location) -> tuple[int, int] | None:
         """Ids of the road and of the driving lane that are nearest to a place."""
@@ -67,7 +72,13 @@ class Town:
 
     def light_states(self) -> dict[int, LightState]:
         """The state of every traffic light with a stop line, by its number."""
-        return {light.id: self._names.get(light.get_state(), "unknown") for light in self._lights}
+        return {number: self._names.get(state(), "unknown") for number, state in self._light_states}
+
+
+def _covers(lane: carla.Waypoint, location: carla.Location) -> bool:
+    """Whether a place is no further from the middle of a lane than its edge and a margin."""
+    centre = lane.transform.location
+    return math.hypot(location.x - centre.x, location.y - centre.y) <= lane.lane_width / 2 + _ROAD_MARGIN_M
 
 
 def short_name(town: str) -> str:

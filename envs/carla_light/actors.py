@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from wm_gym.envs.angles import wrap_degrees
 from wm_gym.envs.carla_light.blueprints import Blueprint
 from wm_gym.envs.carla_light.layout import Pose
 from wm_gym.envs.carla_light.vehicle_dynamics import Motion, Pedals, VehicleDynamics
@@ -139,7 +140,7 @@ class Actor:
             self.velocity = tuple(part * self.walk_speed for part in self.walk_direction)  # type: ignore[assignment]
             x, y = self.pose.x + self.velocity[0] * seconds, self.pose.y + self.velocity[1] * seconds
             yaw = math.degrees(math.atan2(self.velocity[1], self.velocity[0])) if self.walk_speed > 0 else self.pose.yaw
-            return replace(self.pose, x=x, y=y, yaw=yaw)
+            return self.pose._replace(x=x, y=y, yaw=yaw)
         return self.pose
 
     def _drive(self, seconds: float) -> Pose:
@@ -178,7 +179,7 @@ class Actor:
             (self.velocity[2] - before[2]) / seconds,
         )
         self.angular_velocity = (0.0, 0.0, math.degrees(motion.yaw_rate))
-        return Pose(x, y, pose.z, pose.pitch, (math.degrees(yaw) + 180.0) % 360.0 - 180.0, pose.roll)
+        return Pose(x, y, pose.z, pose.pitch, wrap_degrees(math.degrees(yaw)), pose.roll)
 
     def pack(self, token: bytes) -> list[Any]:
         """CARLA's ``Actor``."""
@@ -195,10 +196,8 @@ class Actor:
 
     def pack_state(self, world_pose: Pose) -> bytes:
         """CARLA's ``ActorDynamicState``: 119 bytes."""
-        pose = world_pose
         head = (
-            self.id, _ACTIVE, pose.x, pose.y, pose.z, pose.pitch, pose.yaw, pose.roll,
-            *self.velocity, *self.angular_velocity, *self.acceleration,
+            self.id, _ACTIVE, *world_pose, *self.velocity, *self.angular_velocity, *self.acceleration,
         )  # fmt: skip
         if self.kind == "vehicle":
             c = self.control
@@ -213,11 +212,6 @@ class Actor:
         if self.kind == "walker":
             return _WALKER.pack(*head, *self.walk_direction, self.walk_speed, False)
         return _OTHER.pack(*head)
-
-
-def pose_values(pose: Pose) -> tuple[float, ...]:
-    """The six numbers of a transform as they lie in memory."""
-    return (pose.x, pose.y, pose.z, pose.pitch, pose.yaw, pose.roll)
 
 
 def pack_pose(pose: Pose) -> list[list[float]]:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from wm_gym.envs.carla_light.actors import Actor
+from wm_gym.envs.carla_light.blueprints import BLUEPRINTS
 from wm_gym.envs.carla_light.geometry import boxes_overlap
 from wm_gym.envs.carla_light.layout import Pose
 
 _LEVEL_M = 2.5
 """Actors whose heights differ by more pass above each other."""
 _FASTEST_M_S = 60.0
-_CELL_M = 25.0
+_CELL_M = 10.0
+_LONGEST_REACH_M = max(math.hypot(*blueprint.extent[:2]) for blueprint in BLUEPRINTS.values())
+"""Metres from the middle of the largest actor to its corners."""
 
 
 class Scenery:
     """What stands beside the roads and does not move, found by place.
+
+    Each cell of a grid lists all that an actor whose middle is in it could touch.
 
     Args:
         obstacles: Buildings and poles; their numbers are those of no actor.
@@ -27,21 +33,14 @@ class Scenery:
     def __init__(self, obstacles: Iterable[Actor]) -> None:
         self._cells: dict[tuple[int, int], list[Actor]] = defaultdict(list)
         for obstacle in obstacles:
-            reach, pose = obstacle.reach, obstacle.pose
+            reach, pose = obstacle.reach + _LONGEST_REACH_M, obstacle.pose
             for column in range(int((pose.x - reach) // _CELL_M), int((pose.x + reach) // _CELL_M) + 1):
                 for row in range(int((pose.y - reach) // _CELL_M), int((pose.y + reach) // _CELL_M) + 1):
                     self._cells[column, row].append(obstacle)
 
-    def near(self, pose: Pose, reach: float) -> list[Actor]:
-        """All that may be within some metres of a place, and more."""
-        columns = {int((pose.x - reach) // _CELL_M), int((pose.x + reach) // _CELL_M)}
-        rows = {int((pose.y - reach) // _CELL_M), int((pose.y + reach) // _CELL_M)}
-        found: dict[int, Actor] = {}
-        for column in columns:
-            for row in rows:
-                for obstacle in self._cells.get((column, row), ()):
-                    found[id(obstacle)] = obstacle
-        return list(found.values())
+    def near(self, pose: Pose) -> Sequence[Actor]:
+        """All that an actor could touch at a place, and more."""
+        return self._cells.get((int(pose.x // _CELL_M), int(pose.y // _CELL_M)), ())
 
 
 def neighbours(solid: Sequence[Actor], seconds: float) -> list[list[Actor]]:

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from wm_gym.envs.carla_light.layout import Pose
 
+_IN_PLACE = Pose(0.0, 0.0)
+
 
 def rotation(pose: Pose) -> NDArray[np.float64]:
     """The matrix ``(3, 3)`` that turns vectors of the pose's frame into the world's, as CARLA defines it."""
@@ -27,6 +29,8 @@ def rotation(pose: Pose) -> NDArray[np.float64]:
 
 def attach(parent: Pose, relative: Pose) -> Pose:
     """World pose of something mounted rigidly on ``parent``."""
+    if relative == _IN_PLACE:
+        return parent
     x, y, z = rotation(parent) @ (relative.x, relative.y, relative.z)
     turned = rotation(parent) @ rotation(relative)
     return Pose(
@@ -65,6 +69,33 @@ def boxes_overlap(first: Pose, first_extent: Sequence[float], second: Pose, seco
         and abs(along * turned_cos + across * turned_sin) <= other_length + length * part_cos + width * part_sin
         and abs(across * turned_cos - along * turned_sin) <= other_width + length * part_sin + width * part_cos
     )
+
+
+def way_out(
+    first: Pose, first_extent: Sequence[float], second: Pose, second_extent: Sequence[float]
+) -> tuple[float, float] | None:
+    """The shortest way in metres that brings the first box out of the second, seen from above.
+
+    ``None`` where they do not overlap.
+    """
+    x, y = first.x - second.x, first.y - second.y
+    least, way = math.inf, (0.0, 0.0)
+    for yaw in (first.yaw, first.yaw + 90.0, second.yaw, second.yaw + 90.0):
+        axis_x, axis_y = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+        apart = x * axis_x + y * axis_y
+        depth = _half_size(first, first_extent, yaw) + _half_size(second, second_extent, yaw) - abs(apart)
+        if depth < 0:
+            return None
+        if depth < least:
+            outwards = math.copysign(depth, apart)
+            least, way = depth, (outwards * axis_x, outwards * axis_y)
+    return way
+
+
+def _half_size(pose: Pose, extent: Sequence[float], yaw: float) -> float:
+    """Half the size of a box in a direction, degrees."""
+    turned = math.radians(pose.yaw - yaw)
+    return extent[0] * abs(math.cos(turned)) + extent[1] * abs(math.sin(turned))
 
 
 def contains(pose: Pose, extent: Sequence[float], x: float, y: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,11 @@ POLE_HALF_M, POLE_HEIGHT_M = 0.1, 5.0
 Points = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Pose:
+class Pose(NamedTuple):
     """A position in metres and a rotation in degrees, in CARLA's left-handed frame.
 
-    x points east, y south and z up; yaw is clockwise seen from above, a positive pitch looks up.
+    x points east, y south and z up; yaw is clockwise seen from above, a positive pitch looks up. In this order they lie
+    in the client's memory.
     """
 
     x: float

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from wm_gym.envs.angles import wrap_degrees
 from wm_gym.envs.carla_light.lanes import LaneSamples, read_lanes
 from wm_gym.envs.carla_light.layout import Marking, Points, Pose, Town
 from wm_gym.envs.carla_light.scenery import make_scenery
@@ -92,7 +93,7 @@ def _spawn_points(lanes: LaneSamples) -> Iterator[Pose]:
                 continue
             due = along + _SPAWN_EVERY_M
             x, y, z = lanes.points[number].tolist()
-            yaw = (float(lanes.yaws[number]) + 180.0) % 360.0 - 180.0
+            yaw = wrap_degrees(float(lanes.yaws[number]))
             pitch = float(np.degrees(np.arctan(lanes.slopes[number])))
             yield Pose(x, y, z + _SPAWN_UP_M, pitch=pitch, yaw=yaw)
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_gym.envs.angles import wrap_degrees
 from wm_gym.envs.carla_light.lanes import LaneSamples
 from wm_gym.envs.carla_light.layout import Pose, TrafficLight
 
@@ -160,7 +161,7 @@ def _light(
     yaw = math.degrees(heading)
     return TrafficLight(
         opendrive_id=landmark.id,
-        pose=Pose(pole.x, pole.y, middle.z, yaw=(yaw + 360.0) % 360.0 - 180.0),
+        pose=Pose(pole.x, pole.y, middle.z, yaw=wrap_degrees(yaw + 180.0)),
         group=group,
         junction=junction,
         trigger=Pose(

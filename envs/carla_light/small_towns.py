@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from wm_gym.envs.angles import wrap_degrees
 from wm_gym.envs.carla_light.geometry import contains
 from wm_gym.envs.carla_light.layout import Building, Marking, Points, Pose, Town, TrafficLight
 from wm_gym.envs.carla_light.surface import NOWHERE, RoadSurface
@@ -791,7 +792,7 @@ def _surface(network: _Network, lights: Sequence[TrafficLight]) -> RoadSurface:
     at = np.full(len(samples), NOWHERE, np.int64)
     for index, (x, y, yaw) in enumerate(samples.tolist()):
         for number, light in enumerate(lights):
-            turned = (yaw - light.trigger.yaw + 180.0) % 360.0 - 180.0
+            turned = wrap_degrees(yaw - light.trigger.yaw)
             if abs(turned) < 60.0 and contains(light.trigger, light.trigger_extent, x, y):
                 at[index] = number
     flat = np.zeros(len(samples))

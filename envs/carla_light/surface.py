@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from wm_gym.envs.angles import wrap_degrees
 from wm_gym.envs.carla_light.layout import Points
 
 _CELL_M = 1.0
@@ -99,4 +100,4 @@ class RoadSurface:
 
     def turned(self, sample: int, yaw: float) -> float:
         """Degrees in [-180, 180) by which a heading differs from the direction of the traffic."""
-        return (yaw - self.yaw[sample] + 180.0) % 360.0 - 180.0
+        return wrap_degrees(yaw - self.yaw[sample])

@@ -20,7 +20,8 @@ import math
 from dataclasses import dataclass
 
 GRAVITY = 9.81
-MAX_STEER_DEG = 40.0
+MAX_STEER_DEG = 70.0
+"""Of the front wheels: that of CARLA's ``WheelPhysicsControl``, for which its Traffic Manager is tuned."""
 STEERING_CURVE = ((0.0, 1.0), (120.0, 0.7))
 """Speed in km/h and the part of the steering angle that is used there, as CARLA has it for cars."""
 GEAR_RATIOS = (3.6, 2.1, 1.4, 1.03, 0.82)
@@ -55,6 +56,8 @@ _STEER_RATES, _THROTTLE_RATES, _BRAKE_RATES = (2.5, 5.0), (6.0, 10.0), (6.0, 10.
 _STEP_S = 0.05
 _KINEMATIC_M_S = 9.0
 """Below, and in reverse, wheels roll without slip, within what grip allows."""
+_ROLLING_M_S = 1e-3
+"""Of slip at the rear wheels there, below which they roll."""
 _YAW_LAG_S = 0.08
 """Of the turn behind the wheels there."""
 _LEAST_GRIP_LEFT = 0.1
@@ -187,8 +190,13 @@ class VehicleDynamics:
             left = math.sqrt(max(1.0 - used**2, _LEAST_GRIP_LEFT**2)) * _GRIP * GRAVITY
             most = left / max(abs(after), 0.1)
             aim = min(most, max(-most, after * math.tan(steer) / self.wheelbase))
+            is_sliding = abs(motion.right - motion.yaw_rate * self._rear) > _ROLLING_M_S
             motion.yaw_rate += (aim - motion.yaw_rate) * min(1.0, step / _YAW_LAG_S)
-            motion.right = motion.yaw_rate * self._rear
+            missing = motion.yaw_rate * self._rear - motion.right
+            if is_sliding:  # it came from above that speed, or was pushed; only grip ends that
+                spare = max(_LEAST_GRIP_LEFT * left, left - abs(after * motion.yaw_rate)) * step
+                missing = min(spare, max(-spare, missing))
+            motion.right += missing
             return
         used = tyres - math.copysign(braking, forward)
         grip = _GRIP * GRAVITY

@@ -11,10 +11,10 @@ in front.
 from __future__ import annotations
 
 import contextlib
-import queue
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +24,8 @@ Handler = Callable[[str, list[Any]], Any]
 """Answers a call by its method and arguments with the whole result, as from :func:`success`."""
 
 _RECEIVE_BYTES = 1 << 16
+_DO_NOT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)
+"""For ``send``; not on Windows, where every message waits for another thread."""
 _TCP = 1
 _ADDRESS_NOT_SET = 0
 
@@ -126,18 +128,12 @@ class RpcServer(_Listener):
 
 
 class StreamServer(_Listener):
-    """Sends each stream's messages to all of its subscribers.
-
-    A message waits in a queue for each subscriber, so that a slow client holds up nobody; beyond ``MAX_QUEUED`` the
-    oldest are dropped.
-    """
-
-    MAX_QUEUED = 64
+    """Sends each stream's messages to all of its subscribers."""
 
     def __init__(self, host: str, port: int) -> None:
         super().__init__(host, port)
         self._lock = threading.Lock()
-        self._subscribers: dict[int, set[queue.Queue[bytes | None]]] = {}
+        self._subscribers: dict[int, set[_Subscriber]] = {}
 
     def serve(self, connection: socket.socket) -> None:
         """Send one subscriber its stream."""
@@ -145,26 +141,22 @@ class StreamServer(_Listener):
         if len(header) < 4:
             return
         (stream_id,) = struct.unpack("<I", header)
-        messages: queue.Queue[bytes | None] = queue.Queue()
+        subscriber = _Subscriber(connection)
         with self._lock:
-            self._subscribers.setdefault(stream_id, set()).add(messages)
-        threading.Thread(target=_wait_for_end, args=(connection, messages), daemon=True).start()
+            self._subscribers.setdefault(stream_id, set()).add(subscriber)
+        threading.Thread(target=subscriber.wait_for_end, daemon=True).start()
         try:
-            while (message := messages.get()) is not None:
-                connection.sendall(struct.pack("<I", len(message)) + message)
+            subscriber.send_waiting()
         finally:
             with self._lock:
-                self._subscribers[stream_id].discard(messages)
+                self._subscribers[stream_id].discard(subscriber)
 
     def send(self, stream_id: int, message: bytes) -> None:
-        """Queue a message for everyone who listens to the stream."""
+        """Send a message to everyone who listens to the stream; a slow client holds up nobody."""
         with self._lock:
             subscribers = list(self._subscribers.get(stream_id, ()))
-        for messages in subscribers:
-            if messages.qsize() >= self.MAX_QUEUED:
-                with contextlib.suppress(queue.Empty):
-                    messages.get_nowait()
-            messages.put(message)
+        for subscriber in subscribers:
+            subscriber.send(message)
 
     def is_listened_to(self, stream_id: int) -> bool:
         """Whether anyone subscribes to the stream."""
@@ -176,12 +168,61 @@ class StreamServer(_Listener):
         with self._lock:
             subscribers = self._subscribers.pop(stream_id, set())
             self._subscribers[stream_id] = set()
-        for messages in subscribers:
-            messages.put(None)
+        for subscriber in subscribers:
+            subscriber.end()
 
 
-def _wait_for_end(connection: socket.socket, messages: queue.Queue[bytes | None]) -> None:
-    """A subscriber never speaks again; what is read next is the end of its connection."""
-    with contextlib.suppress(OSError):
-        connection.recv(1)
-    messages.put(None)
+class _Subscriber:
+    """One who listens to a stream.
+
+    A message goes out at once, in the thread that sends it: CARLA's client keeps a core busy until it has come. What
+    the connection does not take at once waits for a thread of the subscriber's own; beyond ``MAX_WAITING`` messages old
+    ones are dropped.
+    """
+
+    MAX_WAITING = 64
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._changed = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        """The first may be the rest of a message whose beginning has been sent."""
+        self._is_sending = self._is_ended = False
+
+    def send(self, message: bytes) -> None:
+        """Send a message, now or later."""
+        data = struct.pack("<I", len(message)) + message
+        with self._changed:
+            if not self._waiting and not self._is_sending and _DO_NOT_WAIT is not None:
+                with contextlib.suppress(OSError):
+                    data = data[self._connection.send(data, _DO_NOT_WAIT) :]
+                if not data:
+                    return
+            if len(self._waiting) >= self.MAX_WAITING:
+                del self._waiting[1]
+            self._waiting.append(data)
+            self._changed.notify()
+
+    def send_waiting(self) -> None:
+        """Send what has to wait, until the end."""
+        while True:
+            with self._changed:
+                self._is_sending = False
+                self._changed.wait_for(lambda: self._waiting or self._is_ended)
+                if self._is_ended:
+                    return
+                data = self._waiting.popleft()
+                self._is_sending = True
+            self._connection.sendall(data)
+
+    def wait_for_end(self) -> None:
+        """A subscriber never speaks again; what is read next is the end of its connection."""
+        with contextlib.suppress(OSError):
+            self._connection.recv(1)
+        self.end()
+
+    def end(self) -> None:
+        """Send nothing more."""
+        with self._changed:
+            self._is_ended = True
+            self._changed.notify()

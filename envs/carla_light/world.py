@@ -9,16 +9,17 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgpack
 import numpy as np
 
-from wm_gym.envs.carla_light.actors import Actor, Vector, VehicleControl, pack_pose, pose_values
+from wm_gym.envs.carla_light.actors import Actor, Vector, VehicleControl, pack_pose
 from wm_gym.envs.carla_light.blueprints import BLUEPRINTS, Blueprint
 from wm_gym.envs.carla_light.camera import Box, render_rgb, render_semantic, traffic_light_head
 from wm_gym.envs.carla_light.collisions import Scenery, neighbours, obstacle
+from wm_gym.envs.carla_light.contacts import push_apart
 from wm_gym.envs.carla_light.geometry import attach, boxes_overlap, rotation
 from wm_gym.envs.carla_light.interference import Interference
 from wm_gym.envs.carla_light.layout import Pose, Town, TrafficLight
@@ -233,18 +234,23 @@ class World:
             time.sleep(max(0.001, self.step_s - (time.monotonic() - started)))
 
     def _move(self) -> list[tuple[Actor, Actor]]:
-        """Move everything; what would run into something stays and loses its speed."""
+        """Move everything; returns who ran into what."""
         hits: list[tuple[Actor, Actor]] = []
         solid = self._solid()
-        for actor, near in zip(solid, neighbours(solid, self.step_s), strict=True):
+        near = dict(zip((actor.id for actor in solid), neighbours(solid, self.step_s), strict=True))
+
+        def in_the_way(actor: Actor, pose: Pose) -> Actor | None:
+            return obstacle(actor, pose, near[actor.id]) or obstacle(actor, pose, self.scenery.near(pose))
+
+        for actor in solid:
             if actor.kind == "static":
                 continue
             new = actor.move(self.step_s)
-            other = obstacle(actor, new, near) or obstacle(actor, new, self.scenery.near(new, actor.reach))
+            other = in_the_way(actor, new)
             if other is None:
                 actor.pose = new
             else:
-                actor.stop()
+                push_apart(actor, new, other, lambda moved, pose: in_the_way(moved, pose) is None)
                 hits.append((actor, other))
             self._heed_road(actor)
         return hits
@@ -259,7 +265,7 @@ class World:
         if actor.kind == "walker":
             # Of a walker the pose is that of its middle.
             height = surface.height(sample, pose.x, pose.y) + actor.blueprint.extent[2]
-            actor.pose = replace(pose, z=height)
+            actor.pose = pose._replace(z=height)
             return
         turned = surface.turned(sample, pose.yaw)
         slope = surface.slope[sample] * math.cos(math.radians(turned))
@@ -287,19 +293,20 @@ class World:
     def _set_lights(self) -> None:
         """The groups of a junction take turns: green, yellow, all red."""
         turn_s = _GREEN_S + _YELLOW_S + _ALL_RED_S
+        # Half a step, so that sums of steps that miss a change by a rounding error do not decide.
+        since = self._lights_s + self.step_s / 2
+        now = {turns: divmod(since % (turn_s * turns), turn_s) for turns in set(self._turns.values())}
         for light, actor in zip(self.town.lights, self.traffic_lights, strict=True):
-            # Half a step, so that sums of steps that miss a change by a rounding error do not decide.
-            since = self._lights_s + self.step_s / 2
-            turn, elapsed = divmod(since % (turn_s * self._turns[light.junction]), turn_s)
-            current = _GREEN if elapsed < _GREEN_S else (_YELLOW if elapsed < _GREEN_S + _YELLOW_S else _RED)
             if not actor.is_frozen:
-                actor.light_state = current if light.group == int(turn) else _RED
+                turn, elapsed = now[self._turns[light.junction]]
+                current = _GREEN if elapsed < _GREEN_S else (_YELLOW if elapsed < _GREEN_S + _YELLOW_S else _RED)
+                actor.light_state = current if light.group == turn else _RED
                 actor.light_elapsed = elapsed
 
     # -- sensors -------------------------------------------------------------------------------------------------
 
     def _header(self, sensor_type: int, pose: Pose) -> bytes:
-        return struct.pack("<QQd6f", sensor_type, self.frame, self.seconds, *pose_values(pose))
+        return struct.pack("<QQd6f", sensor_type, self.frame, self.seconds, *pose)
 
     def _send_state(self, *, map_changed: bool = False) -> None:
         state = struct.pack(
@@ -364,7 +371,7 @@ class World:
         """A pose above a ground that is flat: pictures know no hills."""
         surface = self.town.surface
         sample = surface.locate(pose.x, pose.y, pose.z)
-        return pose if sample == NOWHERE else replace(pose, z=pose.z - surface.height(sample, pose.x, pose.y))
+        return pose if sample == NOWHERE else pose._replace(z=pose.z - surface.height(sample, pose.x, pose.y))
 
     # -- commands ------------------------------------------------------------------------------------------------
 
@@ -389,7 +396,7 @@ class World:
     def set_pose(self, actor_id: int, pose: Pose, speed: float | None = None) -> None:
         """Put an actor somewhere, and say how fast it is there."""
         actor = self.actor(actor_id)
-        actor.pose = replace(pose)
+        actor.pose = pose
         if speed is not None:
             actor.set_speed(speed)
 
@@ -440,7 +447,7 @@ class _ImageSender:
 
 def _facing(light: TrafficLight) -> Pose:
     """The pose of a light's actor: its x axis points to the right of the traffic, as that of CARLA's own lights."""
-    return replace(light.pose, yaw=light.trigger.yaw + 90.0)
+    return light.pose._replace(yaw=light.trigger.yaw + 90.0)
 
 
 def _trigger_volume(light: TrafficLight) -> tuple[Vector, Vector]:

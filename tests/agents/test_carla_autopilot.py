@@ -372,9 +372,8 @@ def test_a_green_light_changes_nothing(straight):
     assert np.array_equal(drive(unknown, 20)["speed"], free)
 
 
-@pytest.mark.parametrize(("metres", "stops"), [(10, False), (20, False), (40, True), (55, True)])
-def test_at_yellow_it_stops_where_that_is_possible(straight, metres, stops):
-    """At 13.5 m/s, 20 m are needed to stop with 4.5 m/s^2. The light is yellow for 3 s and then red."""
+def turning_red(metres):
+    """A light at 200 m that is green until the vehicle is so near, then yellow for 3 s, then red."""
     begun = []
 
     def state(vehicle):
@@ -384,7 +383,13 @@ def test_at_yellow_it_stops_where_that_is_possible(straight, metres, stops):
             return "green"
         return "yellow" if vehicle.seconds - begun[0] < 3 else "red"
 
-    vehicle = Bicycle(straight, light=light_at(200, state))
+    return light_at(200, state)
+
+
+@pytest.mark.parametrize(("metres", "stops"), [(10, False), (20, False), (40, True), (55, True)])
+def test_at_yellow_it_stops_where_that_is_possible(straight, metres, stops):
+    """At 13.5 m/s, 20 m are needed to stop with 4.5 m/s^2."""
+    vehicle = Bicycle(straight, light=turning_red(metres))
     log = drive(vehicle, 30)
     if stops:
         assert vehicle.speed == 0
@@ -392,6 +397,15 @@ def test_at_yellow_it_stops_where_that_is_possible(straight, metres, stops):
     else:
         assert vehicle.front > 250
         assert log["speed"][log["seconds"] > 15].min() > 12
+
+
+@pytest.mark.parametrize("metres", [22, 24, 26])
+def test_it_never_gives_up_braking_half_way(straight, metres):
+    """Weak brakes make a stop that was possible harder and harder; to drive on then is to run the red light."""
+    vehicle = Bicycle(straight, light=turning_red(metres), brakes=6.0)
+    drive(vehicle, 30)
+    assert vehicle.speed == 0
+    assert vehicle.front < 200
 
 
 # --- As a behaviour ---------------------------------------------------------------------------------------------------

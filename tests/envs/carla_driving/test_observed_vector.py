@@ -9,6 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from wm_gym.agents.behaviours import make_behaviour
+from wm_gym.envs.angles import wrap_degrees
 from wm_gym.envs.carla.observed_vector import (
     COMMAND_AHEAD_M,
     COMMANDS,
@@ -18,7 +19,7 @@ from wm_gym.envs.carla.observed_vector import (
     observed_vector,
     vector_fields,
 )
-from wm_gym.envs.carla.route import Command, Route, wrap_degrees
+from wm_gym.envs.carla.route import Command, Route
 from wm_gym.envs.simulators import describe_simulator, make_simulator, make_simulator_from_spec
 from wm_gym.errors import ConfigError, SimulatorError
 from wm_gym.vector import mirror_vectors

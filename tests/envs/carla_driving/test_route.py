@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wm_gym.envs.carla.route import Command, Route, RoutePlanner, RouteTracker, wrap_degrees
+from wm_gym.envs.angles import wrap_degrees
+from wm_gym.envs.carla.route import Command, Route, RoutePlanner, RouteTracker
 from wm_gym.errors import SimulatorError
 
 carla = pytest.importorskip("carla")

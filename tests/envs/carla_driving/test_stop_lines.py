@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wm_gym.envs.carla.route import RoutePlanner, RouteTracker, wrap_degrees
+from wm_gym.envs.angles import wrap_degrees
+from wm_gym.envs.carla.route import RoutePlanner, RouteTracker
 from wm_gym.envs.carla.stop_lines import StopLine, ahead, crossed, stop_lines
 
 carla = pytest.importorskip("carla")
