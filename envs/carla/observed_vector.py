@@ -109,7 +109,7 @@ def route_points_ahead(drive: Drive) -> list[float]:
     ego, distance = drive.tick.ego, drive.route_state.distance
     yaw = math.radians(ego.yaw)
     cos, sin = math.cos(yaw), math.sin(yaw)
-    ahead = ROUTE_POINT_SPACING_M * np.arange(1, ROUTE_POINTS + 1)
+    ahead = ROUTE_POINT_SPACING_M * np.arange(1, ROUTE_POINTS + 1, dtype=np.float64)
     values: list[float] = []
     for x, y in (drive.route.points_at(distance + ahead) - (ego.x, ego.y)).tolist():
         values += [x * cos + y * sin, y * cos - x * sin]
