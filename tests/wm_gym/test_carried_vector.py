@@ -66,7 +66,7 @@ def test_before_training_a_dream_keeps_the_vector(model):
     first = vectors(5)
     state = model.initial_state(observation(first))
     for _ in range(10):
-        state = model.imagine(state, torch.rand(5, 4), torch.rand(5, model.noise_dim)).state
+        state = model.imagine(state, torch.rand(5, 4)).state
     torch.testing.assert_close(model.decode_vector(state), first, atol=1e-3, rtol=0)
 
 
@@ -75,6 +75,18 @@ def test_what_is_carried_stays_within_its_bounds():
     torch.nn.init.constant_(transition.expected[-1].bias, 100.0)
     following = transition(transition.carry(vectors(3)), torch.zeros(3, 8), torch.zeros(3, 4))
     assert transition.fields.collapse(following / 5)[:, [0, 2]].tolist() == [[40.0, 15.0]] * 3
+
+
+def test_classes_are_drawn_as_often_as_they_are_likely():
+    transition = VectorTransition(FIELDS, 8, 4)
+    red = transition.carry(torch.tensor([[0.0, 1.0, 0.0]])).expand(20_000, -1)
+    expected, drawn = torch.zeros(20_000, 8), torch.zeros(20_000, 4)
+    following = transition(red, expected, drawn, torch.rand(20_000, 1))
+    found = transition.fields.collapse(following / 5)[:, 1]
+    likely = torch.tensor([0.0, 5.0, 0.0]).softmax(-1)
+    shares = torch.stack([(found == light).float().mean() for light in range(3)])
+    torch.testing.assert_close(shares, likely, atol=0.003, rtol=0)
+    assert (transition.fields.collapse(transition(red, expected, drawn) / 5)[:, 1] == 1).all()
 
 
 def test_a_step_is_learnt_to_a_thousandth_of_the_bounds_and_a_class_with_it():

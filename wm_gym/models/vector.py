@@ -109,6 +109,7 @@ class VectorTransition(nn.Module):
         super().__init__()
         self.fields = VectorFields(fields)
         self.dim = self.fields.dim
+        self.noise_dim = len(self.fields.classes)
         self._size = len(self.fields.measured)
         self.spread_dim = self._size * _BINS + self.dim - self._size
         self.expected = MLP(expected_dim, expected_dim, self.dim, zero_init=True)
@@ -128,15 +129,28 @@ class VectorTransition(nn.Module):
         bins = (1 - (measured - self.centres).abs() * ((_BINS - 1) / 2)).clamp(min=0)  # (..., M, _BINS)
         return torch.cat((bins.flatten(-2), carried[..., self._size :]), dim=-1)
 
-    def forward(self, carried: Tensor, expected: Tensor, drawn: Tensor) -> Tensor:
-        """What is carried after the step ``(..., dim)``; of a class the likeliest one."""
+    def forward(self, carried: Tensor, expected: Tensor, drawn: Tensor, noise: Tensor | None = None) -> Tensor:
+        """What is carried after the step ``(..., dim)``.
+
+        Args:
+            carried: Before it, ``(..., dim)``.
+            expected: What the dynamics expect, ``(..., expected_dim)``.
+            drawn: What they drew, ``(..., drawn_dim)``.
+            noise: ``(..., noise_dim)`` uniform numbers in [0, 1), which draw the classes, so that a light that stays
+                red at most steps turns green at some; without them the likeliest ones are taken.
+        """
         following = carried + self.expected(expected).float() + self.drawn(torch.cat((expected, drawn), dim=-1)).float()
         measured = following[..., : self._size].clamp(-CARRIED_SCALE, CARRIED_SCALE)
-        classes = [
+        classes = []
+        for number, (_, logits) in enumerate(self.fields.logits(following)):
+            if noise is None:
+                chosen = logits.argmax(-1, keepdim=True)
+            else:
+                bounds = logits.softmax(-1).cumsum(-1)[..., :-1]
+                chosen = (bounds <= noise[..., number : number + 1].to(bounds.dtype)).sum(-1, keepdim=True)
             # As in VectorFields.expand.
-            CARRIED_SCALE * (logits.argmax(-1, True) == torch.arange(logits.shape[-1], device=logits.device)).float()
-            for _, logits in self.fields.logits(following)
-        ]
+            one_hot = chosen == torch.arange(logits.shape[-1], device=logits.device)
+            classes.append(CARRIED_SCALE * one_hot.to(following.dtype))
         return torch.cat((measured, *classes), dim=-1)
 
     def loss(self, carried: Tensor, following: Tensor, expected: Tensor, drawn: Tensor) -> Tensor:

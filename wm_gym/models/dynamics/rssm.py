@@ -103,7 +103,7 @@ class RSSMDynamics(Dynamics):
         self._embedded_dim = latent_dim
         self._drawn = slice(hidden, hidden + stochastic)
         self.feature_dim = hidden + stochastic + carried
-        self.noise_dim = config.groups
+        self.noise_dim = config.groups + (0 if vector is None else vector.noise_dim)
         self.start = nn.Parameter(torch.zeros(hidden))
         self.input = nn.Sequential(nn.Linear(stochastic + spread + action_dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
         self.cell = NormedGRUCell(hidden, hidden)
@@ -124,11 +124,17 @@ class RSSMDynamics(Dynamics):
         return super().carry(vectors) if self.vector is None else self.vector.carry(vectors)
 
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
-        """``z'`` is drawn from the prior, with ``noise`` ``(B, groups)`` by inverse CDF."""
+        """``z'`` is drawn from the prior, and the vector's classes with it, by ``noise`` ``(B, noise_dim)``."""
         hidden = self._advance(state.memory[:, 0], action)
-        drawn = self.draw(self._prior(hidden), noise)
         carried = self._carried(state.memory[:, 0])
-        return self._state(hidden, drawn, carried if self.vector is None else self.vector(carried, hidden, drawn))
+        if self.vector is None:
+            return self._state(hidden, self.draw(self._prior(hidden), noise), carried)
+        if noise is None and self.training:
+            noise = torch.rand(len(hidden), self.noise_dim, device=hidden.device)
+        groups = self.config.groups
+        drawn = self.draw(self._prior(hidden), None if noise is None else noise[:, :groups])
+        carried = self.vector(carried, hidden, drawn, None if noise is None else noise[:, groups:])
+        return self._state(hidden, drawn, carried)
 
     def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
         """``z`` of the predicted state is drawn anew from the posterior; ``h`` stays."""
