@@ -33,6 +33,7 @@ _BELONGS_TO = {
     "--env-set": ("simulator",),
     "--workers": ("simulator", "dream"),
     "--data": ("data", "dream"),
+    "--initial": ("dream",),
     "--rounds": ("dream",),
     "--frames": ("dream",),
     "--set-rounds": ("dream",),
@@ -102,6 +103,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="the dataset whose drives are cloned; with --rounds the one that --model was trained on (may be repeated)",
     )
     parser.add_argument(
+        "--initial",
+        default=None,
+        metavar="AGENT",
+        help="in the dream: the folder of an agent, such as a clone, whose policy training goes on from",
+    )
+    parser.add_argument(
         "--rounds",
         type=int,
         default=None,
@@ -150,21 +157,26 @@ def _check_options(arguments: argparse.Namespace) -> None:
     if place == "data" and len(arguments.data) > 1:
         raise ConfigError("--in data clones one dataset; give --data once.")
     if place == "dream":
-        with_rounds = {
-            option: option_value(arguments, option) for option in ("--data", "--frames", "--set-rounds", "--workers")
-        }
-        if arguments.rounds is None:
-            for option, value in with_rounds.items():
-                if value not in (None, []):
-                    raise ConfigError(f"{option} belongs to --rounds; give that as well, or leave it out.")
-            for option in CARLA_OPTIONS:
-                if option_value(arguments, option) is not None and not arguments.select_drives:
-                    raise ConfigError(
-                        f"{option} belongs to --rounds or --select-drives; give one of them as well, or leave it out."
-                    )
-        elif arguments.data is None:
+        _check_rounds(arguments)
+
+
+def _check_rounds(arguments: argparse.Namespace) -> None:
+    """Refuse what does not go with rounds, or not without them."""
+    if arguments.rounds is not None:
+        if arguments.initial is not None:
+            raise ConfigError("--initial and --rounds do not go together; leave one of them out.")
+        if arguments.data is None:
             raise ConfigError(
                 "--rounds needs --data, the dataset that the world model was trained on; give it as well."
+            )
+        return
+    for option in ("--data", "--frames", "--set-rounds", "--workers"):
+        if option_value(arguments, option) not in (None, []):
+            raise ConfigError(f"{option} belongs to --rounds; give that as well, or leave it out.")
+    for option in CARLA_OPTIONS:
+        if option_value(arguments, option) is not None and not arguments.select_drives:
+            raise ConfigError(
+                f"{option} belongs to --rounds or --select-drives; give one of them as well, or leave it out."
             )
 
 
@@ -219,6 +231,7 @@ def _run_in_dream(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             config=make_agent_config(changes=arguments.changes),
             device=arguments.device,
+            initial=arguments.initial,
             progress=not arguments.quiet,
             on_checkpoint=selection,
         )
