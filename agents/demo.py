@@ -100,11 +100,11 @@ CARLA: Mapping[str, Any] = {
     },
     "held_out_kwargs": {"town": "Town02"},
     "episodes": 200,
-    "behaviour": "noisy:0.55,swerving:0.2,autopilot:0.2,random:0.05",
+    "behaviour": "noisy:0.4,swerving:0.2,noisy(reckless):0.2,autopilot:0.15,random:0.05",
     "patience": None,
     "config": "town",
     "model_changes": ("training.steps=1000", "training.latent.steps=1500"),
-    "agent_changes": ("steps=800000", "final_learning_rate=0.1"),
+    "agent_changes": ("steps=600000", "gamma=0.995", "horizon=15", "final_learning_rate=0.1"),
     "select_drives": 0,
 }
 """The loop in CARLA, from the bird's-eye view: trained in one town, driven in another."""

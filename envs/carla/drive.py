@@ -21,6 +21,7 @@ _ROUTE_DONE_M = 10.0
 """A route is done beyond this part of it and within so many metres of its end."""
 _MOVING_M_S = 0.1
 _LOOK_AHEAD_M = 60.0
+_PASSED_M = 3.0
 
 
 class Drive:
@@ -80,10 +81,10 @@ class Drive:
         """Metres from the vehicle's front to the next stop line of the route, and the colour of its light.
 
         Args:
-            until_passed: A line is the next one until the rear has passed it, as a light is run by the rear, instead of
-                until the vehicle's centre has.
+            until_passed: A line is the next one until the rear is some metres past it, instead of until the vehicle's
+                centre is: a light is run by the rear, and in that very moment it must be plain which one.
         """
-        behind = self._half_length if until_passed else 0.0
+        behind = self._half_length + _PASSED_M if until_passed else 0.0
         begin = self.route_state.distance - behind
         found = ahead(self._lines, self.route, begin, _LOOK_AHEAD_M + self._half_length + behind)
         if found is None:
