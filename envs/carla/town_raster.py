@@ -37,7 +37,7 @@ RASTER_MULTIPLE = 64
 
 _PIXELS_PER_METRE = 4
 """Town04, CARLA's largest town among 01 to 10, takes 14 MB then."""
-_FORMAT = 1
+_FORMAT = 2
 """To be raised with every change of the drawing, or of the file."""
 _SPACING_M = 1.0
 """Between the places of a lane that are joined by straight pieces: at most 3 cm off in the tightest turns."""
@@ -272,6 +272,7 @@ def _load(path: Path) -> TownRaster | None:
         surface.dtype == np.uint8
         and surface.ndim == 2
         and surface.size > 0
+        and surface.min() >= Ground.NOTHING
         and all(side % RASTER_MULTIPLE == 0 for side in surface.shape)
         and raster.pixels_per_metre > 0
         and all(math.isfinite(value) for value in (raster.pixels_per_metre, *raster.origin))

@@ -220,11 +220,12 @@ def _damages(path: Path):
     yield "empty", lambda: path.write_bytes(b"")
     yield "text", lambda: path.write_text("hello")
     yield "a byte", lambda: path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
-    sound = {"surface": np.zeros((64, 64), np.uint8), "pixels_per_metre": 4.0, "origin": np.zeros(2)}
+    sound = {"surface": np.full((64, 64), Ground.NOTHING, np.uint8), "pixels_per_metre": 4.0, "origin": np.zeros(2)}
     yield "code", lambda: np.savez(path, **{**sound, "surface": np.array([_Intruder()], dtype=object)})
     yield "no surface", lambda: np.savez(path, pixels_per_metre=4.0, origin=np.zeros(2))
     yield "other type", lambda: np.savez(path, **{**sound, "surface": np.zeros((64, 64))})
     yield "other size", lambda: np.savez(path, **{**sound, "surface": np.zeros((50, 64), np.uint8)})
+    yield "other greys", lambda: np.savez(path, **{**sound, "surface": np.ones((64, 64), np.uint8)})
     yield "no place", lambda: np.savez(path, **{**sound, "origin": np.array([np.nan, 0.0])})
     yield "no scale", lambda: np.savez(path, **{**sound, "pixels_per_metre": 0.0})
     yield "bare array", lambda: zipfile.ZipFile(path, "w").close()
