@@ -97,3 +97,20 @@ def test_collect_train_dream_train_and_evaluate_in_carla(tmp_path, capsys):
         assert first.wait_until_clean()
         assert second.wait_until_clean()
     assert "driving_score" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_demo_in_carla_trains_in_one_town_and_drives_in_another(tmp_path, capsys):
+    out = tmp_path / "demo"
+    with StandIn() as first, StandIn() as second:
+        servers = f"{first.address},{second.address}"
+        run("demo", "--env", "carla", "--carla", servers, "--quick", "--quiet", "--out", str(out))
+    told = capsys.readouterr().out
+    assert "driving score" in told
+    assert "2 held-out routes" in told
+    assert Dataset.open(out / "data").metadata.simulator.kwargs["town"] == "Town01"
+    for driver in ("agent", "random", "autopilot"):
+        result = json.loads((out / "evaluation" / f"{driver}.json").read_text())
+        assert result["simulator"]["kwargs"]["town"] == "Town02"
+        assert result["simulator"]["kwargs"]["reward"] in ("route_completion", {"preset": "route_completion"})
+    assert (out / "report" / "index.html").stat().st_size > 10_000
