@@ -119,6 +119,19 @@ def write_json_atomically(path: Path, value: Any) -> None:
     write_text_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def write_json_result(path: Path, value: Any) -> None:
+    """Write a JSON file that a user asked for, with the folders above it.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(path, value)
+    except OSError as error:
+        raise OutputError(describe_os_error(error, path)) from error
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file in one move.
 

@@ -20,7 +20,7 @@ from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.envs.simulators import SIMULATORS, resolve_simulator
 from wm_gym.errors import ConfigError, OutputError, SimulatorError, did_you_mean
-from wm_gym.files import check_writable, describe_os_error, write_json_atomically
+from wm_gym.files import check_writable, write_json_result
 from wm_gym.progress import progress_bar
 from wm_gym.provenance import provenance
 from wm_gym.simulator import SimulatorSpec
@@ -202,11 +202,7 @@ def evaluate(
         if result.video_problem is not None:
             raise OutputError(result.video_problem)
     if json_file is not None:
-        try:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomically(json_file, outcome.to_json())
-        except OSError as error:
-            raise OutputError(describe_os_error(error, json_file)) from error
+        write_json_result(json_file, outcome.to_json())
     return outcome
 
 

@@ -10,8 +10,8 @@ from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate, simu
 from wm_gym.agents.evaluation.leaderboard import leaderboard_results
 from wm_gym.envs.carla.route_files import FileRoute
 from wm_gym.envs.simulators import SIMULATORS, kind_of
-from wm_gym.errors import ConfigError, OutputError
-from wm_gym.files import check_writable, describe_os_error, write_json_atomically
+from wm_gym.errors import ConfigError
+from wm_gym.files import check_writable, write_json_result
 from wm_gym.simulator import SimulatorSpec
 
 LEADERBOARD_ENDS: dict[str, Any] = {"collision": False, "off_road": False, "red_light": False, "wrong_way_m": 0.0}
@@ -59,11 +59,7 @@ def evaluate_routes(
         **arguments,
     )
     if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomically(file, leaderboard_results(result, [route.route_id for route in routes]))
-        except OSError as error:
-            raise OutputError(describe_os_error(error, file)) from error
+        write_json_result(file, leaderboard_results(result, [route.route_id for route in routes]))
     return result
 
 

@@ -20,8 +20,8 @@ from typing import Any
 from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate
 from wm_gym.agents.evaluation.route_drives import check_is_carla
 from wm_gym.envs.carla.route_files import FileRoute
-from wm_gym.errors import ConfigError, OutputError, did_you_mean
-from wm_gym.files import check_writable, describe_os_error, write_json_atomically
+from wm_gym.errors import ConfigError, did_you_mean
+from wm_gym.files import check_writable, write_json_result
 from wm_gym.simulator import SimulatorSpec
 
 EPISODES = 25
@@ -163,11 +163,7 @@ def run_suite(
             notify(conditions[-1])
             arguments = {**arguments, "video_path": None}  # the first drive of all is filmed
     if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomically(file, suite_results(conditions, drawn=routes is None))
-        except OSError as error:
-            raise OutputError(describe_os_error(error, file)) from error
+        write_json_result(file, suite_results(conditions, drawn=routes is None))
     return conditions
 
 

@@ -97,7 +97,7 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
     | `frame` | simulator frames since `reset` |
     | `simulator_lost` | whether the server was lost in this step |
     | `applied_action` | `(4,)` float32: what the pedals and the wheel did during the step |
-    | `end` | why the episode ended: `"collision"`, `"off_road"`, `"route_done"`, `"wrong_way"`, `"stuck"`, `"deviation"`, `"time"`, `"simulator_lost"`, or `""` |
+    | `end` | why the episode ended: `"collision"`, `"off_road"`, `"red_light"`, `"route_done"`, `"wrong_way"`, `"stuck"`, `"deviation"`, `"time"`, `"simulator_lost"`, or `""` |
     | `lost_reason` | why the server was lost, in one sentence, or `""` |
     | `infractions` | one line for each infraction so far: kind, what, where, when |
     | `town`, `weather` | names |

@@ -11,8 +11,9 @@ from wm_gym.envs import DreamVecEnv
 from wm_gym.errors import ConfigError
 from wm_gym.losses import WorldModelLoss
 from wm_gym.metrics import open_loop_metrics
+from wm_gym.models.blocks import inverse_cdf
 from wm_gym.models.dynamics import DYNAMICS, Dynamics, make_dynamics
-from wm_gym.models.dynamics.rssm import categorical_kl, inverse_cdf
+from wm_gym.models.dynamics.rssm import categorical_kl
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 

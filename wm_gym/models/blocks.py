@@ -110,3 +110,11 @@ class MLP(nn.Sequential):
             nn.init.zeros_(output.weight)
             nn.init.zeros_(output.bias)
         super().__init__(*layers, output)
+
+
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """One-hot vectors of what ``uniform`` ``(...)`` in [0, 1) draws from probabilities ``(..., classes)``."""
+    # Rounding may leave the sum of all probabilities below a number close to one: the last bound is not asked.
+    bounds = probabilities.cumsum(-1)[..., :-1]
+    is_above = (bounds <= uniform.to(probabilities.dtype).unsqueeze(-1)).to(probabilities.dtype)
+    return F.pad(is_above, (1, 0), value=1.0) - F.pad(is_above, (0, 1))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from wm_gym.config import HeadsConfig
-from wm_gym.models.blocks import MLP
+from wm_gym.models.blocks import MLP, inverse_cdf
 from wm_gym.vector import Fields
 
 EMBEDDING_DIM = 128
@@ -143,14 +143,13 @@ class VectorTransition(nn.Module):
         measured = following[..., : self._size].clamp(-CARRIED_SCALE, CARRIED_SCALE)
         classes = []
         for number, (_, logits) in enumerate(self.fields.logits(following)):
-            if noise is None:
-                chosen = logits.argmax(-1, keepdim=True)
+            if noise is None:  # by comparing, as in VectorFields.expand
+                one_hot = (
+                    logits.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
+                ).float()
             else:
-                bounds = logits.softmax(-1).cumsum(-1)[..., :-1]
-                chosen = (bounds <= noise[..., number : number + 1].to(bounds.dtype)).sum(-1, keepdim=True)
-            # As in VectorFields.expand.
-            one_hot = chosen == torch.arange(logits.shape[-1], device=logits.device)
-            classes.append(CARRIED_SCALE * one_hot.to(following.dtype))
+                one_hot = inverse_cdf(logits.softmax(-1), noise[..., number])
+            classes.append(CARRIED_SCALE * one_hot)
         return torch.cat((measured, *classes), dim=-1)
 
     def loss(self, carried: Tensor, following: Tensor, expected: Tensor, drawn: Tensor) -> Tensor:

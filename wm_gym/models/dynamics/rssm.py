@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from wm_gym.config import DynamicsConfig
-from wm_gym.models.blocks import MLP
+from wm_gym.models.blocks import MLP, inverse_cdf
 from wm_gym.models.dynamics.base import Divergence, Dynamics, Filtered
 from wm_gym.models.vector import VectorTransition
 from wm_gym.state import LatentState
@@ -219,14 +219,6 @@ class RSSMDynamics(Dynamics):
 
 def _divergence(posterior: Tensor, prior: Tensor) -> Divergence:
     return Divergence(categorical_kl(posterior.detach(), prior), categorical_kl(posterior, prior.detach()))
-
-
-def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """One-hot vectors of what ``uniform`` ``(...)`` in [0, 1) draws from probabilities ``(..., classes)``."""
-    # Rounding may leave the sum of all probabilities below a number close to one: the last bound is not asked.
-    bounds = probabilities.cumsum(-1)[..., :-1]
-    is_above = (bounds <= uniform.to(probabilities.dtype).unsqueeze(-1)).to(probabilities.dtype)
-    return F.pad(is_above, (1, 0), value=1.0) - F.pad(is_above, (0, 1))
 
 
 def categorical_kl(first: Tensor, second: Tensor) -> Tensor:
