@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from tests.carla_server.process import StandIn, free_port
-from wm_gym.agents.evaluation import evaluation
+from wm_gym import files
 from wm_gym.cli.main import build_parser, main
 from wm_gym.cli.options import carla_connections
 
@@ -328,7 +328,7 @@ def test_errors_of_the_system_are_one_sentence(capsys, tmp_path, monkeypatch):
     def full(path, value):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(evaluation, "write_json_atomically", full)
+    monkeypatch.setattr(files, "write_json_atomically", full)
     code, out, err = run(capsys, *evaluate, "--quiet", "--json", str(tmp_path / "result.json"))
     assert code == 2 and "mean return" in out
     assert "result.json': the disk is full; free some space" in err
