@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from wm_gym.agents.behaviours import make_behaviour
+from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
-from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate
+from wm_gym.agents.evaluation.evaluation import evaluate
 from wm_gym.agents.policies.config import make_agent_config
-from wm_gym.agents.reports.report import write_report
+from wm_gym.agents.reports.report import PAGE_NAME, write_report
 from wm_gym.agents.training.dream_training import TrainingSummary, train_agent
 from wm_gym.agents.training.selection import selection_for
+from wm_gym.checksums import canonical
 from wm_gym.config import load_config
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
@@ -23,7 +27,9 @@ from wm_gym.data_collection.recording.collector import collect
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.envs.carla.observed_vector import DEFAULT_NAMES
 from wm_gym.envs.simulators import SIMULATORS
+from wm_gym.errors import WMGymError
 from wm_gym.files import write_json_atomically
+from wm_gym.plain_files import read_json
 from wm_gym.provenance import provenance
 from wm_gym.training.trainer import WorldModelTrainer
 
@@ -136,16 +142,9 @@ def run_demo(
     folder = Path(out)
     workers = settings.workers if worker_connections is None else len(worker_connections)
     connection = None if worker_connections is None else worker_connections[0]
-    stages: list[dict[str, Any]] = []
+    stages = _Stages(folder, say)
 
-    def stage(title: str, work: Callable[[], Result]) -> Result:
-        say(f"[{len(stages) + 1}/5] {title}")
-        started = time.monotonic()
-        result = work()
-        stages.append({"name": title, "seconds": round(time.monotonic() - started, 1)})
-        return result
-
-    collected = stage(
+    collected = stages.run(
         f"collect {settings.episodes} episodes on {SIMULATORS.get(settings.simulator, settings.simulator)}",
         lambda: collect(
             folder / "data",
@@ -162,35 +161,41 @@ def run_demo(
             progress=progress,
         ),
     )
-    stage(
+    stages.run(
         f"train a world model ({settings.config}) on {collected.num_steps} steps",
         lambda: _train_model(folder, settings, device, progress),
     )
-    trained = stage(
+    trained = stages.run(
         "train PPO in its dreams",
         lambda: _train_agent(folder, settings, connection, device, progress),
     )
-    results = stage(
+    made_of = {"settings": settings.model_dump(mode="json"), "agent": _sha256(folder / "agent" / MANIFEST)}
+    results = stages.run(
         f"drive {settings.evaluation_episodes} held-out {_places(settings)} with each driver",
         lambda: {
-            name: evaluate(
-                driver,
-                settings.simulator if driver == name else None,
-                episodes=settings.evaluation_episodes,
-                seed=HELD_OUT_FROM,
-                workers=workers,
-                worker_connections=worker_connections,
-                simulator_kwargs={
-                    **(settings.simulator_kwargs if driver == name else {}),
-                    **settings.held_out_kwargs,
-                },
-                max_episode_steps=settings.max_episode_steps,
-                json_path=folder / "evaluation" / f"{name}.json",
-                progress=progress,
+            name: stages.once(
+                folder / "evaluation" / f"{name}.json",
+                (name, made_of["settings"], made_of["agent"] if name == "agent" else None),
+                lambda file, name=name, driver=driver: evaluate(
+                    driver,
+                    settings.simulator if driver == name else None,
+                    episodes=settings.evaluation_episodes,
+                    seed=HELD_OUT_FROM,
+                    workers=workers,
+                    worker_connections=worker_connections,
+                    simulator_kwargs={
+                        **(settings.simulator_kwargs if driver == name else {}),
+                        **settings.held_out_kwargs,
+                    },
+                    max_episode_steps=settings.max_episode_steps,
+                    json_path=file,
+                    progress=progress,
+                ),
             )
             for name, driver in (("agent", str(folder / "agent")), ("random", "random"), ("autopilot", "autopilot"))
         },
     )
+    evaluations = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in results.items()}
     data_returns = [header.return_ for header in Dataset.open(folder / "data").episodes]
     summary = {
         "data": {
@@ -201,30 +206,91 @@ def run_demo(
         },
         "drivers": {
             name: {
-                "mean_return": result.mean_return,
-                "ci95": result.ci95,
-                "episodes": result.episodes,
-                **{key: result.driving[key] for key in _SCORES if key in result.driving},
+                "mean_return": result["mean_return"],
+                "ci95": result["ci95"],
+                "episodes": result["episodes"],
+                **{key: result["driving"][key] for key in _SCORES if key in result["driving"]},
             }
-            for name, result in results.items()
+            for name, result in evaluations.items()
         },
         "dream_return": trained.dream_return,
-        "settings": settings.model_dump(mode="json"),
-        "stages": stages,
+        "settings": made_of["settings"],
         "provenance": provenance(),
     }
+    write_json_atomically(folder / "summary.json", {**summary, "stages": stages.seconds})
+    report = folder / "report" / PAGE_NAME
+    stages.run(
+        "write the report",
+        lambda: stages.once(
+            report,
+            (summary, made_of),
+            lambda _: write_report(folder, connection=connection),
+        ),
+    )
+    summary["stages"] = stages.seconds
     write_json_atomically(folder / "summary.json", summary)
-    report = stage("write the report", lambda: write_report(folder, connection=connection))
-    write_json_atomically(folder / "summary.json", summary)
-    say(render_table(summary, results))
+    say(render_table(summary))
     say(f"report: {report}")
     return summary
 
 
-def render_table(summary: dict[str, Any], results: dict[str, EvaluationResult]) -> str:
+class _Stages:
+    """The stages of a run in their order: how long each took, over all calls, and which files need no second making.
+
+    ``stages.json`` in the run's folder holds both.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
+        self._file = folder / "stages.json"
+        record = (
+            read_json(self._file, error=WMGymError, remedy="remove it; nothing but times is lost")
+            if self._file.exists()
+            else {}
+        )
+        self._seconds: dict[str, float] = record.get("seconds", {})
+        self._made: dict[str, list[str]] = record.get("made", {})
+        self._titles: list[str] = []
+
+    @property
+    def seconds(self) -> list[dict[str, Any]]:
+        """Name and seconds of each stage of this call, with those of earlier calls."""
+        return [{"name": title, "seconds": round(self._seconds[title], 1)} for title in self._titles]
+
+    def run(self, title: str, work: Callable[[], Result]) -> Result:
+        """Do the next stage."""
+        self._titles.append(title)
+        self._say(f"[{len(self._titles)}/5] {title}")
+        started = time.monotonic()
+        try:
+            return work()
+        finally:
+            self._seconds[title] = self._seconds.get(title, 0.0) + time.monotonic() - started
+            if self._folder.exists():
+                self._write()
+
+    def once(self, file: Path, made_of: Any, make: Callable[[Path], object]) -> Path:
+        """Make a file, unless it lies there, unchanged, and was made of the same by the same versions."""
+        name = str(file.relative_to(self._folder))
+        origin = hashlib.sha256(canonical({"made_of": made_of, "provenance": provenance()})).hexdigest()
+        if not file.is_file() or self._made.get(name) != [origin, _sha256(file)]:
+            make(file)
+            self._made[name] = [origin, _sha256(file)]
+            self._write()
+        return file
+
+    def _write(self) -> None:
+        write_json_atomically(self._file, {"seconds": self._seconds, "made": self._made})
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def render_table(summary: dict[str, Any]) -> str:
     """The returns as a text table."""
     places = _places(DemoSettings.model_validate(summary["settings"]))
-    held_out = f"{results['agent'].episodes} held-out {places}"
+    held_out = f"{summary['drivers']['agent']['episodes']} held-out {places}"
     rows = [
         ("PPO trained in the dream", summary["drivers"]["agent"], held_out),
         ("random", summary["drivers"]["random"], held_out),

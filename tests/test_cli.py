@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -49,11 +50,27 @@ def test_demo_prints_every_drivers_return_with_its_interval(demo):
 @pytest.mark.slow
 def test_demo_again_has_nothing_left_to_do(demo, capsys):
     folder, _ = demo
-    before = (folder / "agent" / "policy.safetensors").read_bytes()
+
+    def written():
+        files = [
+            file for file in folder.rglob("*") if file.is_file() and file.name not in ("stages.json", "summary.json")
+        ]
+        return {file.relative_to(folder): file.stat().st_mtime_ns for file in files}
+
+    def seconds():
+        return [stage["seconds"] for stage in json.loads((folder / "summary.json").read_text())["stages"]]
+
+    before, took = written(), seconds()
     code, out, _ = run(capsys, "demo", "--quick", "--quiet", "--out", str(folder))
     assert code == 0
     assert "PPO trained in the dream" in out
-    assert (folder / "agent" / "policy.safetensors").read_bytes() == before
+    assert written() == before
+    assert all(then <= now for then, now in zip(took, seconds(), strict=True)), "the first call's time still counts"
+
+    # A result that was changed is made anew, and only that.
+    (folder / "evaluation" / "random.json").write_text("{}")
+    assert run(capsys, "demo", "--quick", "--quiet", "--out", str(folder))[0] == 0
+    assert {file for file, time in written().items() if before.get(file) != time} == {Path("evaluation/random.json")}
 
 
 @pytest.mark.slow
