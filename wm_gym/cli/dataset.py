@@ -73,10 +73,10 @@ _MINARI = "minari:"
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from wm_gym.data_collection.conversion.folder_io import import_folder
+    from wm_gym.data_collection.conversion.minari_io import export_minari, import_minari
     from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
     from wm_gym.data_collection.datasets.dataset import Dataset
-    from wm_gym.data_collection.datasets.folder_io import import_folder
-    from wm_gym.data_collection.datasets.minari_io import export_minari, import_minari
 
     codec = arguments.codec or DEFAULT_CODEC
     frame_size = None if arguments.frame_size is None else (arguments.frame_size, arguments.frame_size)
