@@ -1,5 +1,6 @@
 """Recording, storing, checking, converting and sampling of driving episodes."""
 
+from wm_gym.data_collection.conversion.convert import convert_recordings
 from wm_gym.data_collection.conversion.folder_io import import_folder
 from wm_gym.data_collection.conversion.minari_io import export_minari, import_minari
 from wm_gym.data_collection.datasets.codec import FrameCodec
@@ -26,6 +27,7 @@ __all__ = [
     "PushSummary",
     "Verification",
     "collect",
+    "convert_recordings",
     "describe",
     "export_minari",
     "import_folder",

@@ -26,9 +26,9 @@ FrameFit = Literal["stretch", "letterbox", "crop"]
 
 
 class PictureFinder:
-    """Finds the image files below a folder by the paths that a recording's rows give.
+    r"""Finds the image files below a folder by the paths that a recording's rows give.
 
-    Such a path may come from another computer (``C:\\drive\\IMG\\center_1.jpg``), so its end is compared: the more
+    Such a path may come from another computer (``C:\drive\IMG\center_1.jpg``), so its end is compared: the more
     of its parts agree with a file's, the better. Upper and lower case count as equal, as they do on Windows.
 
     Args:
