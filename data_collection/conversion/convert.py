@@ -169,8 +169,8 @@ def convert_recordings(
     segments = [segment for recording in recordings for segment in cut(recording, step, settings, notify)]
     if not segments:
         raise DatasetError(
-            f"{path} has no two rows that follow each other, so there is no step; check the order of its rows and their "
-            "times, or give a longer --cut-gap."
+            f"{path} has no two rows that follow each other, so there is no step; check the order of its rows and "
+            "their times, or give a longer --cut-gap."
         )
     return write_segments(
         target,

@@ -79,6 +79,6 @@ def _deleted(path: Path) -> set[int]:
         if isinstance(content, dict) and isinstance(content.get("deleted_indexes"), list):
             return {index for index in content["deleted_indexes"] if isinstance(index, int)}
     raise DatasetError(
-        f"{path} has no line with deleted_indexes, so it is no manifest of a tub of version 2; convert an older tub with "
-        "Donkey's own `donkey` tools first."
+        f"{path} has no line with deleted_indexes, so it is no manifest of a tub of version 2; convert an older tub "
+        "with Donkey's own `donkey` tools first."
     )

@@ -136,6 +136,11 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
     differences = np.concatenate(by_time) if by_time else np.empty(0)
     differences = differences[differences > 0]
     known = {r.step_s for r in recordings if r.step_s}
+    if len(known) > 1 and settings.step_s is None:
+        raise DatasetError(
+            f"the recordings have steps of {min(known):g} and {max(known):g} s, but a dataset has one; convert them "
+            "into datasets of their own."
+        )
     measured = float(np.median(differences)) if len(differences) else min(known, default=0.0)
     if settings.step_s is not None:
         if measured and not 0.8 < measured / settings.step_s < 1.25:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from wm_gym.cli.options import Subparsers, add_cache, add_command, download_cache
 from wm_gym.errors import ConfigError
-from wm_gym.simulator import MAX_FRAME_SIDE
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -181,6 +180,8 @@ def _refuse_options(arguments: argparse.Namespace, where: str, *, keep: Sequence
 
 def _frame_size(text: str | None) -> tuple[int, int] | None:
     """Height and width of ``"64"`` or ``"64x128"``."""
+    from wm_gym.simulator import MAX_FRAME_SIDE
+
     if text is None:
         return None
     sides = text.lower().split("x")
