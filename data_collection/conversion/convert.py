@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wm_gym.data_collection.conversion.carla_routes import read_bench2drive, read_transfuser
 from wm_gym.data_collection.conversion.donkey import MANIFEST, read_donkey
-from wm_gym.data_collection.conversion.folder_io import FRAMES_FOLDER
+from wm_gym.data_collection.conversion.folder_io import ACTIONS_FILE, FRAMES_FOLDER
 from wm_gym.data_collection.conversion.pictures import FrameFit, natural_order
 from wm_gym.data_collection.conversion.recording import CutSettings, Recording, cut, step_of
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
@@ -86,7 +86,7 @@ def guess_layout(source: str | Path) -> str:
     if path.is_file():
         return "udacity" if path.name == UDACITY_LOG else "table"
     named = [name for name in LAYOUTS if name != "table" and _recordings(path, LAYOUTS[name])]
-    if any((below / FRAMES_FOLDER).is_dir() for below in _folders(path)):
+    if _is_folder_layout(path):
         named.append(FOLDER_LAYOUT)
     if len(named) > 1:
         raise DatasetError(f"{path} may be {' or '.join(named)}; say which by --from {named[0]}.")
@@ -185,16 +185,18 @@ def convert_recordings(
     )
 
 
+def _is_folder_layout(path: Path) -> bool:
+    """Whether there are episodes for ``import_folder``: ``frames/`` without a table of another name beside it."""
+    episodes = [below for below in path.glob("*") if (below / FRAMES_FOLDER).is_dir()]
+    return any((episode / ACTIONS_FILE).is_file() or not _tables(episode) for episode in episodes)
+
+
 def _recordings(path: Path, layout: Layout) -> list[Path]:
-    """The recordings at or below a path; none lies in another."""
-    base = path.parent if path.is_file() else path
+    """The recordings at or below a path, in natural order; none lies in another."""
     found: list[Path] = []
-    for folder in _folders(base):
-        if not any(folder.is_relative_to(other) for other in found) and layout.fits(folder):
-            found.append(folder)
-    return natural_order(found) if len(found) > 1 else found
-
-
-def _folders(path: Path) -> list[Path]:
-    """A folder and all below it, parents first."""
-    return [Path(root) for root, _, _ in os.walk(path)]
+    for root, below, _ in os.walk(path.parent if path.is_file() else path):
+        if layout.fits(Path(root)):
+            found.append(Path(root))
+            below.clear()
+        below[:] = [folder.name for folder in natural_order(map(Path, below))]
+    return found

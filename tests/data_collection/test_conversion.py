@@ -357,6 +357,21 @@ def test_the_command_and_its_options(tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
+def test_a_table_beside_a_folder_of_frames_is_no_folder_of_episodes(tmp_path):
+    for name in ("b10", "b9"):
+        source = table(tmp_path / "src" / name)
+        (source / "pics").rename(source / "frames")
+        rows = (source / "log.csv").read_text().replace("pics/", "frames/")
+        (source / "log.csv").write_text(rows if name == "b10" else "\n".join(rows.splitlines()[:5]))
+    assert guess_layout(tmp_path / "src") == "table"
+    assert [h.length for h in convert_recordings(tmp_path / "src", tmp_path / "out").episodes] == [3, 7]
+    picture(tmp_path / "own" / "monday" / "frames" / "0.png", 1)
+    (tmp_path / "own" / "monday" / "actions.csv").write_text("steering,acceleration\n0,0\n")
+    assert guess_layout(tmp_path / "own") == "folder"
+    (tmp_path / "empty").mkdir()
+    assert guess_layout(tmp_path / "empty") == "folder"
+
+
 def test_two_layouts_in_one_folder_are_not_guessed(tmp_path):
     udacity(tmp_path / "src" / "a")
     donkey(tmp_path / "src" / "b")
