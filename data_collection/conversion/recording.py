@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -233,9 +234,13 @@ def _pieces(recording: Recording, step_s: float, settings: CutSettings) -> list[
         raise DatasetError(f"{recording.name} tells no times, so --cut-gap cannot be used; use --cut-seconds.")
     ends = [*(np.flatnonzero(breaks) + 1).tolist(), len(recording.pictures)]
     longest = max(2, round(settings.seconds / step_s) + 1) if settings.seconds else len(recording.pictures)
-    pieces, start = [], 0
+    pieces: list[tuple[int, int]] = []
+    start = 0
     for end in ends:
-        pieces += [(low, min(low + longest, end)) for low in range(start, end, longest)]
+        # Equal parts, since a short rest would give no clip.
+        count = math.ceil((end - start) / longest)
+        edges = [start + (end - start) * part // count for part in range(count + 1)]
+        pieces += pairwise(edges)
         start = end
     return pieces
 

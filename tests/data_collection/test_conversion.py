@@ -181,7 +181,7 @@ def test_a_pause_and_a_length_cut_a_recording(tmp_path):
     assert lengths == [9, 19]
     assert [h.length for h in convert_recordings(source, tmp_path / "whole", cut_gap=60.0).episodes] == [29]
     short = convert_recordings(source, tmp_path / "short", cut_seconds=0.5)
-    assert [h.length for h in short.episodes] == [5, 3, 5, 5, 5, 1]
+    assert [h.length for h in short.episodes] == [4, 4, 4, 4, 4, 4]
 
 
 def test_donkey_deleted_broken_and_pauses(tmp_path):
