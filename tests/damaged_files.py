@@ -33,8 +33,8 @@ from wm_gym.agents.policies.network import rebuild_policy
 from wm_gym.bundle import load_model, save_model
 from wm_gym.config import load_config
 from wm_gym.data_collection import Dataset, DatasetMetadata, Episode, FrameCodec
+from wm_gym.data_collection.conversion.folder_io import import_folder
 from wm_gym.data_collection.datasets import remote_folder
-from wm_gym.data_collection.datasets.folder_io import import_folder
 from wm_gym.data_collection.datasets.push import push
 from wm_gym.data_collection.datasets.verification import verify
 from wm_gym.envs.rollout_contract import observation_space_of

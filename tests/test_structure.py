@@ -22,7 +22,7 @@ MAY_IMPORT = {
 REGISTERS = ("wm_gym", "wm_gym.envs.registration")
 """``import wm_gym`` makes the environments known to Gymnasium."""
 ORDER = {
-    "wm_gym.data_collection": ("datasets", "recording"),
+    "wm_gym.data_collection": ("datasets", "conversion", "recording"),
     "wm_gym.agents": (
         "autopilots",
         "policies",

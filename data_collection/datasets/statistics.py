@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,10 +16,16 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode import INFO_PREFIX
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, read_steps
 from wm_gym.errors import printable
+from wm_gym.simulator import SimulatorSpec
 
 NUM_BINS = 10
 FEW_STEPS = 2_000
 SHORT_EPISODE_STEPS = 10
+_TIME = f"{INFO_PREFIX}time_s"  # written by conversions
+_MOST = 0.8
+_CLEAR = 0.2
+_ENOUGH = 100
+_UNEVEN = 0.1
 _DRIVING_NAMES = ("steering", "throttle", "brake", "gear")
 _BAR_WIDTH = 40
 
@@ -165,6 +171,7 @@ def describe(dataset: Dataset) -> DatasetStatistics:
         infos=sorted(infos),
         warnings=[
             *_value_warnings(names, actions, rewards, {name: np.concatenate(parts) for name, parts in infos.items()}),
+            *_driving_warnings(dataset, steps),
             *_coverage_warnings(dataset),
         ],
     )
@@ -258,6 +265,63 @@ def _value_warnings(
                 yield f"the action value {name!r} never changes, so a model cannot learn what it does."
     if np.ptp(rewards) == 0:
         yield f"every reward is {float(rewards[0]):g}, so there is nothing to learn from them."
+
+
+def _driving_warnings(dataset: Dataset, steps: Sequence[Mapping[str, NDArray[Any]]]) -> Iterator[str]:
+    """What is wrong with pedals, gear and time steps, as it often is in recordings that people converted."""
+    simulator = dataset.metadata.simulator
+    if simulator.action.kind == "driving":
+        actions = np.concatenate([tensors["actions"] for tensors in steps])
+        reverse, brakes = float(np.mean(actions[:, 3] < 0)), float(np.mean(actions[:, 2] > actions[:, 1]))
+        if reverse > _MOST:
+            yield f"the gear is reverse at {reverse:.0%} of the steps, so the car drives backwards; check the gear."
+        if brakes > _MOST:
+            yield (
+                f"the brake is pressed harder than the throttle at {brakes:.0%} of the steps; if the car drove all the "
+                "same, the sign of the throttle is turned round (convert it with --scale throttle=-1)."
+            )
+        pedals, gains = _pedals_and_gains(simulator, steps)
+        if len(gains) >= _ENOUGH and np.ptp(pedals) > 0 and np.ptp(gains) > 0:
+            agreement = float(np.corrcoef(pedals, gains)[0, 1])
+            if agreement < -_CLEAR:
+                yield (
+                    f"the speed falls where the throttle is pressed and rises under the brake (correlation "
+                    f"{agreement:.2f}), so the car drives backwards by its pedals; check whether they are swapped."
+                )
+    if dataset.metadata.collection is None:
+        if simulator.step_s == 0:
+            yield "the time between two frames is not recorded; convert it again with --step-s."
+        times = [np.diff(tensors[_TIME]) for tensors in steps if _TIME in tensors]
+        differences = np.concatenate(times) if times else np.empty(0)
+        if len(differences) and simulator.step_s > 0:
+            median = float(np.median(differences))
+            if not 0.8 < median / simulator.step_s < 1.25:
+                yield (
+                    f"the dataset says {simulator.step_s:g} s a step, but by the recorded times it is {median:.3g} s; "
+                    "convert it again without --step-s."
+                )
+            uneven = float(np.mean(np.abs(differences - median) > 0.5 * median))
+            if uneven > _UNEVEN:
+                yield f"{uneven:.0%} of the time steps are more than half off their median, {median:.3g} s."
+
+
+def _pedals_and_gains(
+    simulator: SimulatorSpec, steps: Sequence[Mapping[str, NDArray[Any]]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Throttle less brake in forward gear, and the speed gained until the next step; empty where no speed is told."""
+    place = next((i for i, entry in enumerate(simulator.vector) if entry.name == "speed"), None)
+    pedals, gains = [np.empty(0)], [np.empty(0)]
+    for tensors in steps:
+        speed = tensors.get(f"{INFO_PREFIX}speed")
+        if place is not None and "vectors" in tensors:
+            speed = tensors["vectors"][:-1, place]
+        if speed is None:
+            continue
+        actions, gained = tensors["actions"][:-1].astype(np.float64), np.diff(speed.astype(np.float64))
+        usable = np.isfinite(gained) & (actions[:, 3] > 0)
+        pedals.append((actions[:, 1] - actions[:, 2])[usable])
+        gains.append(gained[usable])
+    return np.concatenate(pedals), np.concatenate(gains)
 
 
 def _coverage_warnings(dataset: Dataset) -> Iterator[str]:

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from wm_gym.data_collection.datasets.folder_io import import_folder
+from wm_gym.data_collection.conversion.folder_io import import_folder
 from wm_gym.data_collection.datasets.verification import verify
 from wm_gym.errors import DatasetError
 

@@ -7,7 +7,7 @@ import pytest
 from episode_factory import assert_same_episode, make_episode, make_metadata
 
 from wm_gym.data_collection import Dataset
-from wm_gym.data_collection.datasets.minari_io import export_minari, import_minari
+from wm_gym.data_collection.conversion.minari_io import export_minari, import_minari
 from wm_gym.errors import DatasetError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Sequence
 
 from wm_gym.cli.options import Subparsers, add_cache, add_command, download_cache
+from wm_gym.errors import ConfigError
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -28,13 +31,44 @@ def add_parser(subparsers: Subparsers) -> None:
     convert = add_command(
         actions,
         "convert",
-        "Convert to or from Minari, or import a folder of your own frames and actions.",
-        "wm-gym dataset convert my_recordings --out data/mine --frame-size 64",
+        "Convert to or from Minari, or import your own recordings: docs/own_recordings.md has the layouts.",
+        "wm-gym dataset convert my_recordings --out data/mine --frame-size 64x128 --crop",
     )
-    convert.add_argument("source", metavar="SOURCE", help="a dataset's folder, a folder of recordings, or minari:ID")
+    convert.add_argument("source", metavar="SOURCE", help="a dataset's folder, recordings, or minari:ID")
     convert.add_argument("--out", required=True, metavar="TARGET", help="a new dataset's folder, or minari:ID")
-    convert.add_argument("--frame-size", type=int, default=None, metavar="PIXELS", help="resize frames on import")
+    convert.add_argument(
+        "--from",
+        dest="layout",
+        default=None,
+        choices=("folder", "udacity", "table", "donkey", "transfuser", "bench2drive"),
+        help="the recordings' layout (default: guessed)",
+    )
+    convert.add_argument("--frame-size", default=None, metavar="PIXELS", help="side, or HEIGHTxWIDTH, of the frames")
+    convert.add_argument(
+        "--crop", action="store_true", help="cut pictures of another shape off at two sides (default: black bars)"
+    )
     convert.add_argument("--codec", default=None, help="how imported frames are stored (default: png)")
+    convert.add_argument("--step-s", type=float, default=None, metavar="SECONDS", help="time between two frames")
+    convert.add_argument("--camera", default=None, choices=("center", "left", "right"), help="of udacity")
+    convert.add_argument(
+        "--cut-gap", type=float, default=None, metavar="SECONDS", help="a longer pause ends an episode"
+    )
+    convert.add_argument(
+        "--cut-seconds", type=float, default=None, metavar="SECONDS", help="longest episode (default: 60; 0: any)"
+    )
+    convert.add_argument(
+        "--fill",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an action that is not recorded, as in throttle=0.3; may be repeated",
+    )
+    convert.add_argument(
+        "--scale", action="append", default=[], metavar="NAME=FACTOR", help="a factor for a column; may be repeated"
+    )
+    convert.add_argument(
+        "--reward", default=None, metavar="FORMULA", help="rewards, as in 'speed * 0.1 - abs(steering)'"
+    )
     convert.set_defaults(run=_convert)
 
     push = add_command(
@@ -73,24 +107,101 @@ _MINARI = "minari:"
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from wm_gym.data_collection.conversion.convert import FOLDER_LAYOUT, convert_recordings, guess_layout
+    from wm_gym.data_collection.conversion.folder_io import import_folder
+    from wm_gym.data_collection.conversion.minari_io import export_minari, import_minari
     from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
     from wm_gym.data_collection.datasets.dataset import Dataset
-    from wm_gym.data_collection.datasets.folder_io import import_folder
-    from wm_gym.data_collection.datasets.minari_io import export_minari, import_minari
 
     codec = arguments.codec or DEFAULT_CODEC
-    frame_size = None if arguments.frame_size is None else (arguments.frame_size, arguments.frame_size)
+    frame_size = _frame_size(arguments.frame_size)
     source, target = arguments.source, arguments.out
     if target.startswith(_MINARI):
+        _refuse_options(arguments, "to Minari", keep=())
         export_minari(Dataset.open(source), target.removeprefix(_MINARI))
         print(f"{source} -> Minari dataset {target.removeprefix(_MINARI)}")
         return 0
     if source.startswith(_MINARI):
+        _refuse_options(arguments, "from Minari", keep=())
         dataset = import_minari(source.removeprefix(_MINARI), target, frame_size=frame_size, codec=codec)
+    elif (layout := arguments.layout or guess_layout(source)) == FOLDER_LAYOUT:
+        _refuse_options(arguments, "from the layout folder", keep=("--from", "--crop", "--step-s"))
+        dataset = import_folder(
+            source,
+            target,
+            frame_size=frame_size,
+            fit="crop" if arguments.crop else "stretch",
+            step_s=arguments.step_s or 0.0,
+            codec=codec,
+            notify=print,
+        )
     else:
-        dataset = import_folder(source, target, frame_size=frame_size, codec=codec, notify=print)
+        if arguments.camera and layout != "udacity":
+            raise ConfigError(f"--camera belongs to --from udacity, not to {layout}; leave it out.")
+        dataset = convert_recordings(
+            source,
+            target,
+            layout=layout,
+            camera=arguments.camera or "center",
+            frame_size=frame_size,
+            fit="crop" if arguments.crop else "letterbox",
+            step_s=arguments.step_s,
+            cut_gap=arguments.cut_gap,
+            **({} if arguments.cut_seconds is None else {"cut_seconds": arguments.cut_seconds}),
+            fill=_numbers("--fill", arguments.fill),
+            scale=_numbers("--scale", arguments.scale),
+            reward=arguments.reward,
+            codec=codec,
+            notify=print,
+        )
     print(f"{source} -> {target}: {dataset.num_episodes} episodes, {dataset.num_steps} steps")
     return 0
+
+
+_RECORDING_OPTIONS = {
+    "--from": "layout",
+    "--crop": "crop",
+    "--step-s": "step_s",
+    "--camera": "camera",
+    "--cut-gap": "cut_gap",
+    "--cut-seconds": "cut_seconds",
+    "--fill": "fill",
+    "--scale": "scale",
+    "--reward": "reward",
+}
+
+
+def _refuse_options(arguments: argparse.Namespace, where: str, *, keep: Sequence[str]) -> None:
+    """Refuse an option that would do nothing."""
+    for option, name in _RECORDING_OPTIONS.items():
+        if option not in keep and getattr(arguments, name) not in (None, False, []):
+            raise ConfigError(f"{option} has no use in a conversion {where}; leave it out.")
+
+
+def _frame_size(text: str | None) -> tuple[int, int] | None:
+    """Height and width of ``"64"`` or ``"64x128"``."""
+    from wm_gym.simulator import MAX_FRAME_SIDE
+
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and 1 <= int(side) <= MAX_FRAME_SIDE for side in sides):
+        raise ConfigError(f"--frame-size {text!r} must be a number of pixels, or height and width as in 64x128.")
+    return int(sides[0]), int(sides[-1])
+
+
+def _numbers(option: str, settings: Sequence[str]) -> dict[str, float]:
+    """The numbers by name of options such as ``throttle=0.3``."""
+    found = {}
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        try:
+            found[name.strip()] = float(text)
+        except ValueError:
+            separator = ""
+        if not separator or not math.isfinite(found[name.strip()]):
+            raise ConfigError(f"{option} {setting!r} is not of the form NAME=NUMBER, as in {option} throttle=0.3.")
+    return found
 
 
 def _push(arguments: argparse.Namespace) -> int:

@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from wm_gym.actions import ActionFormat, FloatArray
-from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec
+from wm_gym.data_collection.conversion.pictures import IMAGE_SUFFIXES, FrameFit, natural_order
+from wm_gym.data_collection.conversion.segment import Segment, write_segments
+from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
 from wm_gym.data_collection.datasets.dataset import Dataset
-from wm_gym.data_collection.datasets.episode import Episode
-from wm_gym.data_collection.datasets.image_header import read_image_header
-from wm_gym.data_collection.datasets.metadata import DatasetMetadata, versions
 from wm_gym.data_collection.datasets.remote_folder import local_folder
 from wm_gym.data_collection.datasets.writer import check_is_free
 from wm_gym.errors import DatasetError
-from wm_gym.frames import resize_frame
-from wm_gym.plain_files import read_bytes, read_text
-from wm_gym.simulator import MAX_FRAME_SIDE, SimulatorSpec
+from wm_gym.plain_files import read_text
 from wm_gym.vector import Fields, VectorField
 
 FRAMES_FOLDER = "frames"
 ACTIONS_FILE = "actions.csv"
 VECTORS_FILE = "vectors.csv"
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 DRIVING_COLUMNS = ("steering", "throttle", "brake", "gear")
 STEER_ACCEL_COLUMNS = ("steering", "acceleration")
-_IMAGE_BYTES = 256 * 2**20
-_STEP_COLUMNS = ("reward", "terminated", "truncated")
 
 
 def import_folder(
@@ -42,6 +32,7 @@ def import_folder(
     out: str | Path,
     *,
     frame_size: tuple[int, int] | None = None,
+    fit: FrameFit = "stretch",
     step_s: float = 0.0,
     codec: str = DEFAULT_CODEC,
     behaviour: str = "imported",
@@ -61,6 +52,7 @@ def import_folder(
         source: The folder with one sub-folder an episode.
         out: Folder of the new dataset.
         frame_size: Height and width to resize frames to; ``None`` keeps them.
+        fit: How frames of another aspect ratio get that size.
         step_s: Seconds between two frames, if known.
         codec: How to store frames.
         behaviour: What to call the driver.
@@ -72,110 +64,55 @@ def import_folder(
     folder, target = local_folder(source), local_folder(out)
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder} to import from.")
-    episodes = [path for path in _natural(folder.iterdir()) if path.is_dir() and (path / FRAMES_FOLDER).is_dir()]
+    episodes = [path for path in natural_order(folder.iterdir()) if path.is_dir() and (path / FRAMES_FOLDER).is_dir()]
     if not episodes:
         raise DatasetError(
             f"{folder} holds no episode: each needs a folder with {FRAMES_FOLDER}/*.png and {ACTIONS_FILE} in it."
         )
     check_is_free(target)
     # Every table is read and every frame counted before anything is written.
-    recordings = [_Recording.read(path, notify) for path in episodes]
-    size = frame_size or recordings[0].read_frame(0).shape[:2]
-    metadata = DatasetMetadata(
-        simulator=SimulatorSpec(
-            id="recording",
-            frame_size=(size[0], size[1]),
-            action=ActionFormat.driving(),
-            step_s=step_s,
-            vector=_fields(recordings),
-        ),
-        codec=FrameCodec.parse(codec),
-        source=f"imported from the folder {folder.name}",
-        created_with=versions(),
-    )
-    return Dataset.create(
+    segments = [_read_segment(path, notify) for path in episodes]
+    return write_segments(
         target,
-        metadata,
-        (
-            recording.to_episode(metadata, index, behaviour, resize=frame_size is not None)
-            for index, recording in enumerate(recordings)
-        ),
+        segments,
+        source=f"imported from the folder {folder.name}",
+        fields=_fields(episodes, segments),
+        step_s=step_s,
+        frame_size=frame_size,
+        fit=fit,
+        codec=codec,
+        behaviour=behaviour,
     )
 
 
-@dataclass(frozen=True)
-class _Recording:
-    """One episode's images and table."""
-
-    path: Path
-    images: list[Path]
-    actions: FloatArray
-    columns: dict[str, FloatArray]
-    vectors: dict[str, FloatArray]
-
-    @classmethod
-    def read(cls, path: Path, notify: Callable[[str], None]) -> _Recording:
-        images = [
-            image for image in _natural((path / FRAMES_FOLDER).iterdir()) if image.suffix.lower() in IMAGE_SUFFIXES
-        ]
-        columns = _read_table(path / ACTIONS_FILE)
-        rows = len(columns["steering"])
-        if len(images) == rows and rows > 1:
-            notify(f"{path.name} has as many frames as actions ({rows}); its last action is dropped.")
-            rows -= 1
-            columns = {name: values[:rows] for name, values in columns.items()}
-        if len(images) != rows + 1 or rows < 1:
-            raise DatasetError(
-                f"the episode {path} has {len(images)} frames and {rows} actions, but one frame more than actions "
-                "(or as many) is wanted, and two frames at least."
-            )
-        kind, names = _action_columns(path, columns)
-        actions = ActionFormat.driving().to_stored(np.stack([columns.pop(name) for name in names], axis=-1), kind)
-        return cls(path, images, actions, columns, _read_vectors(path / VECTORS_FILE, len(images)))
-
-    def read_frame(self, position: int) -> NDArray[np.uint8]:
-        path, image = self.images[position], None
-        try:
-            data = read_bytes(path, _IMAGE_BYTES)
-            if max(read_image_header(data)[1]) <= MAX_FRAME_SIDE:
-                image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except (ValueError, cv2.error):
-            image = None
-        if image is None:
-            raise DatasetError(f"{path} is no image that can be read; replace or remove it.")
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-    def to_episode(self, metadata: DatasetMetadata, index: int, behaviour: str, *, resize: bool) -> Episode:
-        height, width = metadata.simulator.frame_size
-        frames = np.empty((len(self.images), height, width, 3), np.uint8)
-        for position, image in enumerate(self.images):
-            frame = self.read_frame(position)
-            if frame.shape[:2] != (height, width) and not resize:
-                raise DatasetError(
-                    f"{image} has {frame.shape[0]}x{frame.shape[1]} pixels, but the first frame has {height}x{width}; "
-                    "ask for one frame size to resize them all."
-                )
-            frames[position] = resize_frame(frame, height, width)
-        steps = len(self.actions)
-        columns = dict(self.columns)
-        rewards = columns.pop("reward", np.zeros(steps, np.float32))
-        terminated = columns.pop("terminated", np.zeros(steps, np.float32)) != 0
-        truncated = columns.pop("truncated", np.zeros(steps, np.float32)) != 0
-        if not terminated[-1]:
-            truncated[-1] = True  # the recording stops here, which is a cut from outside
-        return Episode(
-            frames=frames,
-            actions=self.actions,
-            rewards=rewards,
-            terminated=terminated,
-            truncated=truncated,
-            vectors=np.stack([self.vectors[field.name] for field in metadata.simulator.vector], axis=-1)
-            if self.vectors
-            else np.zeros((len(frames), 0), np.float32),
-            infos=columns,
-            behaviour=behaviour,
-            index=index,
+def _read_segment(path: Path, notify: Callable[[str], None]) -> Segment:
+    """One episode's images and tables."""
+    images = [
+        image for image in natural_order((path / FRAMES_FOLDER).iterdir()) if image.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    columns = _read_table(path / ACTIONS_FILE)
+    rows = len(columns["steering"])
+    if len(images) == rows and rows > 1:
+        notify(f"{path.name} has as many frames as actions ({rows}); its last action is dropped.")
+        rows -= 1
+        columns = {name: values[:rows] for name, values in columns.items()}
+    if len(images) != rows + 1 or rows < 1:
+        raise DatasetError(
+            f"the episode {path} has {len(images)} frames and {rows} actions, but one frame more than actions "
+            "(or as many) is wanted, and two frames at least."
         )
+    kind, names = _action_columns(path, columns)
+    actions = ActionFormat.driving().to_stored(np.stack([columns.pop(name) for name in names], axis=-1), kind)
+    none = np.zeros(rows, np.float32)
+    return Segment(
+        pictures=images,
+        actions=actions,
+        rewards=columns.pop("reward", none),
+        terminated=columns.pop("terminated", none) != 0,
+        truncated=columns.pop("truncated", none) != 0,
+        vectors=_read_vectors(path / VECTORS_FILE, len(images)),
+        infos=columns,
+    )
 
 
 def _action_columns(path: Path, columns: dict[str, FloatArray]) -> tuple[str, Sequence[str]]:
@@ -198,18 +135,18 @@ def _action_columns(path: Path, columns: dict[str, FloatArray]) -> tuple[str, Se
     return kind, names
 
 
-def _fields(recordings: Sequence[_Recording]) -> Fields:
+def _fields(episodes: Sequence[Path], segments: Sequence[Segment]) -> Fields:
     """The columns of the vectors' tables, with what was recorded as their bounds."""
-    names = list(recordings[0].vectors)
-    for recording in recordings:
-        if list(recording.vectors) != names:
+    names = list(segments[0].vectors)
+    for path, segment in zip(episodes, segments, strict=True):
+        if list(segment.vectors) != names:
             raise DatasetError(
-                f"{recording.path} has the vector columns {', '.join(recording.vectors) or 'none'}, but "
-                f"{recordings[0].path} has {', '.join(names) or 'none'}; give every episode the same {VECTORS_FILE}."
+                f"{path} has the vector columns {', '.join(segment.vectors) or 'none'}, but {episodes[0]} has "
+                f"{', '.join(names) or 'none'}; give every episode the same {VECTORS_FILE}."
             )
     fields = []
     for name in names:
-        values = np.concatenate([recording.vectors[name] for recording in recordings])
+        values = np.concatenate([segment.vectors[name] for segment in segments])
         if not np.isfinite(values).all():
             raise DatasetError(f"the column {name!r} of a {VECTORS_FILE} has values that are not finite.")
         low, high = float(values.min()), float(values.max())
@@ -261,13 +198,3 @@ def _column(path: Path, name: str, cells: Sequence[str]) -> FloatArray:
         except ValueError:
             raise DatasetError(f"{path} has {cell!r} in column {name!r}, row {i + 1}, which is no number.") from None
     return values
-
-
-def _natural(paths: Iterable[Path]) -> list[Path]:
-    """Sort by name with numbers by their value."""
-
-    def key(path: Path) -> list[tuple[bool, int, str]]:
-        parts = re.split(r"(\d+)", path.name)
-        return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
-
-    return sorted(paths, key=key)

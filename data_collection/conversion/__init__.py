@@ -1,0 +1,1 @@
+"""Conversion of other people's recordings into datasets, and of datasets to and from Minari."""

@@ -1,0 +1,298 @@
+"""What every layout's reader yields: rows with a picture, numbers and a time; and how rows become episodes."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_gym.actions import ActionFormat
+from wm_gym.data_collection.conversion.pictures import is_whole_picture
+from wm_gym.data_collection.conversion.reward_expression import RewardExpression
+from wm_gym.data_collection.conversion.segment import Segment
+from wm_gym.errors import DatasetError
+from wm_gym.vector import Fields, bounded
+
+ACTIONS = ("steering", "throttle", "brake", "gear")
+TIME_INFO = "time_s"
+"""The info with the seconds since the episode's first frame, where the recording tells times."""
+_STEPS = (0.002, 2.0)  # seconds between two rows that may be right
+_GAP_STEPS = 5.0
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Rows in the order in which they were recorded. ``N`` counts rows.
+
+    Attributes:
+        name: What messages call it.
+        pictures: ``N`` image files.
+        positions: ``(N,)`` int64, the rows' numbers in the source: two rows are neighbours where these are, too.
+        columns: ``(N,)`` float64 by name; NaN where a row does not tell.
+        times: ``(N,)`` float64 seconds, or ``None`` where they are not told.
+        step_s: Seconds between two rows as the layout defines them, or 0.
+        fields: Those columns that are the observation's vector.
+        left_out: How many rows were left out, by the reason.
+    """
+
+    name: str
+    pictures: list[Path]
+    positions: NDArray[np.int64]
+    columns: dict[str, NDArray[np.float64]]
+    times: NDArray[np.float64] | None
+    step_s: float = 0.0
+    fields: Fields = ()
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class RowCollector:
+    """Gathers a recording's rows; those that cannot be used are counted.
+
+    Args:
+        name: What messages call the recording.
+        needed: The columns that a row must have as finite numbers.
+    """
+
+    def __init__(self, name: str, needed: Sequence[str]) -> None:
+        self.name, self.needed = name, needed
+        self.left_out: Counter[str] = Counter()
+        self._rows: list[tuple[int, Path, Mapping[str, float], float]] = []
+
+    def leave_out(self, reason: str) -> None:
+        """Count a row that is not used."""
+        self.left_out[reason] += 1
+
+    def add(self, position: int, picture: Path | None, values: Mapping[str, Any], time: float = math.nan) -> None:
+        """Add a row, or count it where its picture or a needed number is missing."""
+        numbers = {name: number(value) for name, value in values.items()}
+        if not all(math.isfinite(numbers.get(name, math.nan)) for name in self.needed):
+            self.leave_out("broken")
+        elif picture is None:
+            self.leave_out("without a picture")
+        elif not is_whole_picture(picture):
+            self.leave_out("with a damaged picture")
+        else:
+            self._rows.append((position, picture, numbers, time))
+
+    def finish(self, *, step_s: float = 0.0, fields: Fields = ()) -> Recording:
+        """The recording of the rows so far.
+
+        Raises:
+            DatasetError: There are none.
+        """
+        if not self._rows:
+            reasons = told(self.left_out) or "it has none"
+            raise DatasetError(f"{self.name} has no row that can be used ({reasons}); check its table and pictures.")
+        names = list(dict.fromkeys(name for row in self._rows for name in row[2]))
+        columns = {name: np.array([row[2].get(name, math.nan) for row in self._rows]) for name in names}
+        times = np.array([row[3] for row in self._rows])
+        return Recording(
+            name=self.name,
+            pictures=[row[1] for row in self._rows],
+            positions=np.array([row[0] for row in self._rows], np.int64),
+            columns={name: values for name, values in columns.items() if np.isfinite(values).any()},  # others are texts
+            times=times if np.isfinite(times).all() else None,
+            step_s=step_s,
+            fields=fields,
+            left_out=self.left_out,
+        )
+
+
+@dataclass(frozen=True)
+class CutSettings:
+    """How rows become episodes.
+
+    Attributes:
+        step_s: Seconds between two rows; ``None``: as the recording tells.
+        gap_s: A pause that is longer ends an episode; ``None``: one of 5 steps, 1 s at least.
+        seconds: No episode is longer; 0: as long as they come.
+        fill: Values of actions that the recording lacks, by name.
+        scale: Factors for columns, by name, for example -1 for a steering that is positive to the left.
+        reward: Formula of the rewards, or ``None``.
+    """
+
+    step_s: float | None = None
+    gap_s: float | None = None
+    seconds: float = 60.0
+    fill: Mapping[str, float] = field(default_factory=dict)
+    scale: Mapping[str, float] = field(default_factory=dict)
+    reward: RewardExpression | None = None
+
+
+def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Callable[[str], None]) -> float:
+    """Seconds between two rows.
+
+    Raises:
+        DatasetError: The recordings do not tell, or what they tell cannot be right, and none were given.
+    """
+    by_time = [np.diff(r.times)[np.diff(r.positions) == 1] for r in recordings if r.times is not None]
+    differences = np.concatenate(by_time) if by_time else np.empty(0)
+    differences = differences[differences > 0]
+    known = {r.step_s for r in recordings if r.step_s}
+    if len(known) > 1 and settings.step_s is None:
+        raise DatasetError(
+            f"the recordings have steps of {min(known):g} and {max(known):g} s, but a dataset has one; convert them "
+            "into datasets of their own."
+        )
+    measured = float(np.median(differences)) if len(differences) else min(known, default=0.0)
+    if settings.step_s is not None:
+        if measured and not 0.8 < measured / settings.step_s < 1.25:
+            notify(f"the recording's own step is {measured:.3g} s; --step-s {settings.step_s:g} is taken instead.")
+        return settings.step_s
+    if not measured:
+        raise DatasetError(
+            f"{recordings[0].name} does not tell the time between two rows; give it by --step-s, as in --step-s 0.1."
+        )
+    if not _STEPS[0] <= measured <= _STEPS[1]:
+        raise DatasetError(
+            f"{recordings[0].name} has {measured:.3g} s between two rows by its times, which cannot be right; name "
+            "their unit in the column's name (time_ms, time_us, time_ns), or give the step by --step-s."
+        )
+    return measured
+
+
+def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Callable[[str], None]) -> list[Segment]:
+    """Cut a recording into episodes.
+
+    An episode ends where a row is missing, where there is a pause, and where it is long enough. Of ``n`` rows come
+    ``n`` frames and ``n - 1`` steps: what the last row's action led to is not among them.
+
+    Raises:
+        DatasetError: An action is missing or out of its range, or a reward is not finite.
+    """
+    columns = _with_actions(recording, settings, notify)
+    stored = np.stack([columns[name] for name in ACTIONS], axis=-1)
+    action = ActionFormat.driving()
+    outside = np.argwhere(~((stored >= np.array(action.low) - 1e-3) & (stored <= np.array(action.high) + 1e-3)))
+    if len(outside):
+        row, place = outside[0]
+        raise DatasetError(
+            f"{recording.name} has {ACTIONS[place]} {stored[row, place]:g} in row {recording.positions[row] + 1}, out "
+            "of its range (steering -1 to 1, throttle and brake 0 to 1, gear -1, 0 or 1); give a factor, as in "
+            f"--scale {ACTIONS[place]}=0.04."
+        )
+    actions = action.to_stored(stored)
+    rewards = columns.get("reward", np.zeros(len(stored)))
+    if settings.reward is not None:
+        rewards = settings.reward(columns)
+    if not np.isfinite(rewards).all():
+        row = int(np.argmin(np.isfinite(rewards)))
+        raise DatasetError(
+            f"{recording.name} has a reward that is not finite in row {recording.positions[row] + 1}; change "
+            "--reward or the column."
+        )
+    infos = {
+        name: values.astype(np.float32)
+        for name, values in columns.items()
+        if name not in (*ACTIONS, "reward", *(entry.name for entry in recording.fields))
+    }
+    vectors = np.stack([columns[entry.name] for entry in recording.fields], axis=-1) if recording.fields else None
+    within = None if vectors is None else bounded(recording.fields, vectors)  # type: ignore[arg-type]
+    segments, short = [], 0
+    for low, high in _pieces(recording, step_s, settings):
+        if high - low < 2:
+            short += high - low
+            continue
+        steps = slice(low, high - 1)
+        own = {name: values[steps] for name, values in infos.items()}
+        if recording.times is not None:
+            own[TIME_INFO] = (recording.times[steps] - recording.times[low]).astype(np.float32)
+        segments.append(
+            Segment(
+                pictures=recording.pictures[low:high],
+                actions=actions[steps],
+                rewards=rewards[steps].astype(np.float32),
+                vectors={}
+                if within is None
+                else {entry.name: within[low:high, place] for place, entry in enumerate(recording.fields)},
+                infos=own,
+            )
+        )
+    left_out = recording.left_out + Counter({"without a neighbour": short})
+    if left_out.total():
+        total = len(recording.pictures) + recording.left_out.total()
+        notify(f"{recording.name}: {left_out.total()} of {total} rows are left out ({told(left_out)}).")
+    return segments
+
+
+def _pieces(recording: Recording, step_s: float, settings: CutSettings) -> list[tuple[int, int]]:
+    """First row, and the one behind the last, of each episode."""
+    breaks = np.diff(recording.positions) != 1
+    if recording.times is not None:
+        pauses = np.diff(recording.times)
+        gap = settings.gap_s if settings.gap_s is not None else max(1.0, _GAP_STEPS * step_s)
+        breaks |= (pauses > gap) | (pauses <= 0)
+    elif settings.gap_s is not None:
+        raise DatasetError(f"{recording.name} tells no times, so --cut-gap cannot be used; use --cut-seconds.")
+    ends = [*(np.flatnonzero(breaks) + 1).tolist(), len(recording.pictures)]
+    longest = max(2, round(settings.seconds / step_s) + 1) if settings.seconds else len(recording.pictures)
+    pieces: list[tuple[int, int]] = []
+    start = 0
+    for end in ends:
+        # Equal parts, since a short rest would give no clip.
+        count = math.ceil((end - start) / longest)
+        edges = [start + (end - start) * part // count for part in range(count + 1)]
+        pieces += pairwise(edges)
+        start = end
+    return pieces
+
+
+def _with_actions(
+    recording: Recording, settings: CutSettings, notify: Callable[[str], None]
+) -> dict[str, NDArray[np.float64]]:
+    """The columns with all four actions among them."""
+    columns = dict(recording.columns)
+    for name, factor in settings.scale.items():
+        if name not in columns:
+            raise DatasetError(f"--scale {name} names no column of {recording.name}; it has {', '.join(columns)}.")
+        columns[name] = columns[name] * factor
+    if "throttle" in columns and "brake" not in columns and (columns["throttle"] < 0).any():
+        notify(f"{recording.name} has no brake; a throttle below 0 counts as the brake.")
+        columns["brake"] = np.maximum(-columns["throttle"], 0)
+        columns["throttle"] = np.maximum(columns["throttle"], 0)
+    rows = len(recording.pictures)
+    for name, value in settings.fill.items():
+        if name not in ACTIONS:
+            raise DatasetError(f"--fill {name} is no action; use one of {', '.join(ACTIONS)}.")
+        if name in columns:
+            raise DatasetError(f"{recording.name} has a column for {name} already; leave out --fill {name}.")
+        columns[name] = np.full(rows, value)
+    if "throttle" not in columns:
+        raise DatasetError(
+            f"{recording.name} does not tell the throttle; give a value for all rows, as in --fill throttle=0.3."
+        )
+    if "brake" not in columns:
+        notify(f"{recording.name} does not tell the brake; it is taken as 0.")
+        columns["brake"] = np.zeros(rows)
+    columns.setdefault("gear", np.ones(rows))
+    return columns
+
+
+def told(left_out: Counter[str]) -> str:
+    """Counts in words: ``"2 broken, 1 without a picture"``."""
+    return ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
+
+
+def number(value: Any) -> float:
+    """A cell or a value as a number; NaN where it is none."""
+    text = str(value).strip().lower()
+    if text in ("true", "false"):
+        return float(text == "true")
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def column_name(name: str) -> str:
+    """A column's name as the reward's formula can write it: ``"user/angle"`` becomes ``"user_angle"``."""
+    plain = re.sub(r"\W+", "_", name.strip()).strip("_") or "column"
+    return f"_{plain}" if plain[0].isdigit() else plain

@@ -1,0 +1,172 @@
+"""Readers of recordings that are a table with a picture a row: any CSV file, and the log of Udacity's simulator."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from wm_gym.data_collection.conversion.pictures import PictureFinder
+from wm_gym.data_collection.conversion.recording import Recording, RowCollector, column_name, number
+from wm_gym.errors import DatasetError
+from wm_gym.plain_files import read_text
+
+UDACITY_LOG = "driving_log.csv"
+CAMERAS = ("center", "left", "right")
+_UDACITY_COLUMNS = (*CAMERAS, "steering", "throttle", "brake", "speed")
+_UDACITY_TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})\D*$")
+
+# As people write them; compared without case, with _ for every other sign.
+_NAMES: dict[str, tuple[str, ...]] = {
+    "picture": (
+        *("image", "picture", "frame", "img", "filename", "file_name", "file", "path", "image_path", "img_path"),
+        *("image_file", "image_name", "frame_path", "frame_file", "center", "center_image", "center_camera"),
+    ),
+    "steering": (
+        *("steering", "steer", "steering_angle", "steer_angle", "angle", "steering_wheel", "wheel", "user_angle"),
+        *("steering_cmd", "steer_cmd", "steering_command", "control_steer"),
+    ),
+    "throttle": (
+        *("throttle", "gas", "accelerator", "gas_pedal", "accelerator_pedal", "user_throttle", "throttle_cmd"),
+        "control_throttle",
+    ),
+    "brake": ("brake", "brakes", "braking", "brake_pedal", "brake_cmd", "control_brake"),
+    "gear": ("gear", "gear_cmd"),
+    "reward": ("reward", "rewards"),
+    "speed": ("speed", "velocity", "speed_mps", "speed_ms", "speed_m_s"),
+    "episode": ("episode", "episode_id", "run", "run_id", "trip", "session", "session_id", "sequence", "drive"),
+    "time": (
+        *("time", "timestamp", "t", "time_s", "timestamp_s", "seconds", "elapsed"),
+        *(f"{name}_{unit}" for name in ("time", "timestamp") for unit in ("ms", "us", "ns")),
+    ),
+}
+_UNITS = {"ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+
+
+def read_table(path: Path) -> Recording:
+    """A CSV file (or one with semicolons or tabs) with a header; the pictures lie beside it or below.
+
+    Raises:
+        DatasetError: The file cannot be read, lacks a column for pictures or steering, or has no row that can be used.
+    """
+    rows = _cells(path)
+    header = next(iter(rows), None) or []
+    places = _places(path, header)
+    own = {header[place]: place for place in places.values()}
+    others = {column_name(name): place for place, name in enumerate(header) if name and name not in own}
+    numbers = {name: place for name, place in places.items() if name not in ("picture", "episode", "time")}
+    columns = {**others, **numbers}
+    needed = [name for name in ("steering", "throttle", "brake", "gear", "reward") if name in numbers]
+    collector = RowCollector(str(path), needed)
+    finder = PictureFinder(path.parent)
+    position, last_episode = -1, None
+    for row in rows[1:]:
+        position += 1
+        if row is None or len(row) != len(header):
+            collector.leave_out("broken")
+            continue
+        episode = row[places["episode"]] if "episode" in places else None
+        if episode != last_episode:
+            position += 1  # no neighbour of the row before
+        last_episode = episode
+        time = number(row[places["time"]]) if "time" in places else math.nan
+        if "time" in places:
+            time *= _unit(header[places["time"]], time)
+        picture = finder.find(row[places["picture"]])
+        collector.add(position, picture, {name: row[place] for name, place in columns.items()}, time)
+    return collector.finish()
+
+
+def read_udacity(folder: Path, camera: str) -> Recording:
+    """A folder with ``driving_log.csv`` and ``IMG/``; the speed is in miles an hour, as the simulator writes it.
+
+    Args:
+        folder: The folder.
+        camera: ``"center"``, ``"left"`` or ``"right"``.
+
+    Raises:
+        DatasetError: The log cannot be read, or has no row that can be used.
+    """
+    path = folder / UDACITY_LOG
+    rows = _cells(path)
+    first = [cell.lower() for cell in next((row for row in rows if row), [])]
+    has_header = set(CAMERAS) & set(first)
+    header = first if has_header else list(_UDACITY_COLUMNS)
+    if not {camera, "steering", "throttle", "brake"} <= set(header):
+        raise DatasetError(
+            f"{path} has the header {','.join(header)!r}, but {','.join(_UDACITY_COLUMNS)} is wanted; use --from table."
+        )
+    collector = RowCollector(str(path), ("steering", "throttle", "brake"))
+    finder = PictureFinder(folder)
+    for position, row in enumerate(rows[1:] if has_header else rows):
+        if row is None or len(row) != len(header):
+            collector.leave_out("broken")
+            continue
+        values = dict(zip(header, row, strict=True))
+        pictured = values[camera]
+        numbers = {column_name(name): value for name, value in values.items() if name not in CAMERAS}
+        collector.add(position, finder.find(pictured), numbers, _udacity_time(pictured))
+    return collector.finish()
+
+
+def _udacity_time(picture: str) -> float:
+    """Seconds, from a name such as ``center_2016_12_01_13_30_48_287.jpg``; NaN where it has no date."""
+    found = _UDACITY_TIME.search(re.split(r"[\\/]", picture)[-1].rpartition(".")[0])
+    if not found:
+        return math.nan
+    *date, milliseconds = map(int, found.groups())
+    try:
+        return datetime(*date, tzinfo=timezone.utc).timestamp() + milliseconds / 1000  # type: ignore[misc,arg-type]
+    except ValueError:
+        return math.nan
+
+
+def _unit(name: str, value: float) -> float:
+    """Seconds in one unit of a time column: as its name says, or by the size of a time since 1970."""
+    suffix = re.sub(r"\W+", "_", name.lower()).rpartition("_")[2]
+    if suffix in _UNITS:
+        return _UNITS[suffix]
+    return next((unit for least, unit in ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3)) if value >= least), 1.0)
+
+
+def _places(path: Path, header: Sequence[str]) -> dict[str, int]:
+    """The place of each column that is known, by the name that it has here."""
+    plain = [re.sub(r"\W+", "_", name.lower()).strip("_") for name in header]
+    places = {}
+    for known, names in _NAMES.items():
+        found = [place for place, name in enumerate(plain) if name in names]
+        exact = [place for place in found if plain[place] == known]
+        if len(exact or found) > 1 and known in ("picture", "steering", "throttle", "brake", "gear", "reward", "time"):
+            both = " and ".join(repr(header[place]) for place in (exact or found)[:2])
+            raise DatasetError(f"{path} has two columns for {known}, {both}; rename the one that is not meant.")
+        if exact or found:
+            places[known] = (exact or found)[0]
+    for known in ("picture", "steering"):
+        if known not in places:
+            raise DatasetError(
+                f"{path} has the columns {', '.join(header) or 'none'}, and none of them is a {known}; name one "
+                f"{_NAMES[known][0]!r} or {_NAMES[known][1]!r}."
+            )
+    return places
+
+
+def _cells(path: Path) -> list[list[str] | None]:
+    """The rows of a table, stripped; ``None`` for one that cannot be read, and none for empty lines.
+
+    Each line is parsed by itself, so that a quote that is never closed breaks one row alone.
+    """
+    text = read_text(path, error=DatasetError, remedy="save it as a CSV file in UTF-8").removeprefix("\ufeff")
+    lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
+    first = lines[0] if lines else ""
+    delimiter = max(",;\t", key=first.count)
+    rows: list[list[str] | None] = []
+    for line in lines:
+        try:
+            # What a power cut leaves of a line is zeros.
+            rows.append(None if "\0" in line else [c.strip() for c in next(csv.reader([line], delimiter=delimiter))])
+        except (csv.Error, StopIteration):
+            rows.append(None)
+    return rows
