@@ -86,7 +86,7 @@ def read_bench2drive(folder: Path) -> Recording:
     collector = _read(folder, folder / "anno", folder / "camera" / "rgb_front", numbers)
     recording = collector.finish(step_s=_BENCH2DRIVE_STEP_S, fields=FIELDS)
     # Where the record behind is missing, an episode ends, and the row's action is of no use.
-    led_on = {name: np.append(values[1:], values[-1:]) for name, values in recording.columns.items() if name in _ACTIONS}
+    led_on = {name: np.append(recording.columns[name][1:], recording.columns[name][-1:]) for name in _ACTIONS}
     return replace(recording, columns={**recording.columns, **led_on})
 
 

@@ -58,8 +58,9 @@ def read_donkey(folder: Path) -> Recording:
 def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
     steers, accelerates = _DRIVERS.get(str(record.get("user/mode")), ("user", "user"))
     own = {
-        "steering": record.get(f"{steers}/angle", record.get("user/angle")),
-        "throttle": record.get(f"{accelerates}/throttle", record.get("user/throttle")),
+        # Where the pilot drove and was not recorded, the user's stick is not what moved the car.
+        "steering": record.get(f"{steers}/angle"),
+        "throttle": record.get(f"{accelerates}/throttle"),
     }
     others = {
         column_name(name): value

@@ -204,6 +204,12 @@ def test_a_donkey_pilots_actions_are_taken_where_it_drove(tmp_path):
     path.write_text("\n".join(map(json.dumps, records)))
     episode = convert_recordings(source, tmp_path / "out").read_episode(0)
     np.testing.assert_allclose(episode.actions[1:, :2], [[-0.75, 0.5]] * 2)
+    for record in records[2:]:
+        del record["pilot/angle"]
+    path.write_text("\n".join(map(json.dumps, records)))
+    said = []
+    assert len(convert_recordings(source, tmp_path / "unknown", notify=said.append).read_episode(0)) == 1
+    assert "2 of 4 rows are left out (2 broken)" in said[-1]
 
 
 def test_target_points_and_commands(tmp_path):
