@@ -9,8 +9,11 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from wm_gym.data_collection.conversion.pictures import IMAGE_SUFFIXES, natural_order
 from wm_gym.data_collection.conversion.recording import Recording, RowCollector, column_name, number
@@ -21,7 +24,7 @@ _TRANSFUSER_STEP_S = 0.5
 _GARAGE_STEP_S = 0.25
 _BENCH2DRIVE_STEP_S = 0.1
 _COMMANDS = ("left", "right", "straight", "lane_follow", "change_lane_left", "change_lane_right")
-_FOLLOW = 4  # CARLA's number for it; -1 and 0 stand for no command
+_FOLLOW = 4  # CARLA's number for it; -1 (in some versions 0) stands for no command
 FIELDS = (
     # As CarlaDriving-v0 has them.
     VectorField(name="speed", unit="m/s", low=-10.0, high=40.0),
@@ -47,9 +50,11 @@ def read_transfuser(folder: Path) -> Recording:
             is_garage = True
             forward, right = _pair(record["target_point"])
         else:  # north and east; the compass turns clockwise from north
-            forward, right = _seen_from(record, "x_command", "y_command", number(record.get("theta")))
+            own = (number(record.get("x")), number(record.get("y")), number(record.get("theta")))
+            forward, right = _seen_from(own, record, "x_command", "y_command")
         return {
             "command": _command(record.get("command")),
+            # Both are what the expert decides, one of hazards and one of its speed; either brakes.
             "brake": max(number(record.get("brake")), number(record.get("control_brake", 0.0))),
             "gear": 1.0,
             "target_forward": forward,
@@ -63,15 +68,14 @@ def read_transfuser(folder: Path) -> Recording:
 def read_bench2drive(folder: Path) -> Recording:
     """A clip of Bench2Drive (10 records a second): ``anno/`` beside ``camera/rgb_front/``.
 
+    A record has the control that led to its picture, so that a row takes the action of the record behind it.
+
     Raises:
         DatasetError: It has no record that can be used.
     """
 
     def numbers(record: _Record) -> dict[str, Any]:
-        compass = number(record.get("theta"))
-        # The authors, too, read a compass that failed as pi. CARLA's axes are a quarter turn from north.
-        yaw = (math.pi if math.isnan(compass) else compass) - math.pi / 2
-        forward, right = _seen_from(record, "x_command_near", "y_command_near", yaw)
+        forward, right = _seen_from(_bench2drive_pose(record), record, "x_command_near", "y_command_near")
         return {
             "command": _command(record.get("command_near")),
             "gear": -1.0 if record.get("reverse") is True else 1.0,
@@ -80,7 +84,27 @@ def read_bench2drive(folder: Path) -> Recording:
         }
 
     collector = _read(folder, folder / "anno", folder / "camera" / "rgb_front", numbers)
-    return collector.finish(step_s=_BENCH2DRIVE_STEP_S, fields=FIELDS)
+    recording = collector.finish(step_s=_BENCH2DRIVE_STEP_S, fields=FIELDS)
+    # Where the record behind is missing, an episode ends, and the row's action is of no use.
+    led_on = {name: np.append(recording.columns[name][1:], recording.columns[name][-1:]) for name in _ACTIONS}
+    return replace(recording, columns={**recording.columns, **led_on})
+
+
+def _bench2drive_pose(record: _Record) -> tuple[float, float, float]:
+    """Place and yaw of the car in CARLA's axes.
+
+    Those of its box are exact; ``x`` and ``y`` are those of a noisy GPS behind its middle, and the compass may fail.
+    """
+    boxes = record.get("bounding_boxes")
+    for box in boxes if isinstance(boxes, list) else ():
+        if isinstance(box, dict) and box.get("class") == "ego_vehicle":
+            rotation = box.get("rotation")  # pitch, roll, yaw
+            yaw = number(rotation[2]) if isinstance(rotation, list) and len(rotation) == 3 else math.nan
+            pose = (*_pair(box.get("location")), math.radians(yaw))
+            if all(map(math.isfinite, pose)):
+                return pose
+    # CARLA's axes are a quarter turn from north.
+    return number(record.get("x")), number(record.get("y")), number(record.get("theta")) - math.pi / 2
 
 
 def _read(folder: Path, records: Path, pictures: Path, numbers: Callable[[_Record], dict[str, Any]]) -> RowCollector:
@@ -131,8 +155,9 @@ def _pair(value: Any) -> tuple[float, float]:
     return (number(value[0]), number(value[1])) if isinstance(value, list) and len(value) >= 2 else (math.nan, math.nan)
 
 
-def _seen_from(record: _Record, x: str, y: str, heading: float) -> tuple[float, float]:
+def _seen_from(pose: tuple[float, float, float], record: _Record, x: str, y: str) -> tuple[float, float]:
     """A point of a record as metres forward and to the right; the heading turns from the first axis to the second."""
-    first, second = (number(record.get(to)) - number(record.get(own)) for to, own in ((x, "x"), (y, "y")))
+    own_x, own_y, heading = pose
+    first, second = number(record.get(x)) - own_x, number(record.get(y)) - own_y
     cos, sin = math.cos(heading), math.sin(heading)
     return first * cos + second * sin, second * cos - first * sin

@@ -21,7 +21,8 @@ _DRIVERS = {"local": ("pilot", "pilot"), "local_angle": ("pilot", "user")}
 def read_donkey(folder: Path) -> Recording:
     """A tub: a row a record that was not deleted, with the action of whoever drove, user or pilot.
 
-    The throttle goes from -1 to 1 there; below 0 it brakes.
+    The angle goes from -1, full left, to 1. The throttle goes from -1 to 1; below 0 it brakes, then drives backwards,
+    and counts as the brake.
 
     Raises:
         DatasetError: The manifest or a catalog cannot be read, or there is no record that can be used.
@@ -57,8 +58,9 @@ def read_donkey(folder: Path) -> Recording:
 def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
     steers, accelerates = _DRIVERS.get(str(record.get("user/mode")), ("user", "user"))
     own = {
-        "steering": record.get(f"{steers}/angle", record.get("user/angle")),
-        "throttle": record.get(f"{accelerates}/throttle", record.get("user/throttle")),
+        # Where the pilot drove and was not recorded, the user's stick is not what moved the car.
+        "steering": record.get(f"{steers}/angle"),
+        "throttle": record.get(f"{accelerates}/throttle"),
     }
     others = {
         column_name(name): value

@@ -60,7 +60,7 @@ class RewardExpression:
                 raise ConfigError(f"--reward has more than {_MAX_CHARACTERS} characters; write a shorter formula.")
             self._tree = ast.parse(text.strip(), mode="eval").body
             self._check(self._tree)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(
@@ -81,7 +81,10 @@ class RewardExpression:
         match node:
             case ast.Constant(value=bool()):
                 pass
-            case ast.Constant(value=int() | float()) | ast.Name():
+            case ast.Name():
+                return
+            case ast.Constant(value=int() | float() as number):
+                float(number)  # an integer may be too large
                 return
             case ast.BinOp(left, kind, right) if type(kind) in _OPERATORS:
                 self._check(left)

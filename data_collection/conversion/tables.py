@@ -81,7 +81,9 @@ def read_table(path: Path) -> Recording:
 
 
 def read_udacity(folder: Path, camera: str) -> Recording:
-    """A folder with ``driving_log.csv`` and ``IMG/``; the speed is in miles an hour, as the simulator writes it.
+    """A folder with ``driving_log.csv`` and ``IMG/``.
+
+    The simulator writes steering from -1 (left) to 1, pedals from 0 to 1, and the speed in miles an hour.
 
     Args:
         folder: The folder.

@@ -204,6 +204,12 @@ def test_a_donkey_pilots_actions_are_taken_where_it_drove(tmp_path):
     path.write_text("\n".join(map(json.dumps, records)))
     episode = convert_recordings(source, tmp_path / "out").read_episode(0)
     np.testing.assert_allclose(episode.actions[1:, :2], [[-0.75, 0.5]] * 2)
+    for record in records[2:]:
+        del record["pilot/angle"]
+    path.write_text("\n".join(map(json.dumps, records)))
+    said = []
+    assert len(convert_recordings(source, tmp_path / "unknown", notify=said.append).read_episode(0)) == 1
+    assert "2 of 4 rows are left out (2 broken)" in said[-1]
 
 
 def test_target_points_and_commands(tmp_path):
@@ -215,8 +221,30 @@ def test_target_points_and_commands(tmp_path):
     np.testing.assert_array_equal(garage.read_episode(0).actions[:, 2], [0, 0, 1, 0, 0, 0, 0])
     clip = convert_recordings(bench2drive(tmp_path / "b2d"), tmp_path / "c").read_episode(0)
     np.testing.assert_allclose(clip.vectors[4], [1, 3, 20, 5], atol=1e-5)
-    np.testing.assert_array_equal(clip.actions[:, 3], [1, 1, 1, -1, 1, 1, 1])
+    np.testing.assert_array_equal(clip.actions[:, 3], [1, 1, -1, 1, 1, 1, 1])  # what led to frame 3
     assert FIELDS[:2] == vector_fields(["speed", "command"])
+
+
+def test_bench2drive_actions_lead_to_the_frame_of_their_record(tmp_path):
+    source = bench2drive(tmp_path / "src")
+    (source / "clip" / "anno" / "00003.json.gz").unlink()
+    dataset = convert_recordings(source, tmp_path / "out")
+    throttles = [dataset.read_episode(i).actions[:, 1] for i in range(2)]
+    np.testing.assert_allclose(np.concatenate(throttles), [0.1, 0.2, 0.5, 0.6, 0], atol=1e-6)
+
+
+def test_a_bench2drive_cars_box_tells_its_place(tmp_path):
+    source = bench2drive(tmp_path / "src", rows=4)
+    for row, path in enumerate(sorted((source / "clip" / "anno").iterdir())):
+        record = json.loads(gzip.decompress(path.read_bytes())) | {"theta": math.nan}
+        # CARLA's y axis points to the right of its x axis: the car looks along y.
+        box = {"class": "ego_vehicle", "location": [11.0, 20.0, 0.0], "rotation": [0.0, 0.0, 90.0]}
+        record["bounding_boxes"] = [{"class": "vehicle"}, box] if row else []
+        path.write_bytes(gzip.compress(json.dumps(record).encode()))
+    said = []
+    episode = convert_recordings(source, tmp_path / "out", notify=said.append).read_episode(0)
+    np.testing.assert_allclose(episode.vectors[:, 2:], [[5, -19]] * 3, atol=1e-5)
+    assert "1 of 4 rows are left out (1 broken)" in said[0]
 
 
 def test_records_are_paired_with_pictures_by_name(tmp_path):
@@ -304,7 +332,7 @@ def test_rewards_by_a_formula(tmp_path):
     [
         *("", "1 +", "__import__('os')", "speed.real", "abs(1, 2)", "[1]", "True", "'a'", "x if y else z", "max(*x)"),
         *("x or y", "lambda: 1", "speed := 1", "x[0]", "clip(1, 2)", "1 in x", "abs(x=1)", "1j", "~x", "x // y"),
-        "(" * 500 + "1" + ")" * 500,
+        *("(" * 500 + "1" + ")" * 500, "-" * 999, "9" * 400, "speed + 0x" + "f" * 900),
     ],
 )
 def test_what_is_no_formula_is_refused(text):
