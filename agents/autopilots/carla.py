@@ -97,6 +97,15 @@ _HOLD_BRAKE = 0.4
 _PACE = (0.6, 1.15)
 """Slowest and fastest varied pace, as fractions of the planned speed."""
 
+_SLOWLY_OVER = 0.7
+"""Share of the red lights that a reckless driver does not run at full pace."""
+_OVER = (0.3, 5.0)
+"""m/s that it brakes to."""
+_OVER_FROM = (-4.0, 4.0)
+"""Metres from the vehicle's front to the line where it has that speed; negative ones are past the line."""
+_OVER_DECAY = (0.3, 3.0)
+"""1/s: the speed's decay before; large ones brake late, and are still braking on the line."""
+
 
 @runtime_checkable
 class CarlaSimulator(Protocol):
@@ -288,15 +297,43 @@ class CarlaAutopilot:
 
 
 class RecklessAutopilot(CarlaAutopilot):
-    """Drives the route as if there were no lights and nobody else, so that recordings show what comes of it."""
+    """Drives the route as if there were nobody else, and over red lights, so that recordings show what comes of it.
+
+    A world model must learn that a drive ends because of the place, however the vehicle came there: a policy soon finds
+    the manner that the recordings lack. So some lights are run at full pace, others after braking on the line or near
+    it, down to creeping over it.
+    """
 
     name = "reckless"
 
     def __init__(self) -> None:
         super().__init__(varied_pace=True)
+        self._random = np.random.default_rng(0)
+        self._over, self._from, self._decay = math.inf, 0.0, 0.0
+
+    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
+        """As the base class does it; how each light is run follows from the seed, too."""
+        super().reset(env, seed)
+        self._random = np.random.default_rng((seed, 3))
+        self._draw_manner()
 
     def _heeding(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
-        return _ACCELERATION
+        light = simulator.light_ahead()
+        to_line, state = light if light is not None else (math.inf, "green")
+        if to_line > self._to_line + _NEXT_LIGHT:
+            self._draw_manner()
+        self._to_line = to_line
+        if state not in ("red", "yellow"):
+            return _ACCELERATION
+        permitted = self._over + self._decay * max(0.0, to_line - self._from)
+        return min(_ACCELERATION, _SPEED_GAIN * (permitted - simulator.ego_state.speed))
+
+    def _draw_manner(self) -> None:
+        """At which speed in m/s the next red light is driven over, from which place on, and how it comes to that."""
+        is_slow = self._random.random() < _SLOWLY_OVER
+        self._over = float(np.exp(self._random.uniform(*np.log(_OVER)))) if is_slow else math.inf
+        self._from = float(self._random.uniform(*_OVER_FROM))
+        self._decay = float(np.exp(self._random.uniform(*np.log(_OVER_DECAY))))
 
 
 class _Pedals:

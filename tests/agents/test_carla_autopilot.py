@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from wm_gym.agents.autopilots import make_autopilot
-from wm_gym.agents.autopilots.carla import CarlaAutopilot, CarlaSimulator, bend_speeds, following_acceleration
+from wm_gym.agents.autopilots.carla import (
+    CarlaAutopilot,
+    CarlaSimulator,
+    RecklessAutopilot,
+    bend_speeds,
+    following_acceleration,
+)
 from wm_gym.envs.carla.route import Command, Route, RoutePlanner, RouteState, RouteTracker
 from wm_gym.envs.carla.state import EgoState, RoadUser
 from wm_gym.errors import SimulatorError
@@ -406,6 +412,32 @@ def test_it_never_gives_up_braking_half_way(straight, metres):
     drive(vehicle, 30)
     assert vehicle.speed == 0
     assert vehicle.front < 200
+
+
+def test_a_reckless_driver_runs_red_lights_in_every_manner(straight):
+    over, braked, seconds = [], [], []
+    for seed in range(40):
+        vehicle, autopilot = Bicycle(straight, step_s=0.2, light=light_at(80, lambda v: "red")), RecklessAutopilot()
+        autopilot.reset(vehicle, seed)
+        while 80 - vehicle.front > -2 * HALF_LENGTH and vehicle.seconds < 90:  # until the rear is past the line
+            action = autopilot.act(NO_FRAME)
+            vehicle.step(action)
+        over.append(vehicle.speed)
+        braked.append(action[2] > 0.1)
+        seconds.append(vehicle.seconds)
+    assert max(seconds) < 90, "it crosses each of them"
+    assert sum(speed < 1 for speed in over) >= 5
+    assert sum(1 < speed < 5 for speed in over) >= 5
+    assert sum(speed > 8 for speed in over) >= 5
+    assert 1 <= sum(braked) < 35
+
+
+def test_a_reckless_drive_follows_from_the_seed(straight):
+    light = light_at(60, lambda v: "red")
+    fresh, used = RecklessAutopilot(), RecklessAutopilot()
+    drive(Bicycle(straight, light=light), 7, used)
+    first, second = drive(Bicycle(straight, light=light), 30, fresh), drive(Bicycle(straight, light=light), 30, used)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 # --- As a behaviour ---------------------------------------------------------------------------------------------------
