@@ -43,6 +43,10 @@ _CALLS_IN_A_START = 3
 """Calls to the server in the course of starting an episode that may take their time limit: all but a few are quick."""
 
 
+class ClientEndedError(SimulatorLostError):
+    """The client process ended by itself: its server died, or CARLA's library crashed."""
+
+
 class ClientProcess:
     """A process of its own for CARLA's client.
 
@@ -206,7 +210,7 @@ class ClientProcess:
             self._process.wait(_GRACE_S)
         self.kill()
         address = f"{self._settings.connection.host}:{self._settings.connection.port}"
-        return SimulatorLostError(
+        return ClientEndedError(
             f"CARLA's client ended with code {self._process.returncode} while it used {address}; its server probably "
             "died."
         )

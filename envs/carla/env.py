@@ -15,8 +15,8 @@ from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.config import parse_config
 from wm_gym.envs.arguments import check_choice, check_frame_size, check_reset_options
 from wm_gym.envs.carla.birdview import BirdView, EpisodeView
-from wm_gym.envs.carla.client import check_carla
-from wm_gym.envs.carla.client_handle import ClientProcess, clean_up
+from wm_gym.envs.carla.client import check_carla, probe
+from wm_gym.envs.carla.client_handle import ClientEndedError, ClientProcess, clean_up
 from wm_gym.envs.carla.config import CarlaConfig, ConnectionConfig
 from wm_gym.envs.carla.drive import Drive as DriveState
 from wm_gym.envs.carla.messages import MAIN_CAMERA, Drive, EpisodeStarted, SessionSettings, StartEpisode
@@ -271,7 +271,7 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
         """Hold one action for ``action_repeat`` ticks.
 
         Raises:
-            SimulatorLostError: The server was lost, and ``restart`` is not set.
+            SimulatorLostError: The server was lost, and ``restart`` is not set; or CARLA's client crashed twice.
         """
         if not np.all(np.isfinite(action)):
             raise ConfigError(f"the action {np.asarray(action).tolist()} is not finite; clip or check the policy.")
@@ -320,6 +320,7 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
         if server is not None and recycle and server.episodes >= recycle:
             self._drop_client(was_lost=False)
         tries = 1 + (_RESTARTS_IN_A_RESET if self.connection.restart else 0)
+        may_crash = not self.connection.restart
         while True:
             tries -= 1
             try:
@@ -330,7 +331,13 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
                 if self._client is None and self._server is None:
                     # Nobody answers, after the full wait if it was a server that was lost: it is gone, or never was.
                     raise explained from error
+                has_crashed = (
+                    isinstance(error, ClientEndedError) and probe(self.connection.host, self.connection.port) is None
+                )
                 self._drop_client(was_lost=True)
+                if tries == 0 and has_crashed and may_crash:
+                    # CARLA's library can crash while it loads a town. The server goes on, and nothing was driven yet.
+                    may_crash, tries = False, 1
                 if tries == 0:
                     raise explained from error
                 gym.logger.warn(f"{explained} Trying again.")

@@ -330,6 +330,21 @@ def test_a_client_that_crashed_is_cleaned_up_after(server, make_env):
     assert server.wait_until_clean()
 
 
+def test_an_episode_that_a_crash_of_the_client_kept_from_beginning_begins_on_a_new_one(server, make_env):
+    env = make_env(server)
+    first, _ = env.reset(seed=1)
+    env.unwrapped._client._process.send_signal(signal.SIGSEGV)
+    with pytest.warns(UserWarning, match="client ended with code -11"):
+        again, _ = env.reset(seed=1)
+    assert np.array_equal(first, again)
+    env.step(DRIVE)
+    assert len(server.spawned()) == 3
+    # With its server gone, too, it is an error at once.
+    server.kill()
+    with pytest.raises(SimulatorLostError):
+        env.reset(seed=1)
+
+
 # --- Servers of our own -----------------------------------------------------------------------------------------------
 
 
