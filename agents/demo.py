@@ -170,30 +170,32 @@ def run_demo(
         lambda: _train_agent(folder, settings, connection, device, progress),
     )
     made_of = {"settings": settings.model_dump(mode="json"), "agent": _sha256(folder / "agent" / MANIFEST)}
+
+    def drive(name: str, driver: str) -> Path:
+        def write(file: Path) -> None:
+            evaluate(
+                driver,
+                settings.simulator if driver == name else None,
+                episodes=settings.evaluation_episodes,
+                seed=HELD_OUT_FROM,
+                workers=workers,
+                worker_connections=worker_connections,
+                simulator_kwargs={
+                    **(settings.simulator_kwargs if driver == name else {}),
+                    **settings.held_out_kwargs,
+                },
+                max_episode_steps=settings.max_episode_steps,
+                json_path=file,
+                progress=progress,
+            )
+
+        origin = (name, made_of["settings"], made_of["agent"] if name == "agent" else None)
+        return stages.once(folder / "evaluation" / f"{name}.json", origin, write)
+
+    drivers = {"agent": str(folder / "agent"), "random": "random", "autopilot": "autopilot"}
     results = stages.run(
         f"drive {settings.evaluation_episodes} held-out {_places(settings)} with each driver",
-        lambda: {
-            name: stages.once(
-                folder / "evaluation" / f"{name}.json",
-                (name, made_of["settings"], made_of["agent"] if name == "agent" else None),
-                lambda file, name=name, driver=driver: evaluate(
-                    driver,
-                    settings.simulator if driver == name else None,
-                    episodes=settings.evaluation_episodes,
-                    seed=HELD_OUT_FROM,
-                    workers=workers,
-                    worker_connections=worker_connections,
-                    simulator_kwargs={
-                        **(settings.simulator_kwargs if driver == name else {}),
-                        **settings.held_out_kwargs,
-                    },
-                    max_episode_steps=settings.max_episode_steps,
-                    json_path=file,
-                    progress=progress,
-                ),
-            )
-            for name, driver in (("agent", str(folder / "agent")), ("random", "random"), ("autopilot", "autopilot"))
-        },
+        lambda: {name: drive(name, driver) for name, driver in drivers.items()},
     )
     evaluations = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in results.items()}
     data_returns = [header.return_ for header in Dataset.open(folder / "data").episodes]
