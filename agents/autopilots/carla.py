@@ -104,7 +104,9 @@ _OVER = (0.3, 5.0)
 _OVER_FROM = (-4.0, 4.0)
 """Metres from the vehicle's front to the line where it has that speed; negative ones are past the line."""
 _OVER_DECAY = (0.3, 3.0)
-"""1/s: the speed's decay before; large ones brake late, and are still braking on the line."""
+"""1/s: how the speed decays before that; large ones brake late, and are still braking on the line."""
+_RUN = 1.0
+"""Metres from the line to the rear where a light has been run for certain."""
 
 
 @runtime_checkable
@@ -309,27 +311,36 @@ class RecklessAutopilot(CarlaAutopilot):
     def __init__(self) -> None:
         super().__init__(varied_pace=True)
         self._random = np.random.default_rng(0)
+        self._line: float | None = None
         self._over, self._from, self._decay = math.inf, 0.0, 0.0
 
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
         """As the base class does it; how each light is run follows from the seed, too."""
         super().reset(env, seed)
         self._random = np.random.default_rng((seed, 3))
-        self._draw_manner()
+        self._line = None
 
     def _heeding(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
+        front = simulator.route_state.distance + simulator.wheelbase / 2 + _FRONT_OVERHANG
         light = simulator.light_ahead()
-        to_line, state = light if light is not None else (math.inf, "green")
-        if to_line > self._to_line + _NEXT_LIGHT:
-            self._draw_manner()
-        self._to_line = to_line
-        if state not in ("red", "yellow"):
+        if light is not None:
+            line, is_red = front + light[0], light[1] in ("red", "yellow")
+            if self._line is None and is_red:
+                self._line = line
+                self._draw_manner()
+            elif self._line is not None and not is_red and abs(line - self._line) < _NEXT_LIGHT:
+                self._line = None
+        if self._line is None:
             return _ACCELERATION
+        # The light is run by the rear, when the simulator tells of the next one already.
+        to_line = self._line - front
+        if to_line < -2 * (simulator.wheelbase / 2 + _FRONT_OVERHANG) - _RUN:
+            self._line = None
         permitted = self._over + self._decay * max(0.0, to_line - self._from)
         return min(_ACCELERATION, _SPEED_GAIN * (permitted - simulator.ego_state.speed))
 
     def _draw_manner(self) -> None:
-        """At which speed in m/s the next red light is driven over, from which place on, and how it comes to that."""
+        """At which speed in m/s a red light is driven over, from which place on, and how the driver comes to that."""
         is_slow = self._random.random() < _SLOWLY_OVER
         self._over = float(np.exp(self._random.uniform(*np.log(_OVER)))) if is_slow else math.inf
         self._from = float(self._random.uniform(*_OVER_FROM))

@@ -349,11 +349,11 @@ def test_oncoming_traffic_keeps_to_its_lane(straight):
 
 
 def light_at(place: float, state_at):
-    """A light whose line is at a place on the route, seen from 60 m."""
+    """A light whose line is at a place on the route, seen from 60 m until the vehicle's centre is past it."""
 
     def look(vehicle):
         metres = place - vehicle.front
-        return (metres, state_at(vehicle)) if -2 * HALF_LENGTH < metres < 60 else None
+        return (metres, state_at(vehicle)) if -HALF_LENGTH < metres < 60 else None
 
     return look
 
