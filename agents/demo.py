@@ -19,7 +19,7 @@ from wm_gym.agents.policies.config import make_agent_config
 from wm_gym.agents.reports.report import PAGE_NAME, write_report
 from wm_gym.agents.training.dream_training import TrainingSummary, train_agent
 from wm_gym.agents.training.selection import selection_for
-from wm_gym.checksums import canonical
+from wm_gym.checksums import canonical, file_sha256
 from wm_gym.config import load_config
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
@@ -169,11 +169,15 @@ def run_demo(
         "train PPO in its dreams",
         lambda: _train_agent(folder, settings, connection, device, progress),
     )
-    made_of = {"settings": settings.model_dump(mode="json"), "agent": _sha256(folder / "agent" / MANIFEST)}
+    made_of = {"settings": settings.model_dump(mode="json"), "agent": file_sha256(folder / "agent" / MANIFEST)}
 
     def drive(name: str, driver: str) -> Path:
-        def write(file: Path) -> None:
-            evaluate(
+        file = folder / "evaluation" / f"{name}.json"
+        origin = (name, made_of["settings"], made_of["agent"] if name == "agent" else None)
+        return stages.once(
+            file,
+            origin,
+            lambda: evaluate(
                 driver,
                 settings.simulator if driver == name else None,
                 episodes=settings.evaluation_episodes,
@@ -187,10 +191,8 @@ def run_demo(
                 max_episode_steps=settings.max_episode_steps,
                 json_path=file,
                 progress=progress,
-            )
-
-        origin = (name, made_of["settings"], made_of["agent"] if name == "agent" else None)
-        return stages.once(folder / "evaluation" / f"{name}.json", origin, write)
+            ),
+        )
 
     drivers = {"agent": str(folder / "agent"), "random": "random", "autopilot": "autopilot"}
     results = stages.run(
@@ -226,7 +228,7 @@ def run_demo(
         lambda: stages.once(
             report,
             (summary, made_of),
-            lambda _: write_report(folder, connection=connection),
+            lambda: write_report(folder, connection=connection),
         ),
     )
     summary["stages"] = stages.seconds
@@ -253,6 +255,7 @@ class _Stages:
         self._seconds: dict[str, float] = record.get("seconds", {})
         self._made: dict[str, list[str]] = record.get("made", {})
         self._titles: list[str] = []
+        self._provenance = provenance()
 
     @property
     def seconds(self) -> list[dict[str, Any]]:
@@ -271,22 +274,18 @@ class _Stages:
             if self._folder.exists():
                 self._write()
 
-    def once(self, file: Path, made_of: Any, make: Callable[[Path], object]) -> Path:
+    def once(self, file: Path, made_of: Any, make: Callable[[], object]) -> Path:
         """Make a file, unless it lies there, unchanged, and was made of the same by the same versions."""
         name = str(file.relative_to(self._folder))
-        origin = hashlib.sha256(canonical({"made_of": made_of, "provenance": provenance()})).hexdigest()
-        if not file.is_file() or self._made.get(name) != [origin, _sha256(file)]:
-            make(file)
-            self._made[name] = [origin, _sha256(file)]
+        origin = hashlib.sha256(canonical({"made_of": made_of, "provenance": self._provenance})).hexdigest()
+        if not file.is_file() or self._made.get(name) != [origin, file_sha256(file)]:
+            make()
+            self._made[name] = [origin, file_sha256(file)]
             self._write()
         return file
 
     def _write(self) -> None:
         write_json_atomically(self._file, {"seconds": self._seconds, "made": self._made})
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def render_table(summary: dict[str, Any]) -> str:

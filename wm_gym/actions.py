@@ -26,6 +26,8 @@ from wm_gym.errors import ConfigError, did_you_mean
 ActionName = Literal["driving", "steer_accel", "native"]
 FloatArray = NDArray[np.float32]
 
+DRIVING_NAMES = ("steering", "throttle", "brake", "gear")
+"""The values of a driving action, in their order."""
 _DRIVING_LOW = (-1.0, 0.0, 0.0, -1.0)
 _DRIVING_HIGH = (1.0, 1.0, 1.0, 1.0)
 

@@ -29,7 +29,7 @@ def canonical(values: Mapping[str, Any]) -> bytes:
 
 def add_checksums(settings: Mapping[str, Any], folder: Path, names: Iterable[str]) -> dict[str, Any]:
     """The contents of a manifest: the settings, and the checksums of them and of those named files that there are."""
-    files = {name: _sha256(folder / name) for name in names if (folder / name).exists()}
+    files = {name: file_sha256(folder / name) for name in names if (folder / name).exists()}
     own = hashlib.sha256(canonical({**settings, CHECKSUMS: files})).hexdigest()
     # They come first: a manifest that is cut off keeps them, and is not taken for one from before there were any.
     return {CHECKSUMS: {**files, _SETTINGS: own}, **settings}
@@ -60,7 +60,7 @@ def check_file(path: Path, checksums: Mapping[str, str] | None, *, error: type[W
     if checksums is None:
         return
     try:
-        actual = _sha256(path)
+        actual = file_sha256(path)
     except (OSError, NotPlainError) as problem:
         raise error(f"{str(path)!r} is missing or damaged ({reason_of(problem)}); {remedy}.") from problem
     if actual != checksums.get(path.name):
@@ -76,7 +76,8 @@ def warn_of_no_checksum(name: str) -> None:
     )
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a regular file, as a hexadecimal text."""
     digest = hashlib.sha256()
     with open_regular_file(path) as file:
         while block := file.read(_BLOCK_BYTES):

@@ -321,7 +321,8 @@ class RecklessAutopilot(CarlaAutopilot):
         self._line = None
 
     def _heeding(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
-        front = simulator.route_state.distance + simulator.wheelbase / 2 + _FRONT_OVERHANG
+        half_length = simulator.wheelbase / 2 + _FRONT_OVERHANG
+        front = simulator.route_state.distance + half_length
         light = simulator.light_ahead()
         if light is not None:
             line, is_red = front + light[0], light[1] in ("red", "yellow")
@@ -334,7 +335,7 @@ class RecklessAutopilot(CarlaAutopilot):
             return _ACCELERATION
         # The light is run by the rear, when the simulator tells of the next one already.
         to_line = self._line - front
-        if to_line < -2 * (simulator.wheelbase / 2 + _FRONT_OVERHANG) - _RUN:
+        if to_line < -2 * half_length - _RUN:
             self._line = None
         permitted = self._over + self._decay * max(0.0, to_line - self._from)
         return min(_ACCELERATION, _SPEED_GAIN * (permitted - simulator.ego_state.speed))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wm_gym.actions import DRIVING_NAMES
 from wm_gym.data_collection.conversion.pictures import IMAGE_SUFFIXES, natural_order
 from wm_gym.data_collection.conversion.recording import Recording, RowCollector, column_name, number
 from wm_gym.plain_files import JSON_BYTES, NotPlainError, parse_json, read_bytes
@@ -32,7 +33,6 @@ FIELDS = (
     VectorField(name="target_forward", unit="m", low=-100.0, high=100.0),
     VectorField(name="target_right", unit="m", low=-100.0, high=100.0, mirror_sign=-1),
 )
-_ACTIONS = ("steering", "throttle", "brake", "gear")
 _Record = Mapping[str, Any]
 
 
@@ -86,7 +86,7 @@ def read_bench2drive(folder: Path) -> Recording:
     collector = _read(folder, folder / "anno", folder / "camera" / "rgb_front", numbers)
     recording = collector.finish(step_s=_BENCH2DRIVE_STEP_S, fields=FIELDS)
     # Where the record behind is missing, an episode ends, and the row's action is of no use.
-    led_on = {name: np.append(recording.columns[name][1:], recording.columns[name][-1:]) for name in _ACTIONS}
+    led_on = {name: np.append(recording.columns[name][1:], recording.columns[name][-1:]) for name in DRIVING_NAMES}
     return replace(recording, columns={**recording.columns, **led_on})
 
 
@@ -109,7 +109,7 @@ def _bench2drive_pose(record: _Record) -> tuple[float, float, float]:
 
 def _read(folder: Path, records: Path, pictures: Path, numbers: Callable[[_Record], dict[str, Any]]) -> RowCollector:
     """The records that have a picture of the same name; a record's number is its place."""
-    collector = RowCollector(str(folder), (*_ACTIONS, *(entry.name for entry in FIELDS)))
+    collector = RowCollector(str(folder), (*DRIVING_NAMES, *(entry.name for entry in FIELDS)))
     by_name = {path.stem: path for path in pictures.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
     for path in natural_order(records.iterdir()):
         stem = path.name.partition(".")[0]
@@ -123,9 +123,8 @@ def _read(folder: Path, records: Path, pictures: Path, numbers: Callable[[_Recor
             collector.leave_out("broken")
             continue
         plain = {column_name(name): value for name, value in record.items() if isinstance(value, int | float)}
-        values = {**plain, "steering": plain.pop("steer", None), **numbers(record)}
-        values.pop("steer", None)
-        collector.add(int(stem), by_name.get(stem), values)
+        steering = plain.pop("steer", None)
+        collector.add(int(stem), by_name.get(stem), {**plain, "steering": steering, **numbers(record)})
     return collector
 
 

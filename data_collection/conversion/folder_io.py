@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wm_gym.actions import ActionFormat, FloatArray
+from wm_gym.actions import DRIVING_NAMES, ActionFormat, FloatArray
 from wm_gym.data_collection.conversion.pictures import IMAGE_SUFFIXES, FrameFit, natural_order
 from wm_gym.data_collection.conversion.segment import Segment, write_segments
 from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
@@ -23,7 +23,6 @@ from wm_gym.vector import Fields, VectorField
 FRAMES_FOLDER = "frames"
 ACTIONS_FILE = "actions.csv"
 VECTORS_FILE = "vectors.csv"
-DRIVING_COLUMNS = ("steering", "throttle", "brake", "gear")
 STEER_ACCEL_COLUMNS = ("steering", "acceleration")
 
 
@@ -116,12 +115,12 @@ def _read_segment(path: Path, notify: Callable[[str], None]) -> Segment:
 
 
 def _action_columns(path: Path, columns: dict[str, FloatArray]) -> tuple[str, Sequence[str]]:
-    kind, names = ("steer_accel", STEER_ACCEL_COLUMNS) if "acceleration" in columns else ("driving", DRIVING_COLUMNS)
+    kind, names = ("steer_accel", STEER_ACCEL_COLUMNS) if "acceleration" in columns else ("driving", DRIVING_NAMES)
     missing = [name for name in names if name not in columns]
     if missing:
         raise DatasetError(
             f"{path / ACTIONS_FILE} lacks the column {missing[0]!r}; its header has to name "
-            f"{','.join(DRIVING_COLUMNS)} or {','.join(STEER_ACCEL_COLUMNS)}."
+            f"{','.join(DRIVING_NAMES)} or {','.join(STEER_ACCEL_COLUMNS)}."
         )
     low, high = (-1.0, 1.0) if kind == "steer_accel" else (ActionFormat.driving().low, ActionFormat.driving().high)
     values = np.stack([columns[name] for name in names], axis=-1)
@@ -175,7 +174,7 @@ def _read_table(path: Path, wanted: Sequence[str] = ("steering",)) -> dict[str, 
     try:
         header = [name.strip() for name in next(rows, [])]
         if not set(wanted) <= set(header) or not header or len(set(header)) != len(header) or "" in header:
-            among = f" with {','.join(DRIVING_COLUMNS)} or {','.join(STEER_ACCEL_COLUMNS)} among them" if wanted else ""
+            among = f" with {','.join(DRIVING_NAMES)} or {','.join(STEER_ACCEL_COLUMNS)} among them" if wanted else ""
             raise DatasetError(
                 f"{path} has the header {','.join(header)!r}, but distinct column names{among} are wanted."
             )

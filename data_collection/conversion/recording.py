@@ -14,16 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_gym.actions import ActionFormat
+from wm_gym.actions import DRIVING_NAMES, ActionFormat
 from wm_gym.data_collection.conversion.pictures import is_whole_picture
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.segment import Segment
+from wm_gym.data_collection.datasets.episode import TIME_INFO
 from wm_gym.errors import DatasetError
 from wm_gym.vector import Fields, bounded
 
-ACTIONS = ("steering", "throttle", "brake", "gear")
-TIME_INFO = "time_s"
-"""The info with the seconds since the episode's first frame, where the recording tells times."""
 _STEPS = (0.002, 2.0)  # seconds between two rows that may be right
 _GAP_STEPS = 5.0
 
@@ -169,15 +167,16 @@ def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Call
         DatasetError: An action is missing or out of its range, or a reward is not finite.
     """
     columns = _with_actions(recording, settings, notify)
-    stored = np.stack([columns[name] for name in ACTIONS], axis=-1)
+    stored = np.stack([columns[name] for name in DRIVING_NAMES], axis=-1)
     action = ActionFormat.driving()
     outside = np.argwhere(~((stored >= np.array(action.low) - 1e-3) & (stored <= np.array(action.high) + 1e-3)))
     if len(outside):
         row, place = outside[0]
+        name = DRIVING_NAMES[place]
         raise DatasetError(
-            f"{recording.name} has {ACTIONS[place]} {stored[row, place]:g} in row {recording.positions[row] + 1}, out "
+            f"{recording.name} has {name} {stored[row, place]:g} in row {recording.positions[row] + 1}, out "
             "of its range (steering -1 to 1, throttle and brake 0 to 1, gear -1, 0 or 1); give a factor, as in "
-            f"--scale {ACTIONS[place]}=0.04."
+            f"--scale {name}=0.04."
         )
     actions = action.to_stored(stored)
     rewards = columns.get("reward", np.zeros(len(stored)))
@@ -192,7 +191,7 @@ def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Call
     infos = {
         name: values.astype(np.float32)
         for name, values in columns.items()
-        if name not in (*ACTIONS, "reward", *(entry.name for entry in recording.fields))
+        if name not in (*DRIVING_NAMES, "reward", *(entry.name for entry in recording.fields))
     }
     vectors = np.stack([columns[entry.name] for entry in recording.fields], axis=-1) if recording.fields else None
     within = None if vectors is None else bounded(recording.fields, vectors)  # type: ignore[arg-type]
@@ -260,8 +259,8 @@ def _with_actions(
         columns["throttle"] = np.maximum(columns["throttle"], 0)
     rows = len(recording.pictures)
     for name, value in settings.fill.items():
-        if name not in ACTIONS:
-            raise DatasetError(f"--fill {name} is no action; use one of {', '.join(ACTIONS)}.")
+        if name not in DRIVING_NAMES:
+            raise DatasetError(f"--fill {name} is no action; use one of {', '.join(DRIVING_NAMES)}.")
         if name in columns:
             raise DatasetError(f"{recording.name} has a column for {name} already; leave out --fill {name}.")
         columns[name] = np.full(rows, value)

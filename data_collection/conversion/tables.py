@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from wm_gym.actions import DRIVING_NAMES
 from wm_gym.data_collection.conversion.pictures import PictureFinder
 from wm_gym.data_collection.conversion.recording import Recording, RowCollector, column_name, number
 from wm_gym.errors import DatasetError
@@ -59,7 +60,7 @@ def read_table(path: Path) -> Recording:
     others = {column_name(name): place for place, name in enumerate(header) if name and name not in own}
     numbers = {name: place for name, place in places.items() if name not in ("picture", "episode", "time")}
     columns = {**others, **numbers}
-    needed = [name for name in ("steering", "throttle", "brake", "gear", "reward") if name in numbers]
+    needed = [name for name in (*DRIVING_NAMES, "reward") if name in numbers]
     collector = RowCollector(str(path), needed)
     finder = PictureFinder(path.parent)
     position, last_episode = -1, None
@@ -141,7 +142,7 @@ def _places(path: Path, header: Sequence[str]) -> dict[str, int]:
     for known, names in _NAMES.items():
         found = [place for place, name in enumerate(plain) if name in names]
         exact = [place for place in found if plain[place] == known]
-        if len(exact or found) > 1 and known in ("picture", "steering", "throttle", "brake", "gear", "reward", "time"):
+        if len(exact or found) > 1 and known in ("picture", *DRIVING_NAMES, "reward", "time"):
             both = " and ".join(repr(header[place]) for place in (exact or found)[:2])
             raise DatasetError(f"{path} has two columns for {known}, {both}; rename the one that is not meant.")
         if exact or found:

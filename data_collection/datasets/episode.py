@@ -15,6 +15,8 @@ from wm_gym.errors import DatasetError
 BoolArray = NDArray[np.bool_]
 
 INFO_PREFIX = "info."
+TIME_INFO = "time_s"
+"""The info with the seconds since the episode's first frame, where a converted recording tells times."""
 _INTENDED = "intended_action."
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_gym.actions import ActionFormat
+from wm_gym.actions import DRIVING_NAMES, ActionFormat
 from wm_gym.data_collection.datasets.dataset import Dataset
-from wm_gym.data_collection.datasets.episode import INFO_PREFIX
+from wm_gym.data_collection.datasets.episode import INFO_PREFIX, TIME_INFO
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, read_steps
 from wm_gym.errors import printable
 from wm_gym.simulator import SimulatorSpec
@@ -21,12 +21,11 @@ from wm_gym.simulator import SimulatorSpec
 NUM_BINS = 10
 FEW_STEPS = 2_000
 SHORT_EPISODE_STEPS = 10
-_TIME = f"{INFO_PREFIX}time_s"  # written by conversions
+_TIME = INFO_PREFIX + TIME_INFO
 _MOST = 0.8
 _CLEAR = 0.2
 _ENOUGH = 100
 _UNEVEN = 0.1
-_DRIVING_NAMES = ("steering", "throttle", "brake", "gear")
 _BAR_WIDTH = 40
 
 
@@ -204,7 +203,7 @@ def render(statistics: DatasetStatistics) -> str:
 
 
 def _action_names(action: ActionFormat) -> Sequence[str]:
-    return _DRIVING_NAMES if action.kind == "driving" else [f"action {i}" for i in range(action.dim)]
+    return DRIVING_NAMES if action.kind == "driving" else [f"action {i}" for i in range(action.dim)]
 
 
 def _by_behaviour(headers: Sequence[EpisodeHeader]) -> dict[str, BehaviourStatistics]:

@@ -33,6 +33,8 @@ ADDRESS_VARIABLE = "WM_GYM_CARLA"
 """Environment variable with the server's ``HOST:PORT``, for where neither is given."""
 
 _RESTARTS_IN_A_RESET = 3
+_NEW_CLIENTS_IN_A_RESET = 1
+"""CARLA's library can crash while it loads a town: the server goes on, and nothing was driven yet."""
 _MAX_SEED = 2**31
 _RESET_OPTIONS = ("town", "weather", "spawn_point", "destination", "waypoints")
 
@@ -252,7 +254,8 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
         """Start an episode.
 
         Raises:
-            SimulatorLostError: The server cannot be reached, or was lost again and again.
+            SimulatorLostError: The server cannot be reached, or was lost (with ``restart``: again and again), or
+                CARLA's client crashed twice.
             SimulatorError: The server cannot be used.
             ConfigError: A town or a spawn point does not exist.
         """
@@ -271,7 +274,7 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
         """Hold one action for ``action_repeat`` ticks.
 
         Raises:
-            SimulatorLostError: The server was lost, and ``restart`` is not set; or CARLA's client crashed twice.
+            SimulatorLostError: The server was lost, and ``restart`` is not set.
         """
         if not np.all(np.isfinite(action)):
             raise ConfigError(f"the action {np.asarray(action).tolist()} is not finite; clip or check the policy.")
@@ -319,8 +322,7 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
         server, recycle = self._server, self.connection.recycle_episodes
         if server is not None and recycle and server.episodes >= recycle:
             self._drop_client(was_lost=False)
-        tries = 1 + (_RESTARTS_IN_A_RESET if self.connection.restart else 0)
-        may_crash = not self.connection.restart
+        tries = 1 + (_RESTARTS_IN_A_RESET if self.connection.restart else _NEW_CLIENTS_IN_A_RESET)
         while True:
             tries -= 1
             try:
@@ -335,10 +337,7 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
                     isinstance(error, ClientEndedError) and probe(self.connection.host, self.connection.port) is None
                 )
                 self._drop_client(was_lost=True)
-                if tries == 0 and has_crashed and may_crash:
-                    # CARLA's library can crash while it loads a town. The server goes on, and nothing was driven yet.
-                    may_crash, tries = False, 1
-                if tries == 0:
+                if tries == 0 or not (self.connection.restart or has_crashed):
                     raise explained from error
                 gym.logger.warn(f"{explained} Trying again.")
         if server is not None:

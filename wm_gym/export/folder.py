@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from wm_gym.checksums import file_sha256
 from wm_gym.errors import ExportError, did_you_mean
 from wm_gym.export.back_ends import BACK_ENDS, BackEnd, LoadedModule, versions_of
 from wm_gym.export.check import TOLERANCE, check_file
@@ -197,7 +197,7 @@ def _write_parts(
                         "part": part.name,
                         "format": name,
                         "device": devices[name],
-                        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+                        "sha256": file_sha256(file),
                         "inputs": [spec.describe() for spec in part.inputs],
                         "outputs": [spec.describe() for spec in part.outputs],
                         "check": checked.describe(),
