@@ -59,7 +59,7 @@ def test_a_stuck_tick_is_freed_by_a_call_to_the_managers_port():
 REAL_MANAGER = """
 import os, sys, time
 import carla
-from wm_gym.envs.carla.ticking import wake_traffic_manager
+from wm_gym.envs.carla.ticking import Ticker, wake_traffic_manager
 
 client = carla.Client("127.0.0.1", int(sys.argv[1]))
 client.set_timeout(5.0)
@@ -73,8 +73,10 @@ manager.set_synchronous_mode(True)
 blueprint = world.get_blueprint_library().find("vehicle.tesla.model3")
 vehicle = world.spawn_actor(blueprint, world.get_map().get_spawn_points()[0])
 vehicle.set_autopilot(True, port)
+ticker = Ticker(world, 5.0)
+ticker.watch(port)  # a bare tick can be stuck here for ever
 for number in range(60):
-    world.tick()
+    ticker.tick()
     if number % 20 == 10:
         wake_traffic_manager(port)
 before, frame = vehicle.get_location(), world.get_snapshot().frame
