@@ -115,6 +115,8 @@ class World:
         """Groups of lights of each junction."""
         self._late_images: list[tuple[int, int, bytes]] = []
         self._images = _ImageSender(streams)
+        self._is_new_map = False
+        """Whether the next frame is the first one in a town."""
         self.town: Town
         self.load(towns.first)
 
@@ -139,7 +141,9 @@ class World:
                 self.traffic_lights.append(actor)
                 self._turns[light.junction] = max(self._turns.get(light.junction, 0), light.group + 1)
             self._set_lights()
-            self._send_state(map_changed=True)
+            # Told with the next frame, as CARLA does: the client's library ends its stream of frames while it loads a
+            # town, and where one comes in just then, it crashes.
+            self._is_new_map = True
 
     # -- actors --------------------------------------------------------------------------------------------------
 
@@ -308,10 +312,10 @@ class World:
     def _header(self, sensor_type: int, pose: Pose) -> bytes:
         return struct.pack("<QQd6f", sensor_type, self.frame, self.seconds, *pose)
 
-    def _send_state(self, *, map_changed: bool = False) -> None:
-        state = struct.pack(
-            "<Qdf3iI", self.episode, time.time(), self.step_s, 0, 0, 0, _MAP_CHANGED if map_changed else 0
-        )
+    def _send_state(self) -> None:
+        flags = _MAP_CHANGED if self._is_new_map else 0
+        self._is_new_map = False
+        state = struct.pack("<Qdf3iI", self.episode, time.time(), self.step_s, 0, 0, 0, flags)
         actors = b"".join(actor.pack_state(self.world_pose(actor)) for actor in self.actors.values())
         self.streams.send(WORLD_STREAM, self._header(_WORLD_OBSERVER, Pose(0.0, 0.0)) + state + actors)
 

@@ -9,7 +9,10 @@ import time
 import pytest
 
 pytest.importorskip("msgpack")
+from wm_gym.envs.carla_light.interference import Interference
+from wm_gym.envs.carla_light.towns import Towns
 from wm_gym.envs.carla_light.wire import StreamServer
+from wm_gym.envs.carla_light.world import WORLD_STREAM, World
 
 STREAM = 7
 
@@ -22,11 +25,11 @@ def streams():
     server.close()
 
 
-def subscribe(streams: StreamServer) -> socket.socket:
+def subscribe(streams: StreamServer, stream_id: int = STREAM) -> socket.socket:
     """A client's connection, once the server knows it."""
     connection = socket.create_connection(("127.0.0.1", streams.port), 10.0)
-    connection.sendall(struct.pack("<I", STREAM))
-    while not streams.is_listened_to(STREAM):
+    connection.sendall(struct.pack("<I", stream_id))
+    while not streams.is_listened_to(stream_id):
         time.sleep(0.01)
     return connection
 
@@ -76,3 +79,23 @@ def test_a_stream_that_is_forgotten_ends(streams):
         streams.forget(STREAM)
         assert not streams.is_listened_to(STREAM)
         streams.send(STREAM, b"to nobody")
+
+
+def test_no_frame_comes_while_a_town_is_loaded_and_the_next_one_says_that_it_is_new(streams):
+    """CARLA's library crashes where a frame comes in while it ends its stream of frames to load a town."""
+    world = World(Towns(), streams, Interference())
+    with subscribe(streams, WORLD_STREAM) as connection:
+        first = world.episode
+        world.load("Town02")
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(10.0)
+        flags = []
+        for _ in range(2):
+            world.tick()
+            # Behind the header of a sensor's message: the episode, the time, the step, map origin, state flags.
+            episode, *_, state = struct.unpack_from("<Qdf3iI", receive(connection), struct.calcsize("<QQd6f"))
+            assert episode == first + 1
+            flags.append(state)
+        assert flags == [1, 0]
