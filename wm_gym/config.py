@@ -127,11 +127,18 @@ class DynamicsConfig(_Section):
         description="rssm: the observation's vector is a part of the state, as it was observed or, in a dream, as "
         "it is predicted from the one before: to the last digit, where classes would round it.",
     )
+    shows_bins: bool = Field(
+        default=False,
+        description="Where the vector is a part of the state, the features show it by linear bins too: so the heads "
+        "and a policy tell apart what lies close together, as before a stop line and behind it.",
+    )
 
     @model_validator(mode="after")
     def _only_rssm_carries_a_vector(self) -> DynamicsConfig:
         if self.carries_vector and self.kind != "rssm":
             raise ValueError(f"carries_vector needs kind: rssm, but kind is {self.kind}")
+        if self.shows_bins and not self.carries_vector:
+            raise ValueError("shows_bins needs carries_vector: true")
         return self
 
     @model_validator(mode="after")
@@ -144,7 +151,7 @@ class DynamicsConfig(_Section):
     def _only_what_the_kind_uses(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out other kinds' settings: what a model is, and its fingerprint, must not change with them."""
         values: dict[str, Any] = handler(self)
-        added = ("action_gains", "carries_vector")
+        added = ("action_gains", "carries_vector", "shows_bins")
         for name in added:
             if not getattr(self, name):
                 del values[name]

@@ -28,11 +28,12 @@ def vectors(count: int) -> torch.Tensor:
     return torch.stack((speed, light.float(), offset), dim=-1)
 
 
-@pytest.fixture
-def model() -> WorldModel:
+@pytest.fixture(params=[False, True], ids=["entries", "bins"])
+def model(request) -> WorldModel:
     torch.manual_seed(0)
     simulator = SimulatorSpec(id="none", frame_size=(64, 64), action=ActionFormat.driving(), vector=FIELDS)
-    return WorldModel(load_config("town").model, simulator).eval()
+    changes = [f"model.dynamics.shows_bins={str(request.param).lower()}"]
+    return WorldModel(load_config("town", changes).model, simulator).eval()
 
 
 def observation(vector: torch.Tensor) -> Observation[torch.Tensor]:
@@ -48,6 +49,16 @@ def test_an_observed_vector_is_in_the_features_to_the_last_digit(model):
     assert model.features(state).shape == (6, model.feature_dim)
     # The vector is read linearly: what the features end with.
     torch.testing.assert_close(model.features(state)[:, -5] * 25 / 5 + 15, second[:, 0], atol=1e-3, rtol=0)
+
+
+def test_bins_share_a_number_between_the_two_centres_beside_it():
+    transition = VectorTransition(FIELDS, 8, 4)
+    bins = transition.bins(transition.carry(torch.tensor([[20.0, 1.0, -14.0]]))).view(2, 17)
+    # 17 centres: of the speed every 3.125 m/s from -10 on, of the offset every 1.875 m from -15 on.
+    wanted = torch.zeros(2, 17)
+    wanted[0, 9], wanted[0, 10] = 0.4, 0.6
+    wanted[1, 0], wanted[1, 1] = 0.875 / 1.875, 1 / 1.875
+    torch.testing.assert_close(bins, wanted, atol=1e-5, rtol=0)
 
 
 def test_filtering_equals_observing_step_by_step(model):
@@ -132,6 +143,8 @@ def test_the_accelerated_step_is_the_same(model):
 def test_only_rssm_carries_a_vector_and_says_so():
     with pytest.raises(ConfigError, match="carries_vector needs kind: rssm, but kind is gru"):
         parse_config(ModelConfig, {"dynamics": {"kind": "gru", "carries_vector": True}}, origin="a test")
+    with pytest.raises(ConfigError, match="shows_bins needs carries_vector: true"):
+        parse_config(ModelConfig, {"dynamics": {"kind": "rssm", "shows_bins": True}}, origin="a test")
     assert "carries_vector" not in load_config("tiny").model.dynamics.model_dump()
 
 

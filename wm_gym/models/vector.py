@@ -111,7 +111,8 @@ class VectorTransition(nn.Module):
         self.dim = self.fields.dim
         self.noise_dim = len(self.fields.classes)
         self._size = len(self.fields.measured)
-        self.spread_dim = self._size * _BINS + self.dim - self._size
+        self.bins_dim = self._size * _BINS
+        self.spread_dim = self.bins_dim + self.dim - self._size
         self.expected = MLP(expected_dim, expected_dim, self.dim, zero_init=True)
         self.drawn = MLP(expected_dim + drawn_dim, expected_dim, self.dim, zero_init=True)
         self.log_scale = nn.Parameter(torch.full((2, self._size), -2.0))
@@ -124,10 +125,14 @@ class VectorTransition(nn.Module):
         return CARRIED_SCALE * self.fields.expand(vectors)
 
     def spread(self, carried: Tensor) -> Tensor:
-        """``(..., dim)`` as a network reads small differences of it best ``(..., spread_dim)``: by linear bins."""
+        """``(..., dim)`` as a network reads small differences of it best ``(..., spread_dim)``: by :meth:`bins`."""
+        return torch.cat((self.bins(carried), carried[..., self._size :]), dim=-1)
+
+    def bins(self, carried: Tensor) -> Tensor:
+        """The measured entries of ``(..., dim)`` in bins ``(..., bins_dim)``: shares of the two nearest centres."""
         measured = carried[..., : self._size, None] / CARRIED_SCALE
-        bins = (1 - (measured - self.centres).abs() * ((_BINS - 1) / 2)).clamp(min=0)  # (..., M, _BINS)
-        return torch.cat((bins.flatten(-2), carried[..., self._size :]), dim=-1)
+        shares = (1 - (measured - self.centres).abs() * ((_BINS - 1) / 2)).clamp(min=0)  # (..., M, _BINS)
+        return shares.flatten(-2)
 
     def forward(self, carried: Tensor, expected: Tensor, drawn: Tensor, noise: Tensor | None = None) -> Tensor:
         """What is carried after the step ``(..., dim)``.

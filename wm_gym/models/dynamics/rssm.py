@@ -88,7 +88,8 @@ class RSSMDynamics(Dynamics):
     both, for the decoder; the encoder's latent enters through the posterior alone.
 
     With ``fields`` the state has the observation's vector as a third part, at the end of the memory and of the encoded
-    latent: as it was observed, or as :class:`VectorTransition` predicts it.
+    latent: as it was observed, or as :class:`VectorTransition` predicts it. With ``shows_bins`` the features have it in
+    bins as well, before its own entries.
     """
 
     reads_latent = False
@@ -102,7 +103,8 @@ class RSSMDynamics(Dynamics):
         self.vector = vector
         self._embedded_dim = latent_dim
         self._drawn = slice(hidden, hidden + stochastic)
-        self.feature_dim = hidden + stochastic + carried
+        memory = hidden + stochastic + carried
+        self.feature_dim = memory + (vector.bins_dim if vector is not None and config.shows_bins else 0)
         self.noise_dim = config.groups + (0 if vector is None else vector.noise_dim)
         self.start = nn.Parameter(torch.zeros(hidden))
         self.input = nn.Sequential(nn.Linear(stochastic + spread + action_dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
@@ -112,7 +114,7 @@ class RSSMDynamics(Dynamics):
         # Encoders start with outputs near 0; beside h the posterior would not notice them.
         self.embedding_norm = nn.LayerNorm(latent_dim)
         self.posterior = MLP(hidden + latent_dim, hidden, stochastic)
-        self.output = MLP(self.feature_dim, hidden, latent_dim)
+        self.output = MLP(memory, hidden, latent_dim)
 
     def initial(self, latent: Tensor) -> LatentState:
         """The posterior of the first frame; ``h`` starts from a learned vector."""
@@ -171,8 +173,12 @@ class RSSMDynamics(Dynamics):
         return latent
 
     def features(self, state: LatentState) -> Tensor:
-        """``(B, hidden + groups * classes)``: ``h`` and ``z``, and the vector where the state has it."""
-        return state.memory.select(1, 0)  # a fifth of the time of an index, and a dream asks at every step
+        """``(B, F)``: ``h`` and ``z``, and the vector where the state has it."""
+        memory = state.memory.select(1, 0)  # a fifth of the time of an index, and a dream asks at every step
+        if self.vector is None or not self.config.shows_bins:
+            return memory
+        carried = self._carried(memory)
+        return torch.cat((memory[:, : self._drawn.stop], self.vector.bins(carried), carried), dim=-1)
 
     def divergence(self, observed: LatentState, latent: Tensor) -> Divergence:
         """``KL(q || p)``, summed over the groups."""
