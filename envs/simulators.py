@@ -7,7 +7,8 @@ are, an environment says by its attribute ``vector_fields``; without it they are
 environment is wrapped so that it behaves alike.
 
 A simulator that runs on a server names the arguments that say where it runs, not what it simulates, in
-``metadata["unrecorded"]``: its connection. They reach the environment, but no record.
+``metadata["unrecorded"]``: its connection. They reach the environment, but no record. One where standing still can be
+right says so by ``metadata["may_stand"]``.
 """
 
 from __future__ import annotations
@@ -284,6 +285,11 @@ def check_connection(name: str, connection: Mapping[str, Any]) -> None:
 def has_connection(name: str) -> bool:
     """Whether a simulator runs on a server, so that an environment needs one for itself; raises as above."""
     return bool(_class_metadata(SIMULATORS.get(name, name)).get("unrecorded"))
+
+
+def may_stand(name: str) -> bool:
+    """Whether standing still can be right in a simulator, as at a red light; raises as above."""
+    return bool(_class_metadata(SIMULATORS.get(name, name)).get("may_stand", False))
 
 
 def kind_of(name: str, known: Iterable[str]) -> str | None:

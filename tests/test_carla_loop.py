@@ -79,6 +79,8 @@ def test_collect_train_dream_train_and_evaluate_in_carla(tmp_path, capsys):
             "--set", "horizon=10", "--select-drives", "1", "--set-rounds", "model_updates=3",
             "--set-rounds", "workers=2")  # fmt: skip
         assert "round 1: 6" in capsys.readouterr().out
+        recording = Dataset.open(tmp_path / "rounds" / "round-1" / "data")
+        assert recording.metadata.collection.patience is None  # a red light outlasts it
         check_that_a_lost_server_is_no_driving(agent, first)
 
         evaluate = ["evaluate", "--agent", agent, "--carla", first.address, "--episodes", "2", "--quiet"]

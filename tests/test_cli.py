@@ -234,6 +234,7 @@ def test_servers_that_a_training_has_no_use_for_are_refused(options, sentence, c
     [
         ([], None),
         (["--carla", "one:2000,two:2010"], [("one", 2000, None, 0), ("two", 2010, None, 0)]),
+        (["--carla", "one:2000", "--carla", "two:2010"], [("one", 2000, None, 0), ("two", 2010, None, 0)]),
         (["--carla", "one"], [("one", 2000, None, 0)]),
         (
             ["--carla-launch", "docker", "--carla-servers", "3", "--carla-recycle", "7"],

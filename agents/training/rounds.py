@@ -18,7 +18,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -34,7 +34,7 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.data_collection.recording.collector import collect
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
-from wm_gym.envs.simulators import check_connection
+from wm_gym.envs.simulators import check_connection, may_stand
 from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.files import write_text_atomically
 from wm_gym.run_folder import RunFolder
@@ -46,6 +46,7 @@ from wm_gym.world_model import WorldModel
 _KIND_FILE = "rounds_config.yaml"
 _RECORD = "rounds.jsonl"
 _AGENT = "{agent}"
+_PATIENCE = 40
 
 
 class RoundsConfig(BaseModel):
@@ -59,8 +60,10 @@ class RoundsConfig(BaseModel):
         default="sampled({agent}):0.5,{agent}:0.5",
         description="Who drives in a recording: a behaviour mix where {agent} is the agent of the round before.",
     )
-    patience: int | None = Field(
-        default=40, ge=1, description="A recording is cut after so many steps in a row without a reward above 0."
+    patience: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        default="auto",
+        description="A recording is cut after so many steps in a row without a reward above 0; auto is 40, and never "
+        "where standing still can be right, as at a red light.",
     )
     model_updates: int = Field(
         default=700,
@@ -228,6 +231,9 @@ class _Rounds:
         self.progress = progress
         manifest = read_manifest(model)[1]
         self.simulator: SimulatorSpec = manifest.simulator
+        if config.patience == "auto":
+            patience = None if may_stand(self.simulator.id) else _PATIENCE
+            self.config = config.model_copy(update={"patience": patience})
         for connection in connections:
             check_connection(self.simulator.id, connection)
         self.model_config = _config_of(manifest.provenance, config)
@@ -261,6 +267,8 @@ class _Rounds:
         return Round(number, recorded, driven, data_return, agent.dream_return, agent.score)
 
     def _record(self, number: int, finished: list[Round]) -> tuple[int, float]:
+        patience = self.config.patience
+        assert patience != "auto"
         left = self.config.steps - sum(entry.recorded_steps for entry in finished)
         share = max(1, left // (self.config.rounds + 1 - number))
         summary = collect(
@@ -273,7 +281,7 @@ class _Rounds:
             seed=self.config.seed + number,
             simulator_kwargs={"frame_size": self.simulator.frame_size, **self.simulator.kwargs},
             max_episode_steps=self.limit,
-            patience=self.config.patience,
+            patience=patience,
             progress=self.progress,
         )
         return summary.num_steps, summary.mean_return

@@ -145,6 +145,8 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
         "driving": True,
         # Records from before there was a vector do not say that they have none.
         "vector_by_default": True,
+        # Who waits at a red light does right.
+        "may_stand": True,
         # Arguments that say where to simulate, not what; datasets and models leave them out.
         "unrecorded": tuple(ConnectionConfig.model_fields),
     }

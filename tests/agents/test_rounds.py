@@ -47,6 +47,7 @@ def test_rounds_record_with_the_agent_and_go_on_from_the_model(trained_model, ca
     first, second = (Dataset.open(out / f"round-{number}" / "data") for number in (1, 2))
     assert [entry.recorded_steps for entry in summary.rounds] == [0, first.num_steps, second.num_steps]
     assert first.num_steps + second.num_steps >= 40
+    assert first.metadata.collection.patience == 40
     agents = {header.behaviour for header in first.episodes}
     assert agents
     assert all(str(out / "round-0" / "agent") in name for name in agents)

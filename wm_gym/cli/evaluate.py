@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.cli.options import (
+    Joined,
     Subparsers,
     add_carla,
     add_command,
@@ -77,7 +78,11 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     group.add_argument("--route-ids", default=None, metavar="IDS", help="only these routes, as in 0,3,8-12")
     group.add_argument(
-        "--towns", default=None, metavar="TOWN[,...]", help="only routes, or drives of a suite, in these"
+        "--towns",
+        action=Joined,
+        default=None,
+        metavar="TOWN[,...]",
+        help="only routes, or drives of a suite, in these",
     )
     group.add_argument(
         "--leaderboard-json",

@@ -79,9 +79,10 @@ def add_carla(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--carla",
+        action=Joined,
         default=None,
         metavar="HOST:PORT[,...]",
-        help="running servers, one for each worker (default: localhost:2000)",
+        help="running servers, one for each worker; may be repeated (default: localhost:2000)",
     )
     group.add_argument(
         "--carla-launch",
@@ -103,6 +104,17 @@ def add_carla(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="start a server afresh after every K episodes, as it leaks memory",
     )
+
+
+class Joined(argparse.Action):
+    """A list separated by commas, given at once or by repeating the option."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Add what is given to what was given before."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is None else f"{before},{values}")
 
 
 CARLA_OPTIONS = ("--carla", "--carla-launch", "--carla-servers", "--carla-recycle")
