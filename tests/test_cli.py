@@ -117,8 +117,12 @@ def test_any_image_environment_goes_through_the_same_commands(capsys, tmp_path):
     collect = ["collect", "--env", "CarRacing-v3", "--frame-size", "64", "--action-repeat", "2", "--out", data]
     collect += ["--behaviour", "random", "--episodes", "3", "--max-episode-steps", "20", "--quiet"]
     assert run(capsys, *collect)[0] == 0
+    more = str(tmp_path / "more")
+    assert run(capsys, *collect, "--out", more, "--seed", "9")[0] == 0
     train = ["train-model", "--data", data, "--config", "debug", "--out", model, "--set", "training.steps=4", "--quiet"]
-    assert run(capsys, *train, "--seed", "1", "--device", "cpu")[0] == 0
+    assert "is given twice" in fails_with_one_sentence(capsys, *train, "--data", data)
+    assert run(capsys, *train, "--data", more, "--seed", "1", "--device", "cpu")[0] == 0
+    assert json.loads((tmp_path / "model" / "run.json").read_text())["data"]["num_episodes"] == 6
     dream = ["train-agent", "--model", model, "--steps", "320", "--out", agent, "--quiet"]
     assert run(capsys, *dream, "--set", "num_envs=16", "--set", "horizon=10")[0] == 0
     code, out, _ = run(capsys, "evaluate", "--agent", agent, "--episodes", "1", "--max-episode-steps", "5", "--quiet")

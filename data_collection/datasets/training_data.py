@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.download_cache import DownloadCache
 from wm_gym.data_collection.datasets.joined import JoinedDataset
+from wm_gym.errors import DatasetError
 from wm_gym.simulator import SimulatorSpec
 
 _CACHE_BYTES = 4 << 30
@@ -46,9 +47,12 @@ def open_training_data(
         downloads: Where downloaded episodes are kept; see :meth:`Dataset.open`.
 
     Raises:
-        DatasetError: A dataset is missing or damaged, or too small to split, or they do not fit each other.
+        DatasetError: A dataset is missing, damaged, given twice or too small to split, or they do not fit each other.
     """
     folders = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    twice = next((folder for number, folder in enumerate(folders) if folder in folders[:number]), None)
+    if twice is not None:
+        raise DatasetError(f"the dataset {str(twice)!r} is given twice; give each once.")
     cache_bytes = _CACHE_BYTES // len(folders)
     datasets = [Dataset.open(folder, cache_bytes=cache_bytes, downloads=downloads) for folder in folders]
     joined = JoinedDataset(datasets, shares)

@@ -1,4 +1,4 @@
-"""``wm-gym train-model``: train a world model on a dataset."""
+"""``wm-gym train-model``: train a world model on datasets."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "train-model",
-        "Train a world model on a dataset. Run it again to resume.",
+        "Train a world model on one or several datasets. Run it again to resume.",
         "wm-gym train-model --data data/car --config tiny --out runs/model --set training.steps=2000",
     )
     parser.add_argument(
-        "--data", required=True, metavar="DIR", help="the dataset's folder, or its URL (s3://, gs://, ...)"
+        "--data",
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="the dataset's folder, or its URL (s3://, gs://, ...); may be repeated",
     )
     add_cache(parser)
     parser.add_argument("--config", default="tiny", help="tiny (default), compact, base, large, or a YAML file")
