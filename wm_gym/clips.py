@@ -23,6 +23,8 @@ class Clips(NamedTuple, Generic[ArrayT]):
         vectors: ``(B, T, V)`` float32.
         latents: ``(B, T, Z)`` float32, encoded before; ``None`` leaves that to the model.
         shown: ``(S,)`` int64 in rising order, the time steps of ``frames``; ``None``: all.
+        is_real: ``(B, T - 1)`` bool: false for the steps after the end of an episode, which fill up a clip with its
+            last frame: they are no steps of the simulator; ``None``: all are real.
     """
 
     frames: ArrayT
@@ -32,6 +34,7 @@ class Clips(NamedTuple, Generic[ArrayT]):
     vectors: ArrayT
     latents: Any = None
     shown: Any = None
+    is_real: Any = None
 
     @property
     def observations(self) -> Observation[ArrayT]:

@@ -304,7 +304,7 @@ class TrainingConfig(_Section):
         ge=0,
         le=1,
         description="Share of the training clips that are moved to the end of their episode, where alone is seen what "
-        "ends one.",
+        "ends one: at any step of the clip, so that an end does not look like the end of a clip.",
     )
     mirror_share: float = Field(
         default=0.0,

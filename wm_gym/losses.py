@@ -170,21 +170,28 @@ class WorldModelLoss(nn.Module):
             context = int(torch.randint(fewest, most + 1, (), generator=generator))
         unrolled = unroll(model, clips, context, self.gradient_checkpointing, with_open_loop)
 
+        def real(values: Tensor) -> Tensor:
+            """``(B, T - 1, ...)`` without the steps after an episode's end: ``(N, ...)``."""
+            return values if clips.is_real is None else values[clips.is_real]
+
+        # Those steps count as 0, so that processes with more or fewer of them average to what one would have.
+        share: float | Tensor = 1.0 if clips.is_real is None else clips.is_real.float().mean()
         terms = {"regularisation": unrolled.observed.float().square().mean()}
         if unrolled.predicted is not None and weights.consistency > 0:
             error = unrolled.predicted - unrolled.latents[:, 1:].detach()
-            terms["consistency"] = error.float().square().mean()
-        terms["reward"] = model.reward_head.loss(unrolled.features, clips.rewards)
-        terms["continuation"] = model.continuation_head.loss(unrolled.features, clips.terminated)
+            terms["consistency"] = share * real(error).float().square().mean()
+        features = real(unrolled.features)
+        terms["reward"] = share * model.reward_head.loss(features, real(clips.rewards))
+        terms["continuation"] = share * model.continuation_head.loss(features, real(clips.terminated))
         if unrolled.vector_loss is not None:
-            terms["vector"] = unrolled.vector_loss.mean()
+            terms["vector"] = share * real(unrolled.vector_loss).mean()
         elif model.simulator.vector:
             assert unrolled.seen is not None
             assert isinstance(model.vector_head, VectorHead)
             terms["vector"] = model.vector_head.loss(unrolled.seen, clips.vectors)
         if unrolled.divergence is not None:
             for name, divergence in unrolled.divergence._asdict().items():
-                terms[f"kl_{name}"] = divergence.clamp(min=weights.free_nats).mean()
+                terms[f"kl_{name}"] = share * real(divergence).clamp(min=weights.free_nats).mean()
         if weights.reconstruction > 0 or weights.squared > 0 or weights.perceptual > 0:
             terms.update(self._reconstruction_terms(model, unrolled.observed, clips, generator))
         if unrolled.open_loop is not None and with_open_loop:
@@ -230,7 +237,12 @@ class WorldModelLoss(nn.Module):
             if not len(ahead):
                 return open_loop.new_zeros(())
         prediction = self._decode(model, open_loop[:, ahead])
-        error = (prediction - target).abs().mean(dim=(0, 2, 3, 4))
+        difference = (prediction - target).abs()
+        if clips.is_real is None:
+            error = difference.mean(dim=(0, 2, 3, 4))
+        else:
+            is_real = clips.is_real[:, context - 1 + ahead].to(difference)  # (B, S)
+            error = (difference.mean(dim=(2, 3, 4)) * is_real).mean(dim=0)
         weight = temporal_weights(horizon, self.config.temporal).to(error)[ahead]
         return (weight * error).mean()
 

@@ -41,6 +41,53 @@ def gradients(model: WorldModel, value: Tensor) -> set[str]:
     return {name for name, grad in zip(names, found, strict=True) if grad is not None and grad.abs().sum() > 0}
 
 
+def past_the_end(clips: Clips, steps: int) -> Clips:
+    """The clips with their first episode over after 4 steps less ``steps``; what comes then is anything."""
+    is_real = torch.ones(3, 4, dtype=torch.bool)
+    is_real[0, 4 - steps :] = False
+    return clips._replace(is_real=is_real)
+
+
+@pytest.mark.parametrize("kind", ["rssm", "gru"])
+def test_what_comes_after_an_episodes_end_teaches_no_step(debug_config, driving_spec, clips, kind):
+    torch.manual_seed(0)
+    dynamics = DynamicsConfig(kind=kind, hidden_dim=8, groups=4, classes=3, num_layers=1)
+    model = WorldModel(debug_config.model.model_copy(update={"dynamics": dynamics}), driving_spec).eval()
+    weights = LossConfig(
+        reconstruction=0, perceptual=0, prediction=0.5, reward=2.0, continuation=3.0, kl_dynamics=0.3, free_nats=0
+    )
+    weights = weights.model_copy(update={"consistency": 1.0 if kind == "gru" else 0.0})
+    padded = past_the_end(clips, 2)
+    other = padded._replace(
+        rewards=padded.rewards.clone(), terminated=padded.terminated.clone(), frames=padded.frames.clone()
+    )
+    other.rewards[0, 2:], other.terminated[0, 2:], other.frames[0, 3:] = 7.0, True, 0.3
+    loss = WorldModelLoss(weights, CONTEXT)
+    (_, first), (_, second) = loss(model, padded), loss(model, other)
+    for name in first.keys() - {"regularisation"}:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-6, atol=0, msg=name)
+    _, whole = loss(model, clips)
+    assert first["reward"] != whole["reward"]
+    # All real: the same as without the mask.
+    _, same = loss(model, past_the_end(clips, 0))
+    for name in whole:
+        torch.testing.assert_close(same[name], whole[name], rtol=1e-6, atol=0, msg=name)
+
+
+def test_a_mean_over_processes_is_that_of_one_whatever_their_clips_lack(stochastic_model, clips):
+    weights = LossConfig(perceptual=0, reconstruction=0, prediction=0, reward=2.0, free_nats=0)
+    padded = past_the_end(clips._replace(**{n: getattr(clips, n)[:2] for n in clips._fields[:5]}), 3)
+    padded = padded._replace(is_real=padded.is_real[:2])
+    loss = WorldModelLoss(weights, CONTEXT)
+    _, both = loss(stochastic_model, padded)
+    halves = []
+    for row in (slice(0, 1), slice(1, 2)):
+        part = padded._replace(**{name: getattr(padded, name)[row] for name in (*clips._fields[:5], "is_real")})
+        halves.append(loss(stochastic_model, part)[1])
+    for name in ("reward", "continuation", "kl_dynamics"):
+        torch.testing.assert_close(both[name], (halves[0][name] + halves[1][name]) / 2, rtol=1e-5, atol=0, msg=name)
+
+
 def test_stochastic_loss_worked_out_by_hand(stochastic_model, clips):
     model = stochastic_model
     weights = LossConfig(

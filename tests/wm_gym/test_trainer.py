@@ -137,6 +137,28 @@ def test_beginnings_and_ends_of_episodes_have_their_share(car_racing_data, setti
         assert found == pytest.approx(share + (1 - share) / 27, abs=0.1)  # 27 clips in an episode of 30 steps
 
 
+def test_ends_of_episodes_are_at_any_step_of_a_clip(car_racing_data):
+    """At the last one alone they would look like the ends of clips, and be missed in a drive."""
+    source = open_training_data(car_racing_data, 0.0).train
+    sizes = {"accumulation": 1, "seed": 0, "ending_share": 1.0, "mirror_share": 0.5}
+    clips = ClipLoader(source, 400, 5, **sizes).read(0, 0)
+    last = clips.is_real.sum(axis=1)  # frame at which the episode ends
+    assert set(last) == {1, 2, 3, 4}
+    assert np.bincount(last)[1:] == pytest.approx(np.full(4, 100), abs=35)
+    for row in range(20):
+        end = last[row]
+        assert clips.is_real[row].tolist() == [True] * end + [False] * (4 - end)
+        assert (clips.frames[row, end:] == clips.frames[row, end]).all()
+    whole = ClipLoader(source, 400, 5, **{**sizes, "ending_share": 0.0}).read(0, 0)
+    assert whole.is_real is None
+
+    model = WorldModel(load_config("debug").model, source.datasets[0].metadata.simulator).eval()
+    encoded = EncodedClipLoader(encode_episodes(model, source, mirrored=True), 5, source, 16, 5, **sizes).read(0, 0)
+    seen = to_tensors(encoded, "cpu")
+    torch.testing.assert_close(model.encode(seen.observations), encoded.latents, atol=2e-3, rtol=1e-3)
+    assert encoded.is_real.shape == (16, 4)
+
+
 def test_training_learns(car_racing_data, tmp_path):
     train(car_racing_data, tmp_path / "run", "training.steps=60", "training.learning_rate=5e-3")
     curve = losses(tmp_path / "run")
@@ -320,6 +342,7 @@ STOCHASTIC = (
     "training.learning_rate=5e-3",
     "training.latent.learning_rate=5e-3",
     "loss.prediction=0.5",
+    "training.ending_share=0.4",
     "model.dynamics.kind=rssm",
     "model.dynamics.groups=8",
     "model.dynamics.classes=8",

@@ -54,7 +54,8 @@ class ClipLoader:
         accumulation: Micro-batches in an update.
         seed: Seed of the draws.
         beginning_share: Share of the clips that are moved to the beginning of their episode.
-        ending_share: Share of the clips that are moved to the end of their episode.
+        ending_share: Share of the clips that are moved to the end of their episode, and past it by a drawn number of
+            steps: see :func:`move_past_the_end`.
         mirror_share: Share of the clips that are mirrored; see :func:`mirror`.
         fields: Of the source's vectors.
         rank: This process.
@@ -92,22 +93,28 @@ class ClipLoader:
         """This rank's share of one micro-batch."""
         rng = np.random.default_rng((self.seed, update, micro))
         draws = self.source.draw_clips(rng, self.batch_size, self.clip_length)
+        beyond = np.zeros(self.batch_size, np.int64)
         if self.beginning_share > 0:
             draws[rng.random(self.batch_size) < self.beginning_share, 1] = 0
         if self.ending_share > 0:
             are_ends = rng.random(self.batch_size) < self.ending_share
             # An episode has one frame more than steps.
             draws[are_ends, 1] = self.source.episode_lengths()[draws[are_ends, 0]] + 1 - self.clip_length
+            beyond[are_ends] = rng.integers(self.clip_length - 1, size=int(are_ends.sum()))
         is_mirrored = np.zeros(self.batch_size, np.bool_)
         if self.mirror_share > 0:
             is_mirrored = rng.random(self.batch_size) < self.mirror_share
         share = slice(self.rank, None, self.world_size)
-        return self._read(draws[share], is_mirrored[share], rng)
+        return self._read(draws[share], beyond[share], is_mirrored[share], rng)
 
     def _read(
-        self, draws: NDArray[np.int64], is_mirrored: NDArray[np.bool_], rng: np.random.Generator
+        self,
+        draws: NDArray[np.int64],
+        beyond: NDArray[np.int64],
+        is_mirrored: NDArray[np.bool_],
+        rng: np.random.Generator,
     ) -> Clips[NDArray[Any]]:
-        clips = self.source.read_clips(draws, self.clip_length)
+        clips = move_past_the_end(self.source.read_clips(draws, self.clip_length), beyond)
         mirror(clips, is_mirrored, self.fields)
         return clips
 
@@ -155,18 +162,45 @@ class EncodedClipLoader(ClipLoader):
         self.shown = shown
 
     def _read(
-        self, draws: NDArray[np.int64], is_mirrored: NDArray[np.bool_], rng: np.random.Generator
+        self,
+        draws: NDArray[np.int64],
+        beyond: NDArray[np.int64],
+        is_mirrored: NDArray[np.bool_],
+        rng: np.random.Generator,
     ) -> Clips[NDArray[Any]]:
-        clips = self.source.read_clips(draws, self.clip_length)
+        clips = move_past_the_end(self.source.read_clips(draws, self.clip_length), beyond)
         shown = np.sort(rng.choice(self.clip_length, self.shown, replace=False))
         clips = clips._replace(frames=np.ascontiguousarray(clips.frames[:, shown]), shown=shown)
         mirror(clips, is_mirrored, self.fields)
         latents = []
-        for (position, start), turned in zip(draws, is_mirrored, strict=True):
+        for (position, start), steps, turned in zip(draws, beyond, is_mirrored, strict=True):
             of = self.episodes.mirrored if turned else self.episodes.latents
             assert of is not None
-            latents.append(of[position][start : start + self.clip_length])
+            clip = of[position][start : start + self.clip_length]
+            latents.append(torch.cat((clip[steps:], clip[-1:].expand(steps, -1))) if steps else clip)
         return clips._replace(latents=torch.stack(latents))
+
+
+def move_past_the_end(clips: Clips[NDArray[Any]], beyond: NDArray[np.int64]) -> Clips[NDArray[Any]]:
+    """Let clips that end with their episode go on beyond it, with the last frame again and again.
+
+    The end of an episode can only be the last step of a clip within it. A model that saw no other ends would learn
+    that nothing ends before as many steps as a clip has, and would miss every end in a drive that is longer.
+
+    Args:
+        clips: Clips of ``T`` frames.
+        beyond: ``(B,)`` steps after the end for each, below ``T - 1``; 0 leaves a clip as it is.
+
+    Returns:
+        The clips, with :attr:`Clips.is_real` where one goes beyond the end. The arrays given are written into.
+    """
+    if not beyond.any():
+        return clips
+    batch, num_steps = clips.rewards.shape
+    for row in np.flatnonzero(beyond):
+        for values in clips[:5]:
+            values[row] = values[row][np.minimum(np.arange(len(values[row])) + beyond[row], len(values[row]) - 1)]
+    return clips._replace(is_real=np.arange(num_steps) < (num_steps - beyond)[:, None])  # (B, T - 1)
 
 
 def mirror(clips: Clips[NDArray[Any]], which: NDArray[np.bool_], fields: Fields = ()) -> None:
