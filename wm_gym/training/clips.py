@@ -196,7 +196,7 @@ def move_past_the_end(clips: Clips[NDArray[Any]], beyond: NDArray[np.int64]) -> 
     """
     if not beyond.any():
         return clips
-    batch, num_steps = clips.rewards.shape
+    num_steps = clips.rewards.shape[1]
     for row in np.flatnonzero(beyond):
         for values in clips[:5]:
             values[row] = values[row][np.minimum(np.arange(len(values[row])) + beyond[row], len(values[row]) - 1)]
