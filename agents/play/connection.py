@@ -82,6 +82,7 @@ class Connection:
         self._hand = HandControls()
         self._paused = False
         self._wants_one = False
+        self._waits = False
         self._speed = 1.0
         self._sent = self._shown = 0
         self._due = 0.0
@@ -128,7 +129,10 @@ class Connection:
             await self._obey(Order(kind="again"))
             while True:
                 self._wake.clear()
-                if self._orders:
+                if self._waits and not self._must_wait:
+                    self._waits = False
+                    await self._send_state()
+                elif self._orders:
                     await self._obey(self._orders.popleft())
                 elif (wait_s := self._wait_s()) is None or wait_s > 0:
                     with suppress(asyncio.TimeoutError):
@@ -139,9 +143,14 @@ class Connection:
     def _wait_s(self) -> float | None:
         """Seconds until the next step; ``None`` until the page says something."""
         stands = self._paused and not self._wants_one
-        if stands or self._session.ended is not None or self._sent - self._shown >= _MOST_UNDERWAY:
+        if stands or self._waits or self._session.ended is not None or self._sent - self._shown >= _MOST_UNDERWAY:
             return None
         return 0.0 if self._wants_one else self._due - asyncio.get_running_loop().time()
+
+    @property
+    def _must_wait(self) -> bool:
+        """Whether a drive that has just begun waits for the hand: a car that rolls off is gone before one is ready."""
+        return self._session.pilot.who == "hand" and self._hand.is_neutral and not self._wants_one
 
     async def _step(self) -> None:
         period_s = self._step_s / self._speed
@@ -161,9 +170,13 @@ class Connection:
             self._speed = order.speed
             self._due = 0.0
         elif isinstance(order, Order) and order.kind == "single_step":
-            self._paused = self._wants_one = True
+            self._paused, self._wants_one = True, self._session.ended is None
         elif await self._try(lambda: self._change(order)) and isinstance(order, Start | Order):
+            if self._session.leading.steps == 0:
+                self._waits = self._must_wait
+            await self._send_state()  # the page then knows of a new drive before it is shown
             await self._show()
+            return
         await self._send_state()
 
     def _change(self, order: Message) -> bool:
@@ -233,6 +246,7 @@ class Connection:
                 "start_state": session.start_state,
                 "seed": session.seed,
                 "record": session.keeps_drives,
+                "waits": self._waits,
                 "ended": session.ended,
             }
         )

@@ -25,6 +25,11 @@ class HandControls:
     brake: float = 0.0
     reverse: bool = False
 
+    @property
+    def is_neutral(self) -> bool:
+        """Whether nothing is moved."""
+        return self.steering == self.throttle == self.brake == 0.0
+
     def to_action(self, action: ActionFormat) -> FloatArray:
         """The action ``(A,)`` float32 in the stored format, within its bounds.
 

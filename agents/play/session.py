@@ -24,6 +24,9 @@ from wm_gym.shared_cores import adapt_threads
 Mode = Literal["dream", "simulator", "both"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MAX_HORIZON = 100_000
+SIDE_BY_SIDE_HORIZON = 25
+"""Steps after which a dream beside the simulator starts again, until another horizon is chosen: by then the road in
+view is of the dream's own making."""
 
 
 @dataclass
@@ -109,6 +112,7 @@ class PlaySession:
         self._setup = setup
         self._tell = tell
         self._dream = DreamWorld(setup.model, setup.horizon, setup.termination)
+        self._horizons = {"dream": setup.horizon, "both": min(setup.horizon, SIDE_BY_SIDE_HORIZON)}
         self._simulator: SimulatorWorld | None = None
         self._random = np.random.default_rng(setup.seed)
         self._drive: Drive | None = None
@@ -128,12 +132,12 @@ class PlaySession:
 
     @property
     def horizon(self) -> int:
-        """Steps until a dream is cut."""
-        return self._dream.horizon
+        """Steps until a dream is cut, alone or beside the simulator; a change counts from the dream's next start on."""
+        return self._horizons["both" if self.mode == "both" else "dream"]
 
     @horizon.setter
     def horizon(self, steps: int) -> None:
-        self._dream.horizon = check_horizon(steps)
+        self._horizons["both" if self.mode == "both" else "dream"] = check_horizon(steps)
 
     @property
     def can_record(self) -> bool:
@@ -177,6 +181,7 @@ class PlaySession:
         self.seed = self.seed if seed is None else seed
         self.views, self.action = {}, None
         self.ended = "not started"  # in case of an error
+        self._dream.horizon = self.horizon
         if self.mode == "dream":
             self._leave_simulator()
             self.views["dream"] = self._dream.start(self.start_state, self.seed)
@@ -211,6 +216,7 @@ class PlaySession:
         """
         if self.mode != "both" or self._simulator is None or self.ended == "not started":
             raise ConfigError("a dream starts again from the simulator's state where both are driven; choose both.")
+        self._dream.horizon = self.horizon
         self.views["dream"] = self._dream.start_from(self._simulator.state, self.seed + self.leading.steps)
 
     @property
@@ -282,7 +288,7 @@ class PlaySession:
             return "the task has ended" if view.terminated else "the simulator's limit on steps is reached"
         if view.terminated:
             return "the model says that the task has ended"
-        return f"the horizon of {self.horizon} steps is reached"
+        return f"the horizon of {self._dream.horizon} steps is reached"
 
     def _keep(self) -> None:
         """Write the drive, if drives are kept; a folder that refuses it costs the drive, not the session."""

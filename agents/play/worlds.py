@@ -94,8 +94,7 @@ class DreamWorld:
     def step(self, action: FloatArray) -> View:
         """Imagine one step under an action ``(A,)`` in the stored format."""
         assert self._view is not None
-        observed, reward, terminated, truncated, info = self._env.step(action)
-        self._view = _next_view(self._view, observed, reward, terminated, truncated, info)
+        self._view = _next_view(self._view, self._env.step(action))
         return self._view
 
     def _begin(self, options: dict[str, Any], seed: int) -> View:
@@ -165,9 +164,9 @@ class SimulatorWorld:
             SimulatorLostError: The simulator was lost.
         """
         assert self._view is not None
-        observed, reward, terminated, truncated, info = self._env.step(action)
-        check_not_lost(info)
-        self._view = _next_view(self._view, observed, reward, terminated, truncated, info)
+        step = self._env.step(action)
+        check_not_lost(step[-1])
+        self._view = _next_view(self._view, step)
         self._follow(action)
         return self._view
 
@@ -191,7 +190,9 @@ def _first_view(observed: Any, info: Mapping[str, Any]) -> View:
     return View(split_observation(observed), 0.0, 0.0, info.get("continuation"), 0, False, False, info)
 
 
-def _next_view(before: View, observed: Any, reward: Any, terminated: bool, truncated: bool, info: Any) -> View:
+def _next_view(before: View, step: tuple[Any, Any, bool, bool, Mapping[str, Any]]) -> View:
+    """The view after what an environment's ``step`` gave."""
+    observed, reward, terminated, truncated, info = step
     return View(
         observed=split_observation(observed),
         reward=float(reward),

@@ -33,7 +33,11 @@ def add_parser(subparsers: Subparsers) -> None:
         "--mode", choices=("dream", "simulator", "both"), default="dream", help="where to begin (default: dream)"
     )
     parser.add_argument(
-        "--horizon", type=int, default=500, metavar="N", help="steps until a dream is cut (default: 500)"
+        "--horizon",
+        type=int,
+        default=500,
+        metavar="N",
+        help="steps until a dream is cut (default: 500, and 25 at most beside the simulator)",
     )
     parser.add_argument(
         "--termination",

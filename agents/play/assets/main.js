@@ -3,7 +3,7 @@
 import { connect } from "./connection.js";
 import { Input } from "./input.js";
 import { clearMeters, makeRows, showNumbers, spokenNumbers } from "./meters.js";
-import { showEnd, showPictures } from "./stage.js";
+import { showPictures, showStandstill } from "./stage.js";
 import { makeStarts, mark } from "./starts.js";
 
 const SLOW = 0.25;
@@ -60,12 +60,15 @@ const SPOKEN = {
   record: { true: "Drives are recorded, this one from its start.", false: "Recording is off." },
 };
 
+const WAITING = "Ready. Gas or brake, steer, or let the agent drive: then it goes.";
+
 function take(fresh) {
   const before = state;
   state = fresh;
   const told = before === null ? [] : Object.keys(SPOKEN)
     .filter((name) => before[name] !== fresh[name]).map((name) => SPOKEN[name][fresh[name]]);
   if (fresh.ended && fresh.ended !== before?.ended) told.push(`The drive is over: ${fresh.ended}. B goes back, J on.`);
+  if (fresh.waits !== Boolean(before?.waits)) told.push(fresh.waits ? WAITING : "It goes.");
   if (told.length) say(told.join(" "));
   for (const name of ["mode", "who"]) document.querySelector(`input[name=${name}][value=${fresh[name]}]`).checked = true;
   at("pause").setAttribute("aria-pressed", String(fresh.paused));
@@ -78,10 +81,10 @@ function take(fresh) {
   at("horizon-field").hidden = fresh.mode === "simulator";
   at("seed-field").hidden = fresh.mode === "dream";
   at("starts").hidden = fresh.mode !== "dream";
-  showEnd(fresh.mode, fresh.ended && `The drive is over: ${fresh.ended}.`);
+  showStandstill(fresh.mode, fresh.ended ? `The drive is over: ${fresh.ended}.` : fresh.waits ? WAITING : null);
   mark(fresh.mode === "dream" ? fresh.start_state : null);
   if (before && (before.mode !== fresh.mode || before.seed !== fresh.seed)) clearMeters();
-  Object.assign(document.body.dataset, { mode: fresh.mode, who: fresh.who, ended: fresh.ended ?? "" });
+  Object.assign(document.body.dataset, { mode: fresh.mode, who: fresh.who, waits: fresh.waits, ended: fresh.ended ?? "" });
 }
 
 const ACTS = {
@@ -146,5 +149,6 @@ setInterval(() => {
   const recent = shownAt.filter((time) => time > now - 1000).length;
   document.body.dataset.fps = recent;
   const who = state.who === "agent" ? "the agent drives" : "your hand drives";
-  at("status").textContent = `${who}, ${state.paused ? "paused" : `${recent} frames a second`}`;
+  const stands = state.ended ? "over" : state.paused ? "paused" : state.waits ? "ready" : null;
+  at("status").textContent = `${who}, ${stands ?? `${recent} frames a second`}`;
 }, 500);

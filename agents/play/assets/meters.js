@@ -76,9 +76,10 @@ function showAction(action) {
   if (!action) return;
   const [steering, throttle = 0, brake = 0, gear = 1] = action;
   fill("bar-steering", steering);
-  text("steering-text", steering === 0 ? "0" : `${steering < 0 ? "◀" : "▶"} ${Math.abs(steering).toFixed(2)}`);
+  text("steering-text", Math.abs(steering) < 0.005 ? "0" : `${steering < 0 ? "◀" : "▶"} ${Math.abs(steering).toFixed(2)}`);
   fill("bar-pedals", throttle - brake);
-  const pedals = brake > throttle ? `brake ${brake.toFixed(1)}` : throttle > 0 ? `gas ${throttle.toFixed(1)}` : "0";
+  const [pedal, pressed] = brake > throttle ? ["brake", brake] : ["gas", throttle];
+  const pedals = pressed < 0.05 ? "0" : `${pedal} ${pressed.toFixed(1)}`;
   text("pedals-text", gear < 0 ? `R ${pedals}` : pedals);
 }
 

@@ -23,8 +23,8 @@ export async function showPictures(header, pictures, horizon) {
   for (const world of WORLDS) figures[world].hidden = !(world in pictures);
 }
 
-/** Say over the leading world's picture why it stands; `null` removes it. */
-export function showEnd(mode, text) {
+/** Say over the leading world's picture why it stands still; `null` removes it. */
+export function showStandstill(mode, text) {
   for (const world of WORLDS) {
     const end = figures[world].querySelector(".end");
     end.hidden = text === null || world !== (mode === "dream" ? "dream" : "simulator");
