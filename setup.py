@@ -23,7 +23,7 @@ FOLDER_OF_PACKAGE = {
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
 # The server of wm-gym play.
-PLAY = ["starlette>=0.37", "uvicorn>=0.29", "websockets>=13.0"]
+PLAY = ["starlette>=0.37", "uvicorn>=0.29", "websockets>=15.0"]
 
 
 def packages() -> list[str]:

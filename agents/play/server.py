@@ -39,17 +39,26 @@ _HEADERS = {
 }
 
 
+def has_libraries() -> bool:
+    """Whether there is what the server needs beyond the package's own dependencies."""
+    return not _missing()
+
+
 def check_requirements() -> None:
     """Look for what the server needs beyond the package's own dependencies.
 
     Raises:
         ConfigError: Something is missing.
     """
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = _missing()
     if missing:
         raise ConfigError(
             f"wm-gym play needs {', '.join(missing)}, which is not installed; run `pip install 'wm_gym[play]'`."
         )
+
+
+def _missing() -> list[str]:
+    return [name for name in _NEEDED if importlib.util.find_spec(name) is None]
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -33,7 +33,7 @@ class Page:
         base = server.url.replace("http:", "ws:")
         headers.setdefault("origin", server.url.rsplit("/", 2)[0])
         self._stack = ExitStack()
-        self.socket = self._stack.enter_context(connect(f"{base}drive", **headers))
+        self.socket = self._stack.enter_context(connect(f"{base}drive", proxy=None, **headers))
         self.texts: list[dict] = []
 
     def send(self, **message):

@@ -16,6 +16,7 @@ from own_page import Page, serving, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wm_gym.agents.play import server as server_module
+from wm_gym.agents.play.benchmark import measure_play
 from wm_gym.agents.play.server import check_requirements, listen
 from wm_gym.cli.main import main
 from wm_gym.errors import ConfigError, OutputError
@@ -229,3 +230,11 @@ def test_ctrl_c_keeps_the_drive_and_ends_cleanly(tmp_path, capsys):
     assert out.endswith("ended.\n")
     assert main(["dataset", "verify", str(tmp_path / "simulator")]) == 0
     assert "1 sound episode" in capsys.readouterr().out
+
+
+def test_the_frames_a_second_are_measured():
+    table = measure_play(0.1)
+    assert [(row["mode"], row["who"]) for row in table.rows] == [
+        (mode, who) for mode in ("dream", "simulator", "both") for who in ("hand", "agent")
+    ]
+    assert all(row["frames_per_s"] > 0 for row in table.rows)
