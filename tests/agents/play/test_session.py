@@ -12,11 +12,12 @@ from wm_gym.agents.play.loading import load_setup
 from wm_gym.agents.play.session import MODES, PlaySession, PlaySetup
 from wm_gym.data_collection import CollectionSettings, Dataset, DatasetMetadata, verify
 from wm_gym.data_collection.datasets.episode_file import read_episode
-from wm_gym.envs.simulators import make_simulator_from_spec
+from wm_gym.envs.simulators import describe_simulator, make_simulator, make_simulator_from_spec
 from wm_gym.errors import ConfigError, DatasetError
-from wm_gym.frames import tensor_to_frames
-from wm_gym.observation import Observation
+from wm_gym.frames import frames_to_tensor, tensor_to_frames
+from wm_gym.observation import Observation, split_observation
 from wm_gym.rollouts import follow
+from wm_gym.world_model import WorldModel
 
 GAS = HandControls(throttle=0.6)
 LEFT = HandControls(steering=-0.4, throttle=0.3)
@@ -262,6 +263,40 @@ def test_without_agent_or_folder(bundled):
         session.keeps_drives = True
     session.start()
     assert session.step(GAS)
+
+
+@pytest.fixture
+def vector_model(debug_config):
+    """An untrained model of CarRacing with numbers beside the picture."""
+    env = make_simulator("car-racing", vector=["speed", "yaw_rate"])
+    torch.manual_seed(0)
+    model = WorldModel(debug_config.model, describe_simulator(env)).eval()
+    seen = split_observation(env.reset(seed=0)[0])
+    env.close()
+    image, vector = (torch.from_numpy(part)[None] for part in seen)
+    with torch.no_grad():
+        model.start_states = model.initial_state(Observation(frames_to_tensor(image), vector))
+    return model
+
+
+def test_the_vector_comes_along_in_both_worlds_and_into_the_record(vector_model, tmp_path):
+    session = PlaySession(
+        PlaySetup(model=vector_model, record=DriveRecord(tmp_path, vector_model.simulator), termination="never")
+    )
+    session.start(mode="both", seed=6)
+    session.keeps_drives = True
+    speeds = [session.views["simulator"].observed.vector[0]]
+    for _ in range(5):
+        session.step(GAS)
+        speeds.append(session.views["simulator"].observed.vector[0])
+        dreamt = session.views["dream"].observed.vector
+        assert dreamt.shape == (2,)
+        assert np.isfinite(dreamt).all()
+    assert speeds[-1] > speeds[0]
+    session.close()
+    assert verify(tmp_path / "simulator").problems == []
+    episode = read_episode(Dataset.open(tmp_path / "simulator").episodes[0].path)
+    np.testing.assert_array_equal(episode.vectors[:, 0], np.float32(speeds))
 
 
 def test_what_it_is_started_with_is_checked(bundled, tmp_path):
