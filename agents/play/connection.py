@@ -103,7 +103,10 @@ class Connection:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._compute(self._session.close)
+            try:
+                await self._compute(self._session.close)
+            except WMGymError as error:
+                self._told.append(f"{self._name}: {error}")
             for sentence in (*self._told, ended):
                 self._say(sentence)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Guard:
 
     Attributes:
         token: First part of every path.
-        host: Name or address that the server listens on.
+        host: Name or address that the server is reached by.
     """
 
     token: str
@@ -37,7 +38,7 @@ class Guard:
         """
         host = headers.get("host", "")
         if not self._is_ours(_name_of(f"//{host}")):
-            return f"its Host {host!r} is not this server"
+            return f"its Host {host[:_SHOWN]!r} is not this server"
         given = path.split("/")[1] if path.startswith("/") else ""
         if not secrets.compare_digest(given.encode(), self.token.encode()):
             return "its token is wrong"
@@ -46,7 +47,7 @@ class Guard:
             return "it names no Origin" if is_websocket else None
         parts = _split(origin)
         if parts is None or parts.scheme not in ("http", "https") or parts.netloc != host:
-            return f"its Origin {origin!r} is another site"
+            return f"its Origin {origin[:_SHOWN]!r} is another site"
         return None
 
     def _is_ours(self, name: str | None) -> bool:

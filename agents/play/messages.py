@@ -23,6 +23,7 @@ from wm_gym.frames import Frame
 MAX_MESSAGE_BYTES = 4096
 SLOWEST, FASTEST = 0.05, 20.0
 """Bounds of the speed, as multiples of the simulated time."""
+_SHOWN = 60
 _LOSSLESS_PIXELS = 128 * 128  # larger pictures are sent as JPEG
 _LOSSLESS, _SMALL = FrameCodec(name="png"), FrameCodec(name="jpeg", quality=90)
 
@@ -126,7 +127,7 @@ def parse_message(message: Mapping[str, Any]) -> Message:
         if not isinstance(error, ValidationError):
             raise RubbishError("it sent JSON that is nested too deeply") from error
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(map(str, problem["loc"]))
+        where = ".".join(map(str, problem["loc"]))[:_SHOWN]  # names of the sender's making
         raise RubbishError(f"it sent what no page of ours sends ({where or 'message'}: {problem['msg']})") from error
 
 

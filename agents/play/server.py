@@ -27,6 +27,7 @@ ASSETS = Path(__file__).parent / "assets"
 MAX_PAGES = 4
 """Pages that drive at once; each has dreams and, where it wants one, a simulator of its own."""
 _NEEDED = ("starlette", "uvicorn", "websockets")
+_EVERY_ADDRESS = ("0.0.0.0", "::")
 _TOO_MANY = 1013  # WebSocket: try again later
 _HEADERS = {
     # Nothing but this server is asked for anything, nothing else shows the page, and its address is not passed on.
@@ -112,7 +113,8 @@ class PlayServer:
     def __init__(
         self, setup: PlaySetup, listening: socket.socket, say: Callable[[str], None], host: str = "127.0.0.1"
     ) -> None:
-        self.guard = Guard(secrets.token_urlsafe(24), host)
+        # Listening on every address, it is reached by the machine's name or any of its addresses.
+        self.guard = Guard(secrets.token_urlsafe(24), socket.gethostname() if host in _EVERY_ADDRESS else host)
         self._setup = setup
         self._socket = listening
         self._say = say
@@ -125,9 +127,7 @@ class PlayServer:
     @property
     def url(self) -> str:
         """The page's address, with the token in it."""
-        host, port = self._socket.getsockname()[:2]
-        if host in ("0.0.0.0", "::"):
-            host = socket.gethostname() if self.guard.host in ("0.0.0.0", "::") else self.guard.host
+        host, port = self.guard.host, self._socket.getsockname()[1]
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/{self.guard.token}/"
 
     def run(self) -> None:
@@ -141,7 +141,7 @@ class PlayServer:
             lifespan="off",
             server_header=False,
             ws_max_size=MAX_MESSAGE_BYTES,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=30,
         )
         try:
             self._server = uvicorn.Server(config)

@@ -27,6 +27,7 @@ MAX_HORIZON = 100_000
 SIDE_BY_SIDE_HORIZON = 25
 """Steps after which a dream beside the simulator starts again, until another horizon is chosen: by then the road in
 view is of the dream's own making."""
+_NOT_BEGUN = "it could not begin"
 
 
 @dataclass
@@ -123,7 +124,7 @@ class PlaySession:
         self.pilot = Pilot(setup.model.simulator.action, setup.driver)
         self.views: dict[str, View] = {}
         self.action: FloatArray | None = None
-        self.ended: str | None = "not started"
+        self.ended: str | None = _NOT_BEGUN
 
     @property
     def num_start_states(self) -> int:
@@ -146,7 +147,7 @@ class PlaySession:
 
     @property
     def keeps_drives(self) -> bool:
-        """Whether drives are kept, the one under way from its start on."""
+        """Whether drives are kept: the one under way, or just ended, and those after it, each from its start."""
         return self._keeps_drives
 
     @keeps_drives.setter
@@ -180,7 +181,7 @@ class PlaySession:
         self.start_state = self.start_state if start_state is None else start_state
         self.seed = self.seed if seed is None else seed
         self.views, self.action = {}, None
-        self.ended = "not started"  # in case of an error
+        self.ended = _NOT_BEGUN
         self._dream.horizon = self.horizon
         if self.mode == "dream":
             self._leave_simulator()
@@ -214,7 +215,7 @@ class PlaySession:
         Raises:
             ConfigError: There is no dream beside the simulator.
         """
-        if self.mode != "both" or self._simulator is None or self.ended == "not started":
+        if self.mode != "both" or self._simulator is None or self.ended == _NOT_BEGUN:
             raise ConfigError("a dream starts again from the simulator's state where both are driven; choose both.")
         self._dream.horizon = self.horizon
         self.views["dream"] = self._dream.start_from(self._simulator.state, self.seed + self.leading.steps)
@@ -242,9 +243,9 @@ class PlaySession:
         try:
             self._step(hand)
         except WMGymError:
-            self.ended = "an error"
+            self.ended, self._drive = "an error", None  # such a drive is worth nothing
             raise
-        if self.ended is not None:
+        if self.ended is not None and self._keeps_drives:
             self._keep()
         return True
 

@@ -13,7 +13,12 @@ let speedBefore = 1;
 let isConnected = false;
 const shownAt = [];
 
+let problemAt = -Infinity;
+
 function say(text, isProblem = false) {
+  // What went wrong stays a while, whatever follows from it.
+  if (isProblem) problemAt = performance.now();
+  else if (performance.now() < problemAt + 4000) return;
   const live = at("live");
   live.textContent = text;
   live.classList.toggle("problem", isProblem);
@@ -126,7 +131,7 @@ at("horizon").onchange = ({ target }) => {
 };
 at("seed").onchange = ({ target }) => {
   if (target.checkValidity() && target.value) send({ kind: "start", seed: Number(target.value) });
-  else say("The track is a whole number from 0 to 999999.", true);
+  else say("The seed is a whole number from 0 to 999999.", true);
 };
 
 let controlsBefore = "";

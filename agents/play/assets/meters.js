@@ -2,7 +2,8 @@
 
 const KEPT = 150; // steps in the plot
 const rewards = { simulator: [], dream: [] };
-const body = document.getElementById("numbers");
+const numbersBody = document.getElementById("numbers");
+const vectorBody = document.getElementById("vector");
 const plot = document.getElementById("plot");
 const cells = new Map();
 let fields = [];
@@ -13,10 +14,11 @@ const text = (id, value) => { document.getElementById(id).textContent = value; }
 /** Make the rows: reward, return, and the vector's fields. */
 export function makeRows(vector) {
   fields = vector;
-  body.replaceChildren();
+  for (const body of [numbersBody, vectorBody]) body.replaceChildren();
   cells.clear();
+  document.getElementById("vector-box").hidden = vector.length === 0;
   for (const name of ["reward", "return", ...vector.map((field) => field.name)]) {
-    const row = body.insertRow();
+    const row = (cells.size < 4 ? numbersBody : vectorBody).insertRow(); // reward and return, in two worlds
     const head = document.createElement("th");
     head.scope = "row";
     head.textContent = name.replaceAll("_", " ");

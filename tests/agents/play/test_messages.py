@@ -25,6 +25,7 @@ RUBBISH = (
     '{"kind": "controls", "steering": Infinity, "throttle": 0, "brake": 0}',
     '{"kind": "pause", "paused": true, "more": 1}',
     "[" * 3000,
+    '{"kind": "again", "' + "x" * 3000 + '": 1}',
 )
 
 
@@ -33,6 +34,7 @@ def test_rubbish_is_refused_in_a_clause(text):
     with pytest.raises(RubbishError, match=r"^it sent .+") as refused:
         parse_message({"type": "websocket.receive", "text": text})
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 250
 
 
 def test_bytes_are_refused():

@@ -13,7 +13,7 @@ from wm_gym.agents.play.session import MODES, PlaySession, PlaySetup
 from wm_gym.data_collection import CollectionSettings, Dataset, DatasetMetadata, verify
 from wm_gym.data_collection.datasets.episode_file import read_episode
 from wm_gym.envs.simulators import describe_simulator, make_simulator, make_simulator_from_spec
-from wm_gym.errors import ConfigError, DatasetError
+from wm_gym.errors import BundleError, ConfigError, DatasetError
 from wm_gym.frames import frames_to_tensor, tensor_to_frames
 from wm_gym.observation import Observation, split_observation
 from wm_gym.rollouts import follow
@@ -208,6 +208,29 @@ def test_a_drive_is_not_kept_unasked(session, tmp_path):
     drive(session, [GAS] * 2)
     session.next()
     assert not (tmp_path / "drives").exists()
+
+
+def test_a_drive_may_be_kept_after_its_end(session, tmp_path):
+    session.horizon = 3
+    session.start(mode="dream")
+    drive(session, [GAS] * 3)
+    assert session.ended is not None
+    session.keeps_drives = True
+    session.next()
+    assert [header.length for header in Dataset.open(tmp_path / "drives" / "dream").episodes] == [3]
+
+
+def test_a_drive_that_went_wrong_is_not_kept(tiny_model, tmp_path):
+    session = PlaySession(PlaySetup(model=tiny_model, record=DriveRecord(tmp_path, tiny_model.simulator)))
+    session.start(mode="dream")
+    session.keeps_drives = True
+    with torch.no_grad():
+        tiny_model.reward_head.mlp[-1].weight.fill_(torch.nan)
+    with pytest.raises(BundleError, match="not finite"):
+        session.step(GAS)
+    assert session.ended == "an error"
+    session.close()
+    assert not (tmp_path / "dream").exists()
 
 
 def test_a_drive_that_cannot_be_kept_does_not_end_the_session(setup, tmp_path):
