@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from wm_gym.data_collection.datasets.dataset import list_episode_files
-from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, EpisodeRecorder, read_header
+from wm_gym.data_collection.datasets.episode_file import (
+    EpisodeHeader,
+    EpisodeRecorder,
+    read_header,
+    write_episode_file,
+)
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata, difference
 from wm_gym.data_collection.datasets.writer import check_is_free
 from wm_gym.errors import DatasetError
@@ -39,11 +44,12 @@ class GrowingDataset:
                 to it, or the disk refuses it.
         """
         with locked_folder(self.folder, self._check, raises=DatasetError):
-            if not (self.folder / METADATA_FILE).exists():
-                self.metadata.write(self.folder)
             files = list_episode_files(self.folder)
             recorder.index = 1 + max((read_header(file).index for file in files[-1:]), default=-1)
-            return recorder.write(self.folder / EPISODES_FOLDER)
+            content = recorder.content()
+            if not (self.folder / METADATA_FILE).exists():
+                self.metadata.write(self.folder)
+            return write_episode_file(self.folder / EPISODES_FOLDER, recorder.index, content)
 
     def _check(self) -> None:
         if not (self.folder / METADATA_FILE).exists():

@@ -112,7 +112,10 @@ const ACTS = {
 const input = new Input((name) => state && ACTS[name]());
 
 for (const name of ["pause", "single", "again", "next", "fork", "record"]) at(name).onclick = () => state && ACTS[name]();
-at("speed").onchange = (event) => send({ kind: "speed", speed: Number(event.target.value) });
+at("speed").onchange = ({ target }) => {
+  send({ kind: "speed", speed: Number(target.value) });
+  target.blur(); // or the arrow keys would choose a speed
+};
 for (const radio of document.querySelectorAll("input[name=mode]")) {
   radio.onchange = () => {
     send({ kind: "start", mode: radio.value });
@@ -129,6 +132,7 @@ at("horizon").onchange = ({ target }) => {
   if (target.checkValidity() && target.value) send({ kind: "horizon", steps: Number(target.value) });
   else say("The horizon is a whole number from 1 to 100000.", true);
 };
+for (const id of ["horizon", "seed"]) at(id).onkeydown = ({ key, target }) => key === "Enter" && target.blur();
 at("seed").onchange = ({ target }) => {
   if (target.checkValidity() && target.value) send({ kind: "start", seed: Number(target.value) });
   else say("The seed is a whole number from 0 to 999999.", true);

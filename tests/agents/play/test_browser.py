@@ -152,6 +152,34 @@ def test_touch_steers_and_brakes_on_a_small_screen(page):
     page.mouse.up()
 
 
+def test_a_gamepad_drives(browser, served):
+    """No gamepad is at hand: what the browser's interface would tell of one comes from a script."""
+    page = browser.new_page()
+    page.add_init_script(
+        """
+        window.pad = { mapping: "standard", axes: [0.6, 0], buttons: Array.from({ length: 17 }, () => ({ value: 0 })) };
+        window.pad.buttons[7].value = 0.8;
+        navigator.getGamepads = () => [null, window.pad];
+        """
+    )
+    page.goto(served[0].url)
+    page.wait_for_selector("body[data-waits=false]")
+    drive_on(page)
+    assert (page.inner_text("#steering-text"), page.inner_text("#pedals-text")) == ("▶ 0.60", "gas 0.8")
+    page.evaluate("window.pad.buttons[0].pressed = true")
+    page.wait_for_selector("body[data-who=agent]")
+    page.close()
+
+
+def test_a_choice_of_speed_gives_the_arrow_keys_back(page):
+    page.select_option("#speed", "2.5")
+    page.keyboard.down("ArrowUp")
+    drive_on(page)
+    page.keyboard.up("ArrowUp")
+    assert page.input_value("#speed") == "2.5"
+    assert page.inner_text("#status").startswith("your hand drives")
+
+
 def test_keys_are_listed_and_numbers_are_spoken(page):
     assert "change between hand and agent" in page.inner_text("#keys dl") or page.is_hidden("#keys dl")
     page.click("#keys summary")

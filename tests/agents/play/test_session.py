@@ -10,6 +10,9 @@ from wm_gym.agents.play.controls import HandControls
 from wm_gym.agents.play.drive_record import DriveRecord
 from wm_gym.agents.play.loading import load_setup
 from wm_gym.agents.play.session import MODES, PlaySession, PlaySetup
+from wm_gym.agents.policies.network import rebuild_pixel_policy
+from wm_gym.agents.policies.observers import PixelObserver
+from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.data_collection import CollectionSettings, Dataset, DatasetMetadata, verify
 from wm_gym.data_collection.datasets.episode_file import read_episode
 from wm_gym.envs.simulators import describe_simulator, make_simulator, make_simulator_from_spec
@@ -126,6 +129,26 @@ def test_an_agent_of_another_model_is_shown_the_pictures_of_the_dream(bundled, t
         expected = watching.act(session.leading.observed)
         session.step(GAS)
         np.testing.assert_allclose(session.action, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["dream", "simulator"])
+def test_an_agent_that_sees_pixels_watches_while_the_hand_drives(bundled, mode):
+    observer = PixelObserver(bundled.model.simulator, 3)
+    config = PixelAgentConfig(frame_stack=3, features_dim=8, net_arch=(8,), action="steer_accel")
+    policy = rebuild_pixel_policy(config, observer.space, bundled.model.simulator.action.space("steer_accel"))
+    policy.set_training_mode(False)
+    session = PlaySession(PlaySetup(model=bundled.model, driver=Driver(observer, policy, config.action)))
+    watching = Driver(PixelObserver(bundled.model.simulator, 3), policy, config.action)
+    session.start(mode=mode, start_state=5)
+    for _ in range(3):
+        watching.act(session.leading.observed)
+        session.step(GAS)
+        watching.carried_out(session.action)
+    session.pilot.who = "agent"
+    expected = watching.act(session.leading.observed)
+    session.step(GAS)
+    np.testing.assert_allclose(session.action, expected, atol=1e-6)
+    session.close()
 
 
 def test_the_agent_drives_a_dream_well(session):
