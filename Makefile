@@ -27,7 +27,7 @@ help:
 $(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,minari,carla,ray]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,minari,carla,ray,play]"
 	touch $@
 
 demo: $(INSTALLED)
@@ -40,7 +40,7 @@ test-lowest: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv venv --quiet --clear --python $(OLDEST_PYTHON) $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct \
-		--editable ".[dev,minari,carla,ray]"
+		--editable ".[dev,minari,carla,ray,play]"
 	$(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
 
 lint: $(INSTALLED)

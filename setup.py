@@ -22,6 +22,9 @@ FOLDER_OF_PACKAGE = {
 # ONNX files and what runs them.
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
+# The server of wm-gym play.
+PLAY = ["starlette>=0.37", "uvicorn>=0.29", "websockets>=15.0"]
+
 
 def packages() -> list[str]:
     """Every import name with an ``__init__.py``, sub-packages included."""
@@ -43,7 +46,10 @@ setup(
     python_requires=">=3.10",
     packages=packages(),
     package_dir=FOLDER_OF_PACKAGE,
-    package_data={"wm_gym": ["configs/*.yaml", "assets/**/*", "by_rows.cpp", "py.typed"]},
+    package_data={
+        "wm_gym": ["configs/*.yaml", "assets/**/*", "by_rows.cpp", "py.typed"],
+        "wm_gym.agents.play": ["assets/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "torchvision>=0.21",
@@ -76,6 +82,7 @@ setup(
         # The first that stores frames without loss; it needs Python 3.11.
         "minari": ['minari[hdf5]>=0.5.4; python_version >= "3.11"'],
         "ray": ["ray>=2.9"],
+        "play": PLAY,
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.0", *EXPORT],
         "dev": [
@@ -86,7 +93,9 @@ setup(
             "mypy>=1.11",
             "types-PyYAML",
             "types-tqdm",
+            "playwright>=1.40",  # drives Debian's Chromium; it downloads none of its own
             *EXPORT,
+            *PLAY,
         ],
     },
     entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},

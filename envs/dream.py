@@ -154,6 +154,11 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         """How many states a dream can start from."""
         return self._rollout.num_start_states
 
+    @property
+    def state(self) -> LatentState:
+        """The current latent state, a batch of one on the model's device; not to be written into."""
+        return self._rollout.state
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observations, dict[str, Any]]:

@@ -141,6 +141,11 @@ class RolloutContract:
             )
         return np.broadcast_to(values, shape).astype(np.int64)
 
+    @property
+    def state(self) -> LatentState:
+        """The current states of all dreams, on the model's device; not to be written into."""
+        return self._state
+
     def frames(self) -> NDArray[np.uint8]:
         """Pictures of all dreams, ``(N, H, W, 3)`` uint8; not to be written into.
 

@@ -33,6 +33,7 @@ ORDER = {
         "baselines",
         "evaluation",
         "reports",
+        "play",
         "demo",
     ),
 }

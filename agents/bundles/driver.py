@@ -152,15 +152,35 @@ class Driver:
                 f"({', '.join(field.name for field in fields) or 'none'}), but a vector of shape {seen.vector.shape} "
                 "was given; act() takes what the simulator that it was trained on gives."
             )
-        observation = self.observer.observation(seen, self._last_action)
-        chosen = self._choose(observation, self.deterministic if deterministic is None else deterministic)
-        self._last_action = self.simulator.action.to_stored(chosen, self.action)
-        self._num_acts += 1
-        return self._last_action.copy()
+        return self._act_on(self.observer.observation(seen, self._last_action), deterministic)
+
+    @torch.no_grad()
+    def act_on_features(self, features: FloatArray, deterministic: bool | None = None) -> FloatArray:
+        """The action for an imagined state, of which there is no frame.
+
+        Args:
+            features: ``(F,)`` float32, which :attr:`model` gives for the state.
+            deterministic: Overrides the driver's own setting.
+
+        Returns:
+            As :meth:`act`.
+
+        Raises:
+            BundleError: The agent sees pixels, without a world model.
+        """
+        _ = self.model
+        return self._act_on(features, deterministic)
 
     def carried_out(self, action: FloatArray) -> None:
         """Say that another action ``(A,)``, in the stored format, took the place of the one that was given last."""
         self._last_action = np.array(action, np.float32)
+
+    def _act_on(self, observation: Any, deterministic: bool | None) -> FloatArray:
+        """The action ``(A,)`` for what the policy sees; it counts as carried out."""
+        chosen = self._choose(observation, self.deterministic if deterministic is None else deterministic)
+        self._last_action = self.simulator.action.to_stored(chosen, self.action)
+        self._num_acts += 1
+        return self._last_action.copy()
 
     def _choose(self, observation: NDArray[Any], deterministic: bool) -> FloatArray:
         """The policy's action ``(values,)`` for an observation without a batch dimension."""

@@ -10,6 +10,7 @@ from wm_gym.agents.bundles.folder import load_agent
 from wm_gym.agents.policies.network import rebuild_pixel_policy
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
+from wm_gym.envs.dream import DreamDrivingEnv
 from wm_gym.envs.latent_observation import LatentObservation
 from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
@@ -71,6 +72,21 @@ def test_what_was_carried_out_instead_counts(driver, frames):
     driver.act(frames[0])
     driver.carried_out(np.array((1.0, 0.0, 1.0, 1.0), np.float32))
     assert not np.array_equal(driver.act(frames[1]), plain)
+
+
+def test_a_driver_acts_on_the_features_of_an_imagined_state(driver):
+    env = DreamDrivingEnv(driver.model, termination="never")
+    features, _ = env.reset(seed=0)
+    with torch.no_grad():
+        np.testing.assert_array_equal(driver.model.features(env.state)[0].numpy(), features)
+    action = driver.act_on_features(features)
+    chosen, _ = driver.policy.predict(features, deterministic=True)
+    np.testing.assert_array_equal(action, driver.simulator.action.to_stored(chosen, driver.action))
+
+
+def test_a_pixel_driver_takes_no_features(pixel_driver):
+    with pytest.raises(BundleError, match="sees pixels"):
+        pixel_driver.act_on_features(np.zeros(8, np.float32))
 
 
 def test_sampled_agents_draw_their_actions(agent_folder, driver, frames):

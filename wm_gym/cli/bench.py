@@ -111,6 +111,7 @@ def _measure_carla(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _measure_parts(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from wm_gym.agents.play.server import has_libraries
     from wm_gym.bench import measured_on, render_markdown
     from wm_gym.config import load_config, preset_names
     from wm_gym.device import resolve_device
@@ -118,7 +119,9 @@ def _measure_parts(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     parts = tuple(arguments.parts.split(","))
     if arguments.parts == "all":
-        parts = tuple(part for part in _PARTS if part != "loader" or arguments.data is not None)
+        left_out = {"loader"} if arguments.data is None else set()
+        left_out |= set() if has_libraries() else {"play"}
+        parts = tuple(part for part in _PARTS if part not in left_out)
     if "loader" in parts and arguments.data is None:
         raise ConfigError("the part loader needs --data, a dataset; give it, or leave the part out.")
     for part in parts:
@@ -201,6 +204,12 @@ def _scaling(job: _Job) -> Table:
     return measure_scaling(job.config, job.seconds, device=job.device)
 
 
+def _play(job: _Job) -> Table:
+    from wm_gym.agents.play.benchmark import measure_play
+
+    return measure_play(job.seconds, model=job.model, device=job.device, seed=job.seed)
+
+
 _PARTS: dict[str, Callable[[_Job], Table]] = {
     "environments": _environments,
     "ppo": _ppo,
@@ -209,6 +218,7 @@ _PARTS: dict[str, Callable[[_Job], Table]] = {
     "sequences": _sequences,
     "loader": _loader,
     "scaling": _scaling,
+    "play": _play,
 }
 """What can be measured."""
 

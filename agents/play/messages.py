@@ -1,0 +1,158 @@
+"""What browser and server say to each other.
+
+The browser sends JSON texts, each an object with a ``kind``. The server sends JSON texts of its own, and each step as
+one binary message: the length of a JSON header (4 bytes, little-endian), the header, and one picture after another as
+the header's ``pictures`` lists them.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from wm_gym.agents.play.controls import HandControls
+from wm_gym.agents.play.session import MAX_HORIZON, Mode
+from wm_gym.data_collection.datasets.codec import FrameCodec
+from wm_gym.errors import WMGymError
+from wm_gym.frames import Frame
+
+MAX_MESSAGE_BYTES = 4096
+SLOWEST, FASTEST = 0.05, 20.0
+"""Bounds of the speed, as multiples of the simulated time."""
+_SHOWN = 60
+_LOSSLESS_PIXELS = 128 * 128  # larger pictures are sent as JPEG
+_LOSSLESS, _SMALL = FrameCodec(name="png"), FrameCodec(name="jpeg", quality=90)
+
+
+class RubbishError(WMGymError):
+    """A message that no page of ours sends."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Controls(_Message):
+    """Where the hand holds wheel and pedals; see :class:`~wm_gym.agents.play.controls.HandControls`."""
+
+    kind: Literal["controls"]
+    steering: float = Field(ge=-1, le=1)
+    throttle: float = Field(ge=0, le=1)
+    brake: float = Field(ge=0, le=1)
+    reverse: bool = False
+
+    @property
+    def hand(self) -> HandControls:
+        """The same for a session."""
+        return HandControls(self.steering, self.throttle, self.brake, self.reverse)
+
+
+class Shown(_Message):
+    """The page has shown a step, and can take another one."""
+
+    kind: Literal["shown"]
+    number: int = Field(ge=0)
+
+
+class Start(_Message):
+    """Begin a drive: what is left out stays as it was."""
+
+    kind: Literal["start"]
+    mode: Mode | None = None
+    start_state: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0)
+
+
+class Order(_Message):
+    """One of the orders without a value."""
+
+    kind: Literal["again", "next", "dream_again", "single_step"]
+
+
+class Driving(_Message):
+    """Give the wheel to the hand or the agent."""
+
+    kind: Literal["driver"]
+    who: Literal["hand", "agent"]
+
+
+class Pause(_Message):
+    """Stop, or go on."""
+
+    kind: Literal["pause"]
+    paused: bool
+
+
+class Speed(_Message):
+    """How fast time goes: 1 is the simulated time."""
+
+    kind: Literal["speed"]
+    speed: float = Field(ge=SLOWEST, le=FASTEST)
+
+
+class Horizon(_Message):
+    """Steps until a dream is cut, from its next start on."""
+
+    kind: Literal["horizon"]
+    steps: int = Field(ge=1, le=MAX_HORIZON)
+
+
+class Record(_Message):
+    """Keep drives, or stop keeping them."""
+
+    kind: Literal["record"]
+    on: bool
+
+
+Message = Controls | Shown | Start | Order | Driving | Pause | Speed | Horizon | Record
+_ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
+
+
+def parse_message(message: Mapping[str, Any]) -> Message:
+    """Read an ASGI ``websocket.receive`` message.
+
+    Raises:
+        RubbishError: It is none that a page of ours sends.
+    """
+    text = message.get("text")
+    if not isinstance(text, str):
+        raise RubbishError("it sent bytes, but only JSON texts are read")
+    try:
+        return _ADAPTER.validate_json(text)
+    except (ValidationError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise RubbishError("it sent JSON that is nested too deeply") from error
+        problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, problem["loc"]))[:_SHOWN]  # names of the sender's making
+        raise RubbishError(f"it sent what no page of ours sends ({where or 'message'}: {problem['msg']})") from error
+
+
+def encode_step(header: Mapping[str, Any], pictures: Mapping[str, Frame]) -> bytes:
+    """One step as a binary message.
+
+    Args:
+        header: JSON values; ``pictures`` is added: for each its world's name, media type and length in bytes.
+        pictures: ``(H, W, 3)`` uint8 RGB by world; small ones are sent without loss, as PNG.
+    """
+    listed, coded = [], []
+    for name, picture in pictures.items():
+        codec = _LOSSLESS if picture.shape[0] * picture.shape[1] <= _LOSSLESS_PIXELS else _SMALL
+        coded.append(codec.encode(picture))
+        listed.append({"world": name, "type": f"image/{codec.name}", "bytes": len(coded[-1])})
+    text = json.dumps({**header, "pictures": listed}, separators=(",", ":"), allow_nan=False).encode()
+    return b"".join((struct.pack("<I", len(text)), text, *coded))
+
+
+def decode_step(message: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The opposite of :func:`encode_step`: the header, and each world's picture as it was coded."""
+    (length,) = struct.unpack_from("<I", message)
+    header = json.loads(message[4 : 4 + length])
+    place, pictures = 4 + length, {}
+    for listed in header["pictures"]:
+        pictures[listed["world"]] = message[place : place + listed["bytes"]]
+        place += listed["bytes"]
+    return header, pictures

@@ -1,0 +1,73 @@
+"""A real server in a thread, and a client that speaks as a page does."""
+
+import json
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+
+from websockets.sync.client import connect
+
+from wm_gym.agents.play.messages import decode_step
+from wm_gym.agents.play.server import PlayServer, listen
+
+
+@contextmanager
+def serving(setup):
+    """A server in a thread of its own, and the sentences of its log."""
+    log: list[str] = []
+    server = PlayServer(setup, listen("127.0.0.1", 0), log.append)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server, log
+    finally:
+        server.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+class Page:
+    """What a page does, without a browser."""
+
+    def __init__(self, server, **headers):
+        base = server.url.replace("http:", "ws:")
+        headers.setdefault("origin", server.url.rsplit("/", 2)[0])
+        self._stack = ExitStack()
+        self.socket = self._stack.enter_context(connect(f"{base}drive", proxy=None, **headers))
+        self.texts: list[dict] = []
+
+    def send(self, **message):
+        self.socket.send(json.dumps(message))
+
+    def step(self):
+        """The next step's header and pictures; texts before it are kept."""
+        while isinstance(received := self.socket.recv(timeout=60), str):
+            self.texts.append(json.loads(received))
+        header, pictures = decode_step(received)
+        self.send(kind="shown", number=header["number"])
+        return header, pictures
+
+    def text(self, kind):
+        """The next text of a kind; steps before it are taken as shown."""
+        while True:
+            received = self.socket.recv(timeout=60)
+            if not isinstance(received, str):
+                self.send(kind="shown", number=decode_step(received)[0]["number"])
+                continue
+            self.texts.append(json.loads(received))
+            if self.texts[-1]["kind"] == kind:
+                return self.texts[-1]
+
+    def go(self, **controls):
+        self.send(kind="controls", **{"steering": 0.0, "throttle": 0.5, "brake": 0.0, **controls})
+
+    def close(self):
+        self._stack.close()
+
+
+def wait_for(condition, seconds=60.0):
+    """Wait until something holds."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come about in time"
+        time.sleep(0.02)

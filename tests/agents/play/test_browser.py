@@ -1,0 +1,214 @@
+"""The page in a real browser: Debian's Chromium."""
+
+import shutil
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+pytest.importorskip("uvicorn", reason="the server needs the extra play")
+
+from own_page import serving, wait_for
+from playwright.sync_api import sync_playwright
+
+from wm_gym.data_collection import Dataset, verify
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def served(setup):
+    with serving(setup) as (server, log):
+        yield server, log
+
+
+@pytest.fixture
+def page(browser, served):
+    opened = browser.new_page()
+    opened.requests = []
+    opened.errors = []
+    opened.on("request", lambda request: opened.requests.append(request.url))
+    opened.on("websocket", lambda socket: opened.requests.append(socket.url))
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
+    opened.on("console", lambda message: message.type == "error" and opened.errors.append(message.text))
+    opened.goto(served[0].url)
+    opened.wait_for_selector("body[data-waits=true][data-steps]")
+    yield opened
+    assert opened.errors == []
+    assert opened.requests
+    assert all(url.split("/")[2].startswith("127.0.0.1:") for url in opened.requests)
+    opened.close()
+
+
+def steps(page):
+    return int(page.get_attribute("body", "data-steps"))
+
+
+def picture(page, world="dream"):
+    return page.evaluate(f"document.querySelector('#figure-{world} canvas').toDataURL()")
+
+
+def drive_on(page, count=4):
+    """Wait for some more steps."""
+    before = steps(page)
+    wait_for(lambda: page.wait_for_timeout(30) or steps(page) >= before + count)
+
+
+def test_a_key_sets_the_car_going_and_turns_it(page):
+    still = picture(page)
+    page.wait_for_timeout(400)
+    assert picture(page) == still, "nothing moves before a key is pressed"
+    page.keyboard.down("ArrowUp")
+    drive_on(page)
+    assert picture(page) != still
+    assert page.inner_text("#pedals-text") == "gas 1.0"
+    page.keyboard.up("ArrowUp")
+    page.keyboard.down("KeyA")
+    drive_on(page, 6)
+    assert page.inner_text("#steering-text") == "◀ 1.00"
+    assert page.inner_text("#pedals-text") == "0"
+    page.keyboard.up("KeyA")
+
+
+def test_hand_and_agent_change_at_the_wheel(page):
+    page.keyboard.press("KeyC")
+    page.wait_for_selector("body[data-who=agent]")
+    assert page.inner_text("#live") in ("The agent drives.", "It goes.")
+    drive_on(page, 8)
+    assert page.is_checked("input[name=who][value=agent]")
+    driven = page.inner_text("#steering-text"), page.inner_text("#pedals-text")
+    assert driven != ("0", "0")
+    page.check("input[name=who][value=hand]")
+    page.wait_for_selector("body[data-who=hand]")
+    drive_on(page, 3)
+    assert (page.inner_text("#steering-text"), page.inner_text("#pedals-text")) == ("0", "0")
+
+
+def test_both_side_by_side_are_recorded_as_an_episode(page, tmp_path):
+    page.check("input[name=mode][value=both]")
+    page.wait_for_selector("body[data-mode=both]")
+    page.wait_for_selector("#figure-simulator:visible")
+    page.keyboard.press("KeyV")
+    page.wait_for_selector("#record[aria-pressed=true]")
+    page.keyboard.press("KeyC")
+    drive_on(page, 6)
+    assert picture(page, "simulator") != picture(page, "dream")
+    page.keyboard.press("KeyV")
+    page.wait_for_selector("#record[aria-pressed=false]")
+    folder = tmp_path / "drives" / "simulator"
+    assert verify(folder).problems == []
+    assert Dataset.open(folder).episodes[0].length >= 6
+
+
+def test_pause_step_slow_motion_and_back(page):
+    page.keyboard.press("KeyC")
+    drive_on(page)
+    page.click("#pause")
+    page.wait_for_selector("#pause[aria-pressed=true]")
+    page.wait_for_timeout(300)
+    before = steps(page)
+    page.wait_for_timeout(400)
+    assert steps(page) == before
+    page.keyboard.press("KeyN")
+    wait_for(lambda: page.wait_for_timeout(30) or steps(page) == before + 1)
+    page.keyboard.press("KeyM")
+    wait_for(lambda: page.wait_for_timeout(30) or page.input_value("#speed") == "0.25")
+    page.keyboard.press("KeyB")
+    page.wait_for_selector("#figure-dream .caption:text('step 0 of')")
+
+
+def test_a_start_state_is_chosen_by_its_picture(page):
+    button = page.locator("#thumbnails button").nth(3)
+    assert button.locator("img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 64
+    button.click()
+    page.wait_for_selector("#thumbnails button:nth-child(4)[aria-pressed=true]")
+    first = page.get_attribute("#thumbnails button", "data-start")
+    page.click("#more")
+    page.wait_for_selector(f"#thumbnails:not(:has([data-start='{first}']))")
+
+
+def test_touch_steers_and_brakes_on_a_small_screen(page):
+    page.set_viewport_size({"width": 375, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    wheel = page.locator("#wheel").bounding_box()
+    page.mouse.move(wheel["x"] + wheel["width"] * 0.9, wheel["y"] + wheel["height"] / 2)
+    page.mouse.down()
+    drive_on(page)
+    assert page.inner_text("#steering-text").startswith("▶")
+    page.mouse.up()
+    brake = page.locator("#touch-brake").bounding_box()
+    page.mouse.move(brake["x"] + 5, brake["y"] + 5)
+    page.mouse.down()
+    drive_on(page)
+    assert page.inner_text("#pedals-text") == "brake 1.0"
+    page.mouse.up()
+
+
+def test_a_gamepad_drives(browser, served):
+    """No gamepad is at hand: what the browser's interface would tell of one comes from a script."""
+    page = browser.new_page()
+    page.add_init_script(
+        """
+        window.pad = { mapping: "standard", axes: [0.6, 0], buttons: Array.from({ length: 17 }, () => ({ value: 0 })) };
+        window.pad.buttons[7].value = 0.8;
+        navigator.getGamepads = () => [null, window.pad];
+        """
+    )
+    page.goto(served[0].url)
+    page.wait_for_selector("body[data-waits=false]")
+    drive_on(page)
+    assert (page.inner_text("#steering-text"), page.inner_text("#pedals-text")) == ("▶ 0.60", "gas 0.8")
+    page.evaluate("window.pad.buttons[0].pressed = true")
+    page.wait_for_selector("body[data-who=agent]")
+    page.close()
+
+
+def test_a_choice_of_speed_gives_the_arrow_keys_back(page):
+    page.select_option("#speed", "2.5")
+    page.keyboard.down("ArrowUp")
+    drive_on(page)
+    page.keyboard.up("ArrowUp")
+    assert page.input_value("#speed") == "2.5"
+    assert page.inner_text("#status").startswith("your hand drives")
+
+
+def test_keys_are_listed_and_numbers_are_spoken(page):
+    assert "change between hand and agent" in page.inner_text("#keys dl") or page.is_hidden("#keys dl")
+    page.click("#keys summary")
+    assert "change between hand and agent" in page.inner_text("#keys dl")
+    page.keyboard.press("KeyI")
+    assert page.inner_text("#live").startswith("dream: step 0, reward 0.0")
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button, input, select, canvas, [role=slider]')].filter(element => "
+        "!(element.textContent.trim() || element.ariaLabel || element.labels?.length)).length"
+    )
+    assert unnamed == 0
+
+
+def test_a_reload_and_a_second_tab(page, browser, served):
+    server, log = served
+    page.reload()
+    page.wait_for_selector("body[data-waits=true][data-steps]")
+    other = browser.new_page()
+    other.goto(server.url)
+    other.wait_for_selector("body[data-waits=true][data-steps]")
+    other.close()
+    page.keyboard.down("ArrowUp")
+    drive_on(page)
+    page.keyboard.up("ArrowUp")
+    wait_for(lambda: page.wait_for_timeout(30) or len(log) == 5)
+    assert log == [
+        "page 1 was opened.",
+        "page 1 was closed.",
+        "page 2 was opened.",
+        "page 3 was opened.",
+        "page 3 was closed.",
+    ]

@@ -1,0 +1,92 @@
+"""``wm-gym play``: drive in the dream or the simulator by hand, in a browser."""
+
+from __future__ import annotations
+
+import argparse
+
+from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, first_carla_connection
+
+DEFAULT_PORT = 8765
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "play",
+        "Drive in the dream, in the simulator, or in both side by side, by hand or by the agent, in a browser.",
+        "wm-gym play --agent bundled --record data/by-hand",
+    )
+    parser.add_argument(
+        "--agent",
+        default="bundled",
+        metavar="PATH",
+        help="an agent's folder, bundled (default) or none: the hand alone",
+    )
+    parser.add_argument(
+        "--model",
+        default=None,
+        metavar="PATH",
+        help="the world model's folder or bundled (default: the one that the agent sees through, or else bundled)",
+    )
+    parser.add_argument(
+        "--mode", choices=("dream", "simulator", "both"), default="dream", help="where to begin (default: dream)"
+    )
+    parser.add_argument(
+        "--horizon",
+        type=int,
+        default=500,
+        metavar="N",
+        help="steps until a dream is cut (default: 500, and 25 at most beside the simulator)",
+    )
+    parser.add_argument(
+        "--termination",
+        choices=("sample", "threshold", "never"),
+        default="sample",
+        help="how the model ends a dream: as often as it predicts (default), where an end is likelier than not, never",
+    )
+    parser.add_argument(
+        "--record", default=None, metavar="DIR", help="keep drives as datasets DIR/simulator and DIR/dream when asked"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1, which only this machine reaches)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=DEFAULT_PORT, help=f"port, 0 for any that is free (default: {DEFAULT_PORT})"
+    )
+    add_carla(parser)
+    add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C."""
+    from wm_gym.agents.play.server import PlayServer, check_requirements, listen, warning_of
+
+    check_requirements()
+    connection = first_carla_connection(arguments)
+    listening = listen(arguments.host, arguments.port)  # a port that is taken shows before a model is read
+    with listening:
+        from wm_gym.agents.play.loading import load_setup
+
+        setup = load_setup(
+            arguments.agent,
+            arguments.model,
+            mode=arguments.mode,
+            record=arguments.record,
+            connection=connection,
+            horizon=arguments.horizon,
+            termination=arguments.termination,
+            seed=arguments.seed or 0,
+            device=arguments.device,
+        )
+        server = PlayServer(setup, listening, lambda line: print(line, flush=True), arguments.host)
+        warning = warning_of(arguments.host)
+        if warning is not None:
+            print(warning, flush=True)
+        print(f"Open {server.url} in a browser; Ctrl-C ends.", flush=True)
+        server.run()
+    print("ended.", flush=True)
+    return 0
