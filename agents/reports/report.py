@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.reality_gap import RealityGap, Windows
+from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
 from wm_gym.agents.reports import figures
 from wm_gym.agents.reports.drives import Drive, Film, make_film, measure_gap, record_drives
 from wm_gym.agents.reports.page import Html, bullets, details, heading, image, page, paragraph, section, table
@@ -51,26 +51,12 @@ _DRIVING_COLUMNS: dict[str, tuple[str, float, str]] = {
 }
 
 
-class _Evaluation(BaseModel):
-    """What the report reads of an evaluation's JSON file."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    returns: list[float] = Field(min_length=1)
-    lengths: list[int] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
-    mean_return: float
-    ci95: tuple[float, float] | None = None
-    driving: dict[str, float] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
-
-
 @dataclass
 class _Run:
     """What a run's folder holds; whatever is not there is ``None`` or empty."""
 
     folder: Path
-    evaluations: dict[str, _Evaluation] = field(default_factory=dict)
+    evaluations: dict[str, SavedEvaluation] = field(default_factory=dict)
     data: Dataset | None = None
     model_rows: list[dict[str, Any]] = field(default_factory=list)
     agent_rows: list[dict[str, Any]] = field(default_factory=list)
@@ -145,7 +131,7 @@ def _read_run(folder: Path, device: str) -> _Run:
     names.sort(key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
     return _Run(
         folder=folder,
-        evaluations={name: _read_evaluation(folder / "evaluation" / f"{name}.json") for name in names},
+        evaluations={name: read_evaluation(folder / "evaluation" / f"{name}.json") for name in names},
         data=Dataset.open(data) if data.exists() else None,
         model_rows=read_metrics(model / "metrics.jsonl"),
         agent_rows=read_metrics(agent / "metrics.jsonl"),
@@ -462,17 +448,6 @@ def _seed_of(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _read_evaluation(file: Path) -> _Evaluation:
-    try:
-        return _Evaluation.model_validate(_read_json(file))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise BundleError(
-            f"{str(file)!r} is no evaluation: {where}: {problem['msg']}; evaluate again, or remove the file."
-        ) from error
-
-
 def _read_json(file: Path) -> dict[str, Any]:
     return read_json(file, error=BundleError, remedy="make it again, or remove it")
 
@@ -493,7 +468,7 @@ def _strip_png(film: Film) -> bytes:
     return buffer.getvalue()
 
 
-def _driving_cell(evaluation: _Evaluation, metric: str) -> str:
+def _driving_cell(evaluation: SavedEvaluation, metric: str) -> str:
     _, factor, form = _DRIVING_COLUMNS[metric]
     return form.format(factor * evaluation.driving[metric]) if metric in evaluation.driving else _NOTHING
 
