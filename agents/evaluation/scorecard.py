@@ -150,11 +150,13 @@ class Scorecard:
         """The contents of the JSON file."""
         return {**asdict(self), "simulator": self.simulator.model_dump(mode="json")}
 
+    def tables(self) -> list[Table]:
+        """Agreement by horizon, the policies from best to worst, and the multiple choice where there was one."""
+        choices = [] if self.choices is None else [_choice_table(self.choices)]
+        return [self._agreement_table(), self._policy_table(), *choices]
+
     def to_markdown(self) -> str:
-        """The figures as Markdown tables: agreement by horizon, the policies from best to worst, the choices."""
-        tables = [self._agreement_table(), self._policy_table()]
-        if self.choices is not None:
-            tables.append(_choice_table(self.choices))
+        """The tables as Markdown, with settings and machine below."""
         settings = {
             "model": self.model,
             "simulator": self.simulator.id,
@@ -162,7 +164,7 @@ class Scorecard:
             "seeds": f"{self.seeds[0]} to {self.seeds[-1]}",
             "dreams from each": self.draws,
         }
-        return render_markdown(tables, settings, self.machine)
+        return render_markdown(self.tables(), settings, self.machine)
 
     def _agreement_table(self) -> Table:
         driven = "unknown" if self.drive_s is None else f"{self.drive_s:.0f} s"

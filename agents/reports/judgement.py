@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from wm_gym.agents.evaluation.scorecard import Scorecard
 from wm_gym.agents.reports.figures import draw_agreement
-from wm_gym.errors import OutputError
+from wm_gym.errors import BundleError, OutputError
 from wm_gym.files import (
     check_writable,
     describe_os_error,
@@ -14,8 +16,26 @@ from wm_gym.files import (
     write_json_result,
     write_text_atomically,
 )
+from wm_gym.plain_files import read_json
 
 JSON_NAME, MARKDOWN_NAME, FIGURE_NAME = "scorecard.json", "scorecard.md", "scatter.png"
+
+
+def read_scorecard(file: Path) -> Scorecard:
+    """Read ``scorecard.json`` again.
+
+    Raises:
+        BundleError: It is missing, damaged, or no scorecard.
+    """
+    values = read_json(file, error=BundleError, remedy="judge again, or remove it")
+    try:
+        return TypeAdapter(Scorecard).validate_python(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise BundleError(
+            f"{str(file)!r} is no scorecard: {where}: {problem['msg']}; judge again, or remove it."
+        ) from error
 
 
 def check_scorecard_folder(folder: str | Path) -> Path:

@@ -18,8 +18,11 @@ from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.reality_gap import RealityGap, Windows
 from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
+from wm_gym.agents.evaluation.scorecard import Scorecard
 from wm_gym.agents.reports import figures
 from wm_gym.agents.reports.drives import Drive, Film, make_film, measure_gap, record_drives
+from wm_gym.agents.reports.judgement import JSON_NAME as SCORECARD_NAME
+from wm_gym.agents.reports.judgement import read_scorecard
 from wm_gym.agents.reports.page import Html, bullets, details, heading, image, page, paragraph, section, table
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.statistics import DatasetStatistics, describe
@@ -61,6 +64,7 @@ class _Run:
     model_rows: list[dict[str, Any]] = field(default_factory=list)
     agent_rows: list[dict[str, Any]] = field(default_factory=list)
     driver: Driver | None = None
+    scorecard: Scorecard | None = None
     summary: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -83,7 +87,7 @@ def write_report(
 
     Args:
         folder: As ``wm-gym demo`` leaves it: ``data/``, ``model/``, ``agent/``, ``evaluation/*.json``,
-            ``summary.json``.
+            ``summary.json``; with ``judge/``, where ``wm-gym judge --out`` wrote there.
         seed: Of the first of the three drives; below 1,000,000, so that no held-out track is looked at.
         connection: Where the agent's simulator runs, where it needs to be told.
         device: Where model and agent compute.
@@ -110,6 +114,7 @@ def write_report(
         *_introduction(run),
         _returns_section(run),
         *_drive_sections(run, seed, out / GIF_NAME, connection),
+        _judge_section(run),
         _curves_section(run),
         _data_section(run),
         _time_section(run),
@@ -126,7 +131,7 @@ def _read_run(folder: Path, device: str) -> _Run:
             f"{str(folder)!r} holds neither a world model (model/) nor an agent (agent/); give the folder of a run, as "
             "`wm-gym demo` makes it."
         )
-    summary_file = folder / "summary.json"
+    summary_file, scorecard_file = folder / "summary.json", folder / "judge" / SCORECARD_NAME
     names = [file.stem for file in (folder / "evaluation").glob("*.json")]
     names.sort(key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
     return _Run(
@@ -136,6 +141,7 @@ def _read_run(folder: Path, device: str) -> _Run:
         model_rows=read_metrics(model / "metrics.jsonl"),
         agent_rows=read_metrics(agent / "metrics.jsonl"),
         driver=Driver.load(agent, device) if (agent / MANIFEST).exists() else None,
+        scorecard=read_scorecard(scorecard_file) if scorecard_file.exists() else None,
         summary=_read_json(summary_file) if summary_file.exists() else {},
     )
 
@@ -321,6 +327,28 @@ def _calibration(gap: RealityGap) -> str:
             f"(recall {hits}, Brier score {ends.brier:.4f})."
         )
     return " ".join(parts)
+
+
+def _judge_section(run: _Run) -> Html | None:
+    if run.scorecard is None:
+        return None
+    first, *others = run.scorecard.tables()
+    parts = [
+        (heading(one.title), table(one.headings, one.cells()), *(paragraph(note) for note in one.notes))
+        for one in others
+    ]
+    return section(
+        "The dream as a judge",
+        paragraph(first.title),
+        table(first.headings, first.cells(), words=(1,)),
+        *(paragraph(note) for note in first.notes),
+        _figure(
+            figures.draw_agreement(run.scorecard),
+            "Return of every policy in the dream against its return in the simulator",
+            "A point is a policy; the lines are 95 % intervals over start states and over drives.",
+        ),
+        *(piece for part in parts for piece in part),
+    )
 
 
 def _curves_section(run: _Run) -> Html | None:
