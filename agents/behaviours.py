@@ -9,7 +9,14 @@ from pathlib import Path
 
 from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.agents.autopilots import make_autopilot
-from wm_gym.data_collection.recording.behaviours import SWERVES, Behaviour, Held, Noisy, SmoothRandom
+from wm_gym.data_collection.recording.behaviours import (
+    SWERVES,
+    Behaviour,
+    BlindBehaviour,
+    Held,
+    Noisy,
+    SmoothRandom,
+)
 from wm_gym.envs.simulators import kind_of
 from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
@@ -49,16 +56,29 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
             agent.
         BundleError: The agent cannot be loaded.
     """
+    if is_blind(name):
+        return make_blind_behaviour(name, spec)
     if name in BEHAVIOURS:
         return _make_plain(name, spec)
-    if is_held(name):
-        return Held(_held_action(name, spec.action), name)
     if varied := _VARIED.fullmatch(name):
         is_noisy, inner = varied["how"] == "noisy", varied["name"]
         return Noisy(make_behaviour(inner, spec), spec.action) if is_noisy else _make_agent(inner, spec, sampled=True)
     if name in SIMULATOR_BEHAVIOURS:
         return _make_simulator_behaviour(name, spec)
     return _make_agent(name, spec)
+
+
+def make_blind_behaviour(name: str, spec: SimulatorSpec) -> BlindBehaviour:
+    """Make a behaviour that looks at nothing.
+
+    Args:
+        name: One for which :func:`is_blind` is true.
+        spec: The simulator that it will act in, or whose dream.
+
+    Raises:
+        ConfigError: The values to hold are no action.
+    """
+    return SmoothRandom(spec.action) if name == "random" else Held(_held_action(name, spec.action), name)
 
 
 def is_held(name: str) -> bool:
@@ -88,8 +108,6 @@ def _held_action(name: str, action: ActionFormat) -> FloatArray:
 
 
 def _make_plain(name: str, spec: SimulatorSpec) -> Behaviour:
-    if name == "random":
-        return SmoothRandom(spec.action)
     if name == "noisy":
         return Noisy(make_autopilot(spec.id, varied_pace=True), spec.action)
     if name == "swerving":

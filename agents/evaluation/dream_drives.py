@@ -14,7 +14,7 @@ import torch
 
 from wm_gym.actions import FloatArray
 from wm_gym.agents.bundles.driver import Driver
-from wm_gym.data_collection.recording.behaviours import Held, SmoothRandom
+from wm_gym.data_collection.recording.behaviours import BlindBehaviour
 from wm_gym.data_collection.recording.driving import check_not_lost
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.imagined_rollouts import ImaginedRollouts
@@ -63,9 +63,9 @@ class BlindInDreams:
         make: Makes one of it for each dream.
     """
 
-    def __init__(self, make: Callable[[], SmoothRandom | Held]) -> None:
+    def __init__(self, make: Callable[[], BlindBehaviour]) -> None:
         self._make = make
-        self._behaviours: list[SmoothRandom | Held] = []
+        self._behaviours: list[BlindBehaviour] = []
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin with a behaviour for each dream."""

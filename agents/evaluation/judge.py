@@ -16,6 +16,7 @@ from wm_gym.agents.behaviours import (
     SIMULATOR_BEHAVIOURS,
     is_blind,
     make_behaviour,
+    make_blind_behaviour,
 )
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import AgentManifest, read_agent_manifest
@@ -202,8 +203,8 @@ def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
     blind = ", ".join(BLIND_BEHAVIOURS)
     if name in _SEES_THE_SIMULATOR or name.startswith(("noisy(", "sampled(")):
         raise ConfigError(
-            f"the policy {name!r} cannot drive in a dream, which has no simulator behind it to read and knows mean "
-            f"actions alone; name agents of this model, {blind}."
+            f"the policy {name!r} cannot drive in a dream, as it reads the simulator's state or draws its actions "
+            f"anew in every step; name agents of this model, {blind}."
         )
     if name != BUNDLED and not Path(name).is_dir():
         raise ConfigError(
@@ -273,7 +274,7 @@ def _describe(simulator: SimulatorSpec) -> str:
 
 def _make_policy(name: str, model: DreamModel, device: torch.device) -> _Judged:
     if is_blind(name):
-        return _Judged(BlindInDreams(partial(make_behaviour, name, model.simulator)), None)  # type: ignore[arg-type]
+        return _Judged(BlindInDreams(partial(make_blind_behaviour, name, model.simulator)), None)
     driver = Driver.load(name, device)
     driver.observer = LatentObserver(model)  # the same model, and no copy for every agent
     return _Judged(AgentInDreams(driver), driver)

@@ -237,10 +237,17 @@ def score_policies(
         Every policy, and the agreement by horizon.
 
     Raises:
-        ConfigError: There are fewer than two policies.
+        ConfigError: There are fewer than two policies, one of them has no drives, or a horizon is beyond the dreams.
     """
     check_can_be_ranked(list(predicted))
     steps_of = sorted(set(horizons))
+    for name, rewards in predicted.items():
+        if name not in real:
+            raise ConfigError(f"the policy {name!r} has no drives to be compared with; give them, or leave it out.")
+        if not steps_of or not 1 <= steps_of[0] <= steps_of[-1] <= rewards.shape[1]:
+            raise ConfigError(
+                f"the horizons {steps_of} do not fit dreams of {rewards.shape[1]} steps; give 1 to {rewards.shape[1]}."
+            )
     compared: dict[int, Compared] = {
         steps: "same_steps" if all(real[name].returns_over(steps) is not None for name in predicted) else "whole_drive"
         for steps in steps_of

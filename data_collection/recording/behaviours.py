@@ -43,6 +43,24 @@ class Behaviour(Protocol):
         ...
 
 
+class BlindBehaviour(Protocol):
+    """A behaviour that looks at nothing, and therefore acts in a dream as it does in a simulator.
+
+    Attributes:
+        name: What datasets record as the episode's behaviour.
+    """
+
+    name: str
+
+    def reset(self, env: gym.Env[Any, Any] | None, seed: int) -> None:
+        """Begin an episode; as for :class:`Behaviour`, but there need not be a simulator."""
+        ...
+
+    def act(self, observation: Observed | None, /) -> FloatArray:
+        """The next action: ``(A,)`` float32 in the stored format."""
+        ...
+
+
 @runtime_checkable
 class TracksActions(Protocol):
     """A behaviour that follows what it did, and has to be told where something else was done."""

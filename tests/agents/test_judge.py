@@ -15,7 +15,7 @@ from scipy import stats
 from toy_world import REWARD, PointWorld
 
 from wm_gym.actions import ActionFormat
-from wm_gym.agents.behaviours import make_behaviour
+from wm_gym.agents.behaviours import make_behaviour, make_blind_behaviour
 from wm_gym.agents.evaluation.dream_drives import BlindInDreams, drawn_states, dream_drives, first_states
 from wm_gym.agents.evaluation.evaluation import evaluate
 from wm_gym.agents.evaluation.judge import judge
@@ -83,7 +83,7 @@ def test_agreement_of_a_few_policies_by_hand():
 
 
 def held(world, text):
-    return BlindInDreams(lambda: make_behaviour(f"held({text})", world.simulator))
+    return BlindInDreams(lambda: make_blind_behaviour(f"held({text})", world.simulator))
 
 
 def test_dreams_of_any_model_with_the_five_verbs_are_what_can_be_computed_by_hand():
@@ -123,7 +123,7 @@ def test_every_policy_meets_the_same_noise_and_the_seed_decides_it():
 
 
 def test_random_actions_in_a_dream_are_those_of_the_drive_with_the_seed(driving_spec):
-    policy = BlindInDreams(lambda: make_behaviour("random", driving_spec))
+    policy = BlindInDreams(lambda: make_blind_behaviour("random", driving_spec))
     policy.reset([5, 6, 5])
     alone = make_behaviour("random", driving_spec)
     alone.reset(None, 6)
@@ -181,6 +181,10 @@ def test_like_is_compared_with_like():
     scores, found = score_policies(predicted, known | {"b": drives([30.0, 30.0], [2, 2], max_steps=2)}, [2, 4])
     assert [one.compared_with for one in found] == ["same_steps", "whole_drive"]
     assert [score.by_horizon[1].real for score in scores] == [11.0, 30.0]
+    with pytest.raises(ConfigError, match="the policy 'b' has no drives"):
+        score_policies(predicted, {"a": known["a"]}, [2])
+    with pytest.raises(ConfigError, match=r"the horizons \[5\] do not fit dreams of 4 steps"):
+        score_policies(predicted, known, [5])
 
 
 # --- Multiple choice -------------------------------------------------------------------------------------------------
