@@ -264,9 +264,9 @@ def test_a_simulator_that_does_not_repeat_itself_is_refused():
 
 def test_the_command_judges_the_bundled_model(tmp_path, capsys):
     given = tmp_path / "random.json"
-    first = evaluate("random", "car-racing", episodes=2, seed=990_000, max_episode_steps=60, progress=False)
+    first = evaluate("random", "car-racing", episodes=2, seed=990_000, max_episode_steps=52, progress=False)
     write_json_result(given, first.to_json())
-    command = ["judge", "--model", "bundled", "--policies", ",".join(POLICIES), "--real", str(given), "--steps", "60"]
+    command = ["judge", "--model", "bundled", "--policies", ",".join(POLICIES), "--real", str(given), "--steps", "52"]
     command += ["--episodes", "2", "--draws", "2", "--choices", "1", "--seed", "990000", "--device", "cpu", "--quiet"]
     assert main([*command, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "card.json")]) == 0
     printed = capsys.readouterr().out
@@ -280,12 +280,12 @@ def test_the_command_judges_the_bundled_model(tmp_path, capsys):
     assert tuple(by_name) == POLICIES
     assert by_name["random"]["drives"]["source"] == str(given)
     assert by_name["random"]["drives"]["returns"] == first.returns
-    driven = evaluate("bundled", episodes=2, seed=990_000, max_episode_steps=60, gap=False, progress=False)
+    driven = evaluate("bundled", episodes=2, seed=990_000, max_episode_steps=52, gap=False, progress=False)
     assert by_name["bundled"]["drives"]["returns"] == driven.returns
     assert by_name["bundled"]["by_horizon"][1]["real"] == pytest.approx(driven.mean_return)
     assert [(one["steps"], one["compared_with"]) for one in card["agreement"]] == [
         (50, "same_steps"),
-        (60, "same_steps"),
+        (52, "same_steps"),
     ]
     # So far apart that the shipped model must tell them: a driver of the whole track, and one that holds the wheel.
     promised = {name: score["by_horizon"][0]["predicted"] for name, score in by_name.items()}
