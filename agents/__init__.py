@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from wm_gym.agents.bundles.driver import Driver
     from wm_gym.agents.bundles.folder import load_agent, save_agent
     from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate
+    from wm_gym.agents.evaluation.judge import judge
     from wm_gym.agents.evaluation.reality_gap import imagine_along, side_by_side
+    from wm_gym.agents.evaluation.scorecard import Scorecard, score_policies
     from wm_gym.agents.policies.algorithms import ALGORITHMS
     from wm_gym.agents.policies.config import AgentConfig, make_agent_config
     from wm_gym.agents.training.dream_training import TrainingSummary, train_agent
@@ -22,13 +24,16 @@ __all__ = [
     "Driver",
     "EvaluationResult",
     "ImaginationTrainer",
+    "Scorecard",
     "TrainingSummary",
     "evaluate",
     "imagine_along",
+    "judge",
     "load_agent",
     "make_agent_config",
     "make_behaviour",
     "save_agent",
+    "score_policies",
     "side_by_side",
     "train_agent",
 ]
@@ -39,13 +44,16 @@ _MODULES = {
     "Driver": "wm_gym.agents.bundles.driver",
     "EvaluationResult": "wm_gym.agents.evaluation.evaluation",
     "ImaginationTrainer": "wm_gym.agents.training.imagination",
+    "Scorecard": "wm_gym.agents.evaluation.scorecard",
     "TrainingSummary": "wm_gym.agents.training.dream_training",
     "evaluate": "wm_gym.agents.evaluation.evaluation",
     "imagine_along": "wm_gym.agents.evaluation.reality_gap",
+    "judge": "wm_gym.agents.evaluation.judge",
     "load_agent": "wm_gym.agents.bundles.folder",
     "make_agent_config": "wm_gym.agents.policies.config",
     "make_behaviour": "wm_gym.agents.behaviours",
     "save_agent": "wm_gym.agents.bundles.folder",
+    "score_policies": "wm_gym.agents.evaluation.scorecard",
     "side_by_side": "wm_gym.agents.evaluation.reality_gap",
     "train_agent": "wm_gym.agents.training.dream_training",
 }

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import pkgutil
 import re
 from pathlib import Path
 
+from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.agents.autopilots import make_autopilot
-from wm_gym.data_collection.recording.behaviours import SWERVES, Behaviour, Noisy, SmoothRandom
+from wm_gym.data_collection.recording.behaviours import (
+    SWERVES,
+    Behaviour,
+    BlindBehaviour,
+    Held,
+    Noisy,
+    SmoothRandom,
+)
 from wm_gym.envs.simulators import kind_of
 from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
@@ -24,6 +33,10 @@ SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
 """Behaviours that only some simulators, and those that inherit from them, have: name, Gymnasium id, and
 ``"module:Class"``, made as ``Class()``."""
 
+BLIND_BEHAVIOURS = ("random", "held(STEERING ACCELERATION)")
+"""Behaviours that look at nothing, and therefore act in a dream as they do in a simulator."""
+
+_HELD = re.compile(r"held\((?P<values>[^()]*)\)")
 _VARIED = re.compile(r"(?P<how>noisy|sampled)\((?P<name>.+)\)")
 
 
@@ -32,16 +45,19 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
 
     Args:
         name: One of :data:`BEHAVIOURS` or :data:`SIMULATOR_BEHAVIOURS`, ``"bundled"`` for the agent that the package
-            ships, or the folder of a trained agent. ``"noisy(NAME)"`` is any of them with disturbances, and
+            ships, or the folder of a trained agent. ``"held(0.1 0.3)"`` holds one action, steering and acceleration of
+            a driving simulator or all values of its format. ``"noisy(NAME)"`` is any of them with disturbances, and
             ``"sampled(AGENT)"`` an agent that draws its actions from its policy instead of taking the mean.
         spec: The simulator that it will act in.
 
     Raises:
-        ConfigError: ``name`` is neither a known name nor a folder.
+        ConfigError: ``name`` is neither a known name nor a folder, or the values to hold are no action.
         SimulatorError: The simulator has no autopilot or no such driver, or its frames or actions are not those of the
             agent.
         BundleError: The agent cannot be loaded.
     """
+    if is_blind(name):
+        return make_blind_behaviour(name, spec)
     if name in BEHAVIOURS:
         return _make_plain(name, spec)
     if varied := _VARIED.fullmatch(name):
@@ -52,9 +68,46 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
     return _make_agent(name, spec)
 
 
+def make_blind_behaviour(name: str, spec: SimulatorSpec) -> BlindBehaviour:
+    """Make a behaviour that looks at nothing.
+
+    Args:
+        name: One for which :func:`is_blind` is true.
+        spec: The simulator that it will act in, or whose dream.
+
+    Raises:
+        ConfigError: The values to hold are no action.
+    """
+    return SmoothRandom(spec.action) if name == "random" else Held(_held_action(name, spec.action), name)
+
+
+def is_held(name: str) -> bool:
+    """Whether a name is that of an action that is held, as in ``"held(0.1 0.3)"``."""
+    return _HELD.fullmatch(name) is not None
+
+
+def is_blind(name: str) -> bool:
+    """Whether a behaviour looks at nothing; see :data:`BLIND_BEHAVIOURS`."""
+    return name == "random" or is_held(name)
+
+
+def _held_action(name: str, action: ActionFormat) -> FloatArray:
+    found = _HELD.fullmatch(name)
+    assert found is not None
+    counts = {action.space(kind).shape[0]: kind for kind in action.names}
+    try:
+        values = [float(text) for text in found["values"].replace(",", " ").split()]
+    except ValueError:
+        values = []
+    if len(values) not in counts or not all(map(math.isfinite, values)):
+        raise ConfigError(
+            f"{name!r} holds no action of this simulator; write {' or '.join(map(str, sorted(counts)))} numbers, as in "
+            f"held({' '.join(['0'] * min(counts))})."
+        )
+    return action.to_stored(values, counts[len(values)])
+
+
 def _make_plain(name: str, spec: SimulatorSpec) -> Behaviour:
-    if name == "random":
-        return SmoothRandom(spec.action)
     if name == "noisy":
         return Noisy(make_autopilot(spec.id, varied_pace=True), spec.action)
     if name == "swerving":

@@ -171,6 +171,14 @@ class Driver:
         _ = self.model
         return self._act_on(features, deterministic)
 
+    def actions(self, observations: NDArray[Any]) -> FloatArray:
+        """The policy's mean actions ``(N, A)`` in the stored format for a batch of its observations ``(N, ...)``.
+
+        The drive under way is not touched: this is how an agent acts in many dreams at once.
+        """
+        chosen = self.policy.predict(observations, deterministic=True)[0]
+        return self.simulator.action.to_stored(chosen, self.action)
+
     def carried_out(self, action: FloatArray) -> None:
         """Say that another action ``(A,)``, in the stored format, took the place of the one that was given last."""
         self._last_action = np.array(action, np.float32)

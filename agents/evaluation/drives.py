@@ -52,6 +52,7 @@ class DriveSettings:
         max_episode_steps: Steps after which a drive is cut, or ``None``.
         video: Where to write the first drive, or ``None``.
         gap_horizon: Steps over which an agent's dreams are compared with its drives, or ``None`` for no comparison.
+        horizons: Numbers of steps over whose beginning of each drive rewards are summed, too.
         connection: Where this process's simulator runs.
         reset_options: Options of the simulator's reset for each drive, by its number, or none.
     """
@@ -63,6 +64,7 @@ class DriveSettings:
     max_episode_steps: int | None
     video: Path | None
     gap_horizon: int | None = None
+    horizons: Sequence[int] = ()
     connection: Mapping[str, Any] = field(default_factory=dict)
     reset_options: Sequence[Mapping[str, Any]] = ()
 
@@ -80,6 +82,7 @@ class DriveResult:
         index: Number of the episode.
         return_: Sum of its rewards.
         length: Its steps.
+        horizon_returns: Sum of the rewards of its first steps, for each of the settings' horizons.
         terminated: Whether the simulator ended it.
         info_means: Mean over its steps of every number in ``info``.
         info_last: Their values at the last step.
@@ -92,6 +95,7 @@ class DriveResult:
     index: int
     return_: float
     length: int
+    horizon_returns: list[float]
     terminated: bool
     info_means: dict[str, float]
     info_last: dict[str, float]
@@ -248,7 +252,18 @@ class _Cockpit:
         means = {name: value / counts[name] for name, value in sums.items()}
         gap = self._measure_gap(actions, rewards, seed, terminated=terminated)
         texts = text_infos(info)
-        return DriveResult(index, sum(rewards), len(rewards), terminated, means, last, texts, gap, wall_s=wall_s)
+        return DriveResult(
+            index,
+            sum(rewards),
+            len(rewards),
+            [sum(rewards[:steps]) for steps in self.settings.horizons],
+            terminated,
+            means,
+            last,
+            texts,
+            gap,
+            wall_s=wall_s,
+        )
 
     def _measure_gap(
         self, actions: list[FloatArray], rewards: list[float], seed: int, *, terminated: bool

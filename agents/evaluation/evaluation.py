@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS
+from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS, is_held
 from wm_gym.agents.bundles.driver import check_simulator_fits
 from wm_gym.agents.bundles.folder import AgentManifest, agent_simulator, read_agent_manifest
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
@@ -24,6 +24,9 @@ from wm_gym.files import check_writable, write_json_result
 from wm_gym.progress import progress_bar
 from wm_gym.provenance import provenance
 from wm_gym.simulator import SimulatorSpec
+
+RETURN_HORIZONS = (50, 150, 250)
+"""Steps from the beginning of a drive over which its rewards are summed, beside the whole drive's."""
 
 _BUNDLED = "bundled"
 # How an entry of `info` becomes a driving metric: over the steps of a drive, then averaged over the drives.
@@ -56,6 +59,9 @@ class EvaluationResult:
         seeds: Seed of each episode.
         returns: Return of each.
         lengths: Steps of each.
+        max_episode_steps: Steps after which drives were cut; ``None`` where it was left to the simulator.
+        returns_by_horizon: By a number of steps, the return of each episode over its first so many, or fewer where the
+            simulator ended it before. Numbers beyond a limit on the steps of a drive are left out.
         mean_return: Mean of the returns.
         std_return: Their standard deviation (of the sample; 0 for one episode).
         ci95: 95 % bootstrap interval of the mean return; ``None`` for one episode.
@@ -85,6 +91,8 @@ class EvaluationResult:
     seeds: list[int]
     returns: list[float]
     lengths: list[int]
+    max_episode_steps: int | None
+    returns_by_horizon: dict[int, list[float]]
     mean_return: float
     std_return: float
     ci95: tuple[float, float] | None
@@ -117,6 +125,7 @@ def evaluate(
     simulator_kwargs: Mapping[str, Any] | None = None,
     gap: bool = True,
     gap_horizon: int | None = None,
+    horizons: Sequence[int] = RETURN_HORIZONS,
     device: str = "cpu",
     reset_options: Sequence[Mapping[str, Any]] | None = None,
     progress: bool = True,
@@ -143,6 +152,7 @@ def evaluate(
         simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``.
         gap: Whether to dream from the moments of an agent's drives too, and to compare (``reality_gap``).
         gap_horizon: Steps of these dreams; ``None`` for the horizon that the agent was trained with.
+        horizons: Numbers of steps for ``returns_by_horizon``.
         device: Where an agent computes.
         reset_options: Options of the simulator's reset for each of the episodes, such as the route to drive.
         progress: Show a progress bar.
@@ -166,6 +176,8 @@ def evaluate(
     for name, limit in (("max_episode_steps", max_episode_steps), ("gap_horizon", gap_horizon)):
         if limit is not None:
             _check_at_least(name, limit, 1)
+    for steps in horizons:
+        _check_at_least("a horizon", steps, 1)
     if reset_options is not None and len(reset_options) != episodes:
         raise ConfigError(f"{len(reset_options)} reset_options do not fit episodes={episodes}; give one for each.")
     video = None if video_path is None else check_writable(check_video_path(video_path))
@@ -185,6 +197,7 @@ def evaluate(
         max_episode_steps=max_episode_steps,
         video=video,
         gap_horizon=_gap_horizon(trained, gap_horizon) if gap else None,
+        horizons=[steps for steps in horizons if max_episode_steps is None or steps <= max_episode_steps],
         reset_options=() if reset_options is None else tuple(reset_options),
     )
     seeds = [seed + index for index in range(episodes)]
@@ -224,6 +237,11 @@ def _summarise(
         seeds=seeds,
         returns=returns,
         lengths=[result.length for result in results],
+        max_episode_steps=settings.max_episode_steps,
+        returns_by_horizon={
+            steps: [result.horizon_returns[place] for result in results]
+            for place, steps in enumerate(settings.horizons)
+        },
         mean_return=statistics.fmean(returns),
         std_return=statistics.stdev(returns) if len(returns) > 1 else 0.0,
         ci95=bootstrap_interval(returns),
@@ -270,7 +288,7 @@ class _Training(NamedTuple):
 def _read_training(driver: str | Path) -> _Training | None:
     """How an agent was trained; ``None`` for a behaviour that is no agent."""
     names = (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS)
-    if str(driver) in names:
+    if str(driver) in names or is_held(str(driver)):
         return None
     if str(driver) != _BUNDLED and not Path(driver).is_dir():
         raise ConfigError(

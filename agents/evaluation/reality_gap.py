@@ -434,9 +434,7 @@ def _ratio(dream: float, real: float) -> float | None:
 
 def _choose(driver: Driver, state: LatentState) -> FloatArray:
     """The agent's actions ``(N, A)`` in the stored format for a batch of dreamt states."""
-    features = driver.model.features(state).cpu().numpy()
-    chosen = driver.policy.predict(features, deterministic=True)[0]
-    return driver.simulator.action.to_stored(chosen, driver.action)
+    return driver.actions(driver.model.features(state).cpu().numpy())
 
 
 def _imagine(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from wm_gym.agents.evaluation.calibration import RewardCalibration
 from wm_gym.agents.evaluation.reality_gap import Windows
+from wm_gym.agents.evaluation.scorecard import Scorecard
 from wm_gym.data_collection.datasets.statistics import DatasetStatistics
 
 Row = Mapping[str, Any]
@@ -119,6 +120,31 @@ def _draw_calibration(axes: Axes, calibration: RewardCalibration) -> None:
     axes.set_xlabel("mean predicted reward")
     axes.set_ylabel("mean real reward")
     axes.legend()
+
+
+def draw_agreement(card: Scorecard) -> bytes:
+    """Predicted against real mean return of every policy, with the intervals of both, a panel for each horizon."""
+    with matplotlib.rc_context(_STYLE):
+        figure, grid = _grid(len(card.agreement), row_height=3.3)
+        for place, (axes, agreement) in enumerate(zip(grid, card.agreement, strict=True)):
+            points = [score.by_horizon[place] for score in card.policies]
+            ends: list[float] = []
+            for point in points:
+                low, high = point.real_ci95 or (point.real, point.real)
+                axes.plot([low, high], [point.predicted] * 2, color=_BLUE, alpha=0.5, linewidth=1.2)
+                ends += [low, high]
+                low, high = point.predicted_ci95 or (point.predicted, point.predicted)
+                axes.plot([point.real] * 2, [low, high], color=_BLUE, alpha=0.5, linewidth=1.2)
+                ends += [low, high]
+            axes.plot([point.real for point in points], [point.predicted for point in points], "o", color=_BLUE)
+            axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="#9aa3ad", linewidth=1, label="equal")
+            known = "unknown" if agreement.spearman is None else f"{agreement.spearman:.2f}"
+            axes.set_title(f"{agreement.steps} steps, rank correlation {known}")
+            whole = agreement.compared_with == "whole_drive"
+            axes.set_xlabel("mean return in the simulator" + (", whole drives" if whole else ""))
+            axes.set_ylabel("mean return in the dream")
+            axes.legend()
+        return _png(figure)
 
 
 def draw_model_curves(rows: Sequence[Row]) -> bytes | None:

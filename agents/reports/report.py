@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.reality_gap import RealityGap, Windows
+from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
+from wm_gym.agents.evaluation.scorecard import Scorecard
 from wm_gym.agents.reports import figures
 from wm_gym.agents.reports.drives import Drive, Film, make_film, measure_gap, record_drives
+from wm_gym.agents.reports.judgement import JSON_NAME as SCORECARD_NAME
+from wm_gym.agents.reports.judgement import read_scorecard
 from wm_gym.agents.reports.page import Html, bullets, details, heading, image, page, paragraph, section, table
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.statistics import DatasetStatistics, describe
@@ -51,30 +54,17 @@ _DRIVING_COLUMNS: dict[str, tuple[str, float, str]] = {
 }
 
 
-class _Evaluation(BaseModel):
-    """What the report reads of an evaluation's JSON file."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    returns: list[float] = Field(min_length=1)
-    lengths: list[int] = Field(min_length=1)
-    seeds: list[int] = Field(min_length=1)
-    mean_return: float
-    ci95: tuple[float, float] | None = None
-    driving: dict[str, float] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
-
-
 @dataclass
 class _Run:
     """What a run's folder holds; whatever is not there is ``None`` or empty."""
 
     folder: Path
-    evaluations: dict[str, _Evaluation] = field(default_factory=dict)
+    evaluations: dict[str, SavedEvaluation] = field(default_factory=dict)
     data: Dataset | None = None
     model_rows: list[dict[str, Any]] = field(default_factory=list)
     agent_rows: list[dict[str, Any]] = field(default_factory=list)
     driver: Driver | None = None
+    scorecard: Scorecard | None = None
     summary: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,7 +87,7 @@ def write_report(
 
     Args:
         folder: As ``wm-gym demo`` leaves it: ``data/``, ``model/``, ``agent/``, ``evaluation/*.json``,
-            ``summary.json``.
+            ``summary.json``; with ``judge/``, where ``wm-gym judge --out`` wrote there.
         seed: Of the first of the three drives; below 1,000,000, so that no held-out track is looked at.
         connection: Where the agent's simulator runs, where it needs to be told.
         device: Where model and agent compute.
@@ -124,6 +114,7 @@ def write_report(
         *_introduction(run),
         _returns_section(run),
         *_drive_sections(run, seed, out / GIF_NAME, connection),
+        _judge_section(run),
         _curves_section(run),
         _data_section(run),
         _time_section(run),
@@ -140,16 +131,17 @@ def _read_run(folder: Path, device: str) -> _Run:
             f"{str(folder)!r} holds neither a world model (model/) nor an agent (agent/); give the folder of a run, as "
             "`wm-gym demo` makes it."
         )
-    summary_file = folder / "summary.json"
+    summary_file, scorecard_file = folder / "summary.json", folder / "judge" / SCORECARD_NAME
     names = [file.stem for file in (folder / "evaluation").glob("*.json")]
     names.sort(key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
     return _Run(
         folder=folder,
-        evaluations={name: _read_evaluation(folder / "evaluation" / f"{name}.json") for name in names},
+        evaluations={name: read_evaluation(folder / "evaluation" / f"{name}.json") for name in names},
         data=Dataset.open(data) if data.exists() else None,
         model_rows=read_metrics(model / "metrics.jsonl"),
         agent_rows=read_metrics(agent / "metrics.jsonl"),
         driver=Driver.load(agent, device) if (agent / MANIFEST).exists() else None,
+        scorecard=read_scorecard(scorecard_file) if scorecard_file.exists() else None,
         summary=_read_json(summary_file) if summary_file.exists() else {},
     )
 
@@ -337,6 +329,28 @@ def _calibration(gap: RealityGap) -> str:
     return " ".join(parts)
 
 
+def _judge_section(run: _Run) -> Html | None:
+    if run.scorecard is None:
+        return None
+    first, *others = run.scorecard.tables()
+    parts = [
+        (heading(one.title), table(one.headings, one.cells()), *(paragraph(note) for note in one.notes))
+        for one in others
+    ]
+    return section(
+        "The dream as a judge",
+        paragraph(first.title),
+        table(first.headings, first.cells(), words=(1,)),
+        *(paragraph(note) for note in first.notes),
+        _figure(
+            figures.draw_agreement(run.scorecard),
+            "Return of every policy in the dream against its return in the simulator",
+            "A point is a policy; the lines are 95 % intervals over start states and over drives.",
+        ),
+        *(piece for part in parts for piece in part),
+    )
+
+
 def _curves_section(run: _Run) -> Html | None:
     parts: list[Html | None] = []
     model_figure = figures.draw_model_curves(run.model_rows)
@@ -462,17 +476,6 @@ def _seed_of(config: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _read_evaluation(file: Path) -> _Evaluation:
-    try:
-        return _Evaluation.model_validate(_read_json(file))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise BundleError(
-            f"{str(file)!r} is no evaluation: {where}: {problem['msg']}; evaluate again, or remove the file."
-        ) from error
-
-
 def _read_json(file: Path) -> dict[str, Any]:
     return read_json(file, error=BundleError, remedy="make it again, or remove it")
 
@@ -493,7 +496,7 @@ def _strip_png(film: Film) -> bytes:
     return buffer.getvalue()
 
 
-def _driving_cell(evaluation: _Evaluation, metric: str) -> str:
+def _driving_cell(evaluation: SavedEvaluation, metric: str) -> str:
     _, factor, form = _DRIVING_COLUMNS[metric]
     return form.format(factor * evaluation.driving[metric]) if metric in evaluation.driving else _NOTHING
 

@@ -1,6 +1,6 @@
 """Behaviour policies: what drives while data are collected.
 
-The two here need no knowledge of the simulator beyond its action format. Behaviours that drive well (autopilots,
+Those here need no knowledge of the simulator beyond its action format. Behaviours that drive well (autopilots,
 learned agents) are in :mod:`wm_gym.agents`.
 """
 
@@ -40,6 +40,24 @@ class Behaviour(Protocol):
 
     def act(self, observation: Observed, /) -> FloatArray:
         """The action for what is seen now: ``(A,)`` float32 in the stored format."""
+        ...
+
+
+class BlindBehaviour(Protocol):
+    """A behaviour that looks at nothing, and therefore acts in a dream as it does in a simulator.
+
+    Attributes:
+        name: What datasets record as the episode's behaviour.
+    """
+
+    name: str
+
+    def reset(self, env: gym.Env[Any, Any] | None, seed: int) -> None:
+        """Begin an episode; as for :class:`Behaviour`, but there need not be a simulator."""
+        ...
+
+    def act(self, observation: Observed | None, /) -> FloatArray:
+        """The next action: ``(A,)`` float32 in the stored format."""
         ...
 
 
@@ -131,11 +149,11 @@ class SmoothRandom:
         self._mean = np.zeros(self._controls.dim)
         self._start(seed=0)
 
-    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
+    def reset(self, env: gym.Env[Any, Any] | None, seed: int) -> None:
         """Begin an episode."""
         self._start(seed)
 
-    def act(self, observation: Observed) -> FloatArray:
+    def act(self, observation: Observed | None) -> FloatArray:
         """The next action."""
         return self._controls.to_action(self._mean + self._noise.step())
 
@@ -146,6 +164,26 @@ class SmoothRandom:
             self._mean[1] = rng.uniform(0.0, 0.4)
             scale[1] = rng.uniform(0.2, 0.5)
         self._noise = SmoothNoise(rng, scale, correlation_steps=rng.uniform(2.0, 12.0))
+
+
+class Held:
+    """One action from the first step to the last: what a simulator, or a dream, makes of wheel and pedals alone.
+
+    Args:
+        action: ``(A,)`` float32 in the stored format.
+        name: What datasets record as the behaviour.
+    """
+
+    def __init__(self, action: FloatArray, name: str = "held") -> None:
+        self.name = name
+        self._action = np.array(action, np.float32)
+
+    def reset(self, env: gym.Env[Any, Any] | None, seed: int) -> None:
+        """Begin an episode."""
+
+    def act(self, observation: Observed | None) -> FloatArray:
+        """The action that is held."""
+        return self._action.copy()
 
 
 Disturbance = Literal["none", "offset", "noise", "hold", "drift", "acceleration"]

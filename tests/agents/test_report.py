@@ -17,8 +17,10 @@ from toy_world import REWARD, PointWorld
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.evaluation.evaluation import evaluate
+from wm_gym.agents.evaluation.judge import judge
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.reports.drives import Drive, make_film, measure_gap, record_drives
+from wm_gym.agents.reports.judgement import read_scorecard, write_scorecard
 from wm_gym.agents.reports.report import GIF_NAME, write_report
 from wm_gym.agents.training.dream_training import train_agent
 from wm_gym.agents.training.imagination import ImaginationTrainer
@@ -206,6 +208,25 @@ def test_an_agent_alone_is_enough(run_folder, tmp_path):
     page = read(write_report(alone))
     assert page.headings == ["A drive and the dream of it", "Reality gap", "Made by"]
     assert next(row for row in page.rows if row[0] == "agent")[-1] == "3"
+
+
+def test_a_scorecard_beside_the_run_becomes_a_section(run_folder):
+    agent = str(run_folder / "agent")
+    results = [run_folder / "evaluation" / f"{name}.json" for name in ("agent", "random")]
+    values = json.loads(results[0].read_text()) | {"driver": agent}  # the run was copied
+    results[0].write_text(json.dumps(values))
+    policies = [agent, "random"]
+    judged = judge(run_folder / "model", policies, results=results, episodes=2, steps=15, draws=1, progress=False)
+    write_scorecard(judged, run_folder / "judge")
+    assert read_scorecard(run_folder / "judge" / "scorecard.json") == judged
+    page = read(write_report(run_folder))
+    assert page.headings[3] == "The dream as a judge"
+    assert page.open == []
+    row = next(row for row in page.rows if row[0] == agent)
+    assert row[1] == f"{values['mean_return']:.1f}"
+    (run_folder / "judge" / "scorecard.json").write_text('{"model": "bundled"}')
+    with pytest.raises(BundleError, match=r"scorecard\.json' is no scorecard: simulator: "):
+        write_report(run_folder)
 
 
 def test_every_text_is_escaped(run_folder):

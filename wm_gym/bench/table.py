@@ -27,16 +27,24 @@ class Table:
     rows: list[dict[str, Any]]
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def headings(self) -> list[str]:
+        """Heading of each column."""
+        return [heading for _, heading, _ in self.columns]
+
+    def cells(self) -> list[list[str]]:
+        """Every row as texts."""
+        return [[_cell(row.get(key), kind) for key, _, kind in self.columns] for row in self.rows]
+
 
 def render_markdown(tables: Sequence[Table], settings: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
     """All tables as Markdown, with settings, machine and versions below."""
     lines: list[str] = []
     for table in tables:
         lines += [f"## {table.title}", ""]
-        lines.append("| " + " | ".join(heading for _, heading, _ in table.columns) + " |")
+        lines.append("| " + " | ".join(table.headings) + " |")
         lines.append("| " + " | ".join("---:" if kind else "---" for _, _, kind in table.columns) + " |")
-        for row in table.rows:
-            lines.append("| " + " | ".join(_cell(row.get(key), kind) for key, _, kind in table.columns) + " |")
+        lines += ["| " + " | ".join(cells) + " |" for cells in table.cells()]
         lines.append("")
         if table.notes:
             lines += [" ".join(table.notes), ""]

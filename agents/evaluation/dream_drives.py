@@ -1,0 +1,172 @@
+"""Drives in a dream: policies that act in many dreams at once, the states that these begin from, and what they earn.
+
+All that is asked of a world model are the five verbs of :class:`~wm_gym.envs.dream_model.DreamModel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from wm_gym.actions import FloatArray
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.data_collection.recording.behaviours import BlindBehaviour
+from wm_gym.data_collection.recording.driving import check_not_lost
+from wm_gym.envs.dream_model import DreamModel, start_states_of
+from wm_gym.envs.imagined_rollouts import ImaginedRollouts
+from wm_gym.envs.simulators import make_simulator_from_spec
+from wm_gym.errors import BundleError
+from wm_gym.observation import Observation, split_observation
+from wm_gym.precision import single_precision
+from wm_gym.rollouts import LatentFilter
+from wm_gym.state import LatentState
+
+
+class DreamPolicy(Protocol):
+    """Chooses the actions of ``N`` dreams side by side."""
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin ``N`` dreams, each with the seed that a drive in the simulator would have."""
+        ...
+
+    def act(self, features: FloatArray) -> FloatArray:
+        """Actions ``(N, A)`` float32 in the stored format for the features ``(N, F)`` float32."""
+        ...
+
+
+class AgentInDreams:
+    """An agent that was trained on the features of the world model that dreams.
+
+    Args:
+        driver: The agent; it takes its mean actions, as in an evaluation.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin; the agent remembers nothing beside the features."""
+
+    def act(self, features: FloatArray) -> FloatArray:
+        """The policy's mean actions."""
+        return self.driver.actions(features)
+
+
+class BlindInDreams:
+    """A behaviour that looks at nothing: with equal seeds it acts in a dream as it does in the simulator.
+
+    Args:
+        make: Makes one of it for each dream.
+    """
+
+    def __init__(self, make: Callable[[], BlindBehaviour]) -> None:
+        self._make = make
+        self._behaviours: list[BlindBehaviour] = []
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin with a behaviour for each dream."""
+        self._behaviours = [self._make() for _ in seeds]
+        for behaviour, seed in zip(self._behaviours, seeds, strict=True):
+            behaviour.reset(None, seed)
+
+    def act(self, features: FloatArray) -> FloatArray:
+        """The actions that come next."""
+        return np.stack([behaviour.act(None) for behaviour in self._behaviours])
+
+
+def first_states(model: DreamModel, seeds: Sequence[int], connection: Mapping[str, Any] | None = None) -> LatentState:
+    """What a model makes of the first observation of each of ``N`` episodes of its simulator: where real drives begin.
+
+    Args:
+        model: The world model.
+        seeds: Seed of each episode.
+        connection: Where the simulator runs, where it needs to be told.
+
+    Returns:
+        ``N`` states.
+
+    Raises:
+        SimulatorError: The simulator cannot be made, or was lost.
+    """
+    states = []
+    with closing(make_simulator_from_spec(model.simulator, connection=connection)) as env:
+        for seed in seeds:
+            observed, info = env.reset(seed=seed)
+            check_not_lost(info)
+            seen = split_observation(observed)
+            states.append(LatentFilter(model).observe(Observation(seen.image[None], seen.vector[None]), None))
+    return LatentState.cat(states)
+
+
+def drawn_states(model: DreamModel, count: int, seed: int) -> LatentState:
+    """``count`` of a model's own start states, drawn without a simulator.
+
+    Raises:
+        BundleError: The model has none.
+    """
+    bank = start_states_of(model)
+    rows = np.random.default_rng(seed).integers(bank.batch_size, size=count)
+    return bank.select(torch.from_numpy(rows).to(bank.latent.device))
+
+
+@single_precision()
+def dream_drives(
+    model: DreamModel,
+    policy: DreamPolicy,
+    starts: LatentState,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    draws: int = 1,
+) -> FloatArray:
+    """Let a policy drive in dreams, all of which advance together.
+
+    A dream that may have ended goes on and counts less: each reward is taken times the probability that the dream has
+    come that far. The noise of a dream depends on its seed and its draw alone, so that every policy meets the same.
+
+    Args:
+        model: The world model.
+        policy: What drives.
+        starts: ``N`` states to begin from.
+        seeds: ``N`` seeds, of the noise and of the policy's own randomness.
+        steps: Length of the dreams, ``K``.
+        draws: Dreams from each state, which differ in the noise of stochastic dynamics.
+
+    Returns:
+        ``(N, K)`` float32: the reward of each step, the mean over the draws.
+
+    Raises:
+        BundleError: The model imagined a number that is not finite, or states and seeds do not fit each other.
+    """
+    count = starts.batch_size
+    if count != len(seeds):
+        raise BundleError(f"{count} start states do not fit {len(seeds)} seeds; give one for each.")
+    rollouts = ImaginedRollouts(
+        count * draws,
+        model=model,
+        horizon=steps,
+        observation="latent",
+        action=None,
+        device=None,
+        start_states=starts,
+        termination="never",
+    )
+    slots = [(place, draw) for draw in range(draws) for place in range(count)]
+    rollouts.random.seed([_noise_seed(seeds[place], draw) for place, draw in slots])
+    rollouts.reset(start_state=np.array([place for place, _ in slots], np.int64))
+    policy.reset([seeds[place] for place, _ in slots])
+    rewards = np.zeros((len(slots), steps))
+    reached = np.ones(len(slots))
+    for step in range(steps):
+        outcome = rollouts.step(policy.act(rollouts.observations()))
+        rewards[:, step] = outcome.reward * reached
+        reached *= outcome.continuation
+    return rewards.reshape(draws, count, steps).mean(0).astype(np.float32)
+
+
+def _noise_seed(seed: int, draw: int) -> int:
+    return int(np.random.SeedSequence((seed, draw)).generate_state(1)[0])

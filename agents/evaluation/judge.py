@@ -1,0 +1,312 @@
+"""A world model as a judge: it dreams drives of several policies, and is held against their drives in the simulator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from wm_gym.agents.behaviours import (
+    BEHAVIOURS,
+    BLIND_BEHAVIOURS,
+    SIMULATOR_BEHAVIOURS,
+    is_blind,
+    make_behaviour,
+    make_blind_behaviour,
+)
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.bundles.folder import AgentManifest, read_agent_manifest
+from wm_gym.agents.evaluation.dream_drives import (
+    AgentInDreams,
+    BlindInDreams,
+    DreamPolicy,
+    drawn_states,
+    dream_drives,
+    first_states,
+)
+from wm_gym.agents.evaluation.evaluation import RETURN_HORIZONS, evaluate
+from wm_gym.agents.evaluation.multiple_choice import (
+    ChoiceScore,
+    dream_of_choices,
+    record_decision_points,
+    score_choices,
+)
+from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
+from wm_gym.agents.evaluation.scorecard import RealDrives, Scorecard, check_can_be_ranked, score_policies
+from wm_gym.agents.policies.observers import LatentObserver
+from wm_gym.bundle import BUNDLED, ModelManifest, read_manifest
+from wm_gym.data_collection.recording.behaviours import Behaviour
+from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
+from wm_gym.data_collection.recording.worker_pool import connection_of_each
+from wm_gym.device import resolve_device
+from wm_gym.envs.dream_model import DreamModel, resolve_model
+from wm_gym.errors import BundleError, ConfigError, did_you_mean
+from wm_gym.progress import progress_bar
+from wm_gym.provenance import measured_on
+from wm_gym.simulator import SimulatorSpec
+
+Starts = Literal["simulator", "model"]
+DRIVEN = "driven"
+"""Source of drives that the judgement made itself."""
+_SEES_THE_SIMULATOR = ("autopilot", "noisy", "swerving", *SIMULATOR_BEHAVIOURS)
+
+
+class _Judged(NamedTuple):
+    """A policy as it acts in dreams, and as what drives to decision points; ``driver`` is ``None`` for a blind one."""
+
+    in_dreams: DreamPolicy
+    driver: Driver | None
+
+
+def judge(
+    model: str | Path,
+    policies: Sequence[str],
+    *,
+    results: Sequence[str | Path] = (),
+    episodes: int = 20,
+    steps: int = RETURN_HORIZONS[-1],
+    draws: int = 4,
+    starts: Starts = "simulator",
+    choices: int = 0,
+    seed: int = HELD_OUT_FROM,
+    workers: int = 1,
+    worker_connections: Sequence[Mapping[str, Any]] | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Scorecard:
+    """Let a world model predict the returns of policies, and compare with what they earn in its simulator.
+
+    Every policy dreams from the same states under the same noise. Its real return is read from the results of earlier
+    evaluations where these are given, and driven otherwise.
+
+    Args:
+        model: The world model's folder, or ``"bundled"``.
+        policies: Two or more: folders of agents that see through this model, ``"bundled"``, ``"random"``, or actions
+            that are held, as in ``"held(0 0.2)"``.
+        results: JSON files of ``wm-gym evaluate``, each of one of the policies.
+        episodes: Start states of the dreams, and drives of each policy; number ``i`` has the seed ``seed + i``.
+        steps: Length of the dreams; returns are compared over 50, 150 and 250 of them, as far as they go, and over all.
+        draws: Dreams from each start state, which differ in the noise of stochastic dynamics.
+        starts: ``"simulator"`` begins dreams at the first observations of the episodes, where drives begin;
+            ``"model"`` at states drawn from the model's own, which needs no simulator.
+        choices: Decision points of the multiple choice (see
+            :mod:`~wm_gym.agents.evaluation.multiple_choice`), on seeds from ``seed`` on; 0 leaves it out.
+        seed: Of the first start state and the first drive. From 1,000,000 up they are held out.
+        workers: Processes that drive side by side.
+        worker_connections: Where the simulator of each runs, as for
+            :func:`~wm_gym.agents.evaluation.evaluation.evaluate`.
+        device: Where model and agents compute.
+        progress: Show progress bars.
+
+    Returns:
+        The scorecard.
+
+    Raises:
+        ConfigError: A number is out of range, or a policy is unknown, named twice, alone, or cannot dream.
+        BundleError: Model, agent or results are missing, damaged, or do not belong together.
+        SimulatorError: The simulator cannot be made, or does not repeat itself for the multiple choice.
+        SimulatorLostError: No simulator can be reached any more.
+    """
+    names = [str(name) for name in policies]
+    for name, value, least in (
+        ("episodes", episodes, 1),
+        ("steps", steps, 1),
+        ("draws", draws, 1),
+        ("choices", choices, 0),
+        ("seed", seed, 0),
+        ("workers", workers, 1),
+    ):
+        if value < least:
+            raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")
+    connections = connection_of_each(workers, worker_connections)
+    _, manifest = read_manifest(model)
+    _check_policies(names, manifest, model)
+    given = _read_results(results, names, manifest.simulator)
+    computes = resolve_device(device)
+    world = resolve_model(model, computes)
+    judged = {name: _make_policy(name, world, computes) for name in names}
+    horizons = sorted({one for one in RETURN_HORIZONS if one < steps} | {steps})
+
+    choice_score, choices_s = None, None
+    if choices:
+        started = time.monotonic()
+        choice_score = _choose(world, judged, choices, seed, connections[0], progress=progress)
+        choices_s = time.monotonic() - started
+
+    started = time.monotonic()
+    seeds = list(range(seed, seed + episodes))
+    begin = first_states(world, seeds, connections[0]) if starts == "simulator" else drawn_states(world, episodes, seed)
+    predicted = {}
+    with progress_bar(len(judged), "policy", "dream", enabled=progress) as bar:
+        for name, one in judged.items():
+            predicted[name] = dream_drives(world, one.in_dreams, begin, seeds, steps=steps, draws=draws)
+            bar.update()
+    dream_s = time.monotonic() - started
+
+    # Where a file cannot tell the return over some steps, all are compared by whole drives, which must then be whole.
+    is_known = all(drives.returns_over(one) is not None for drives in given.values() for one in horizons)
+    real = {
+        name: given[name]
+        if name in given
+        else _drive(
+            name,
+            world.simulator,
+            episodes=episodes,
+            seed=seed,
+            workers=workers,
+            worker_connections=worker_connections,
+            max_episode_steps=steps if is_known else None,
+            horizons=horizons,
+            device=device,
+            progress=progress,
+        )
+        for name in names
+    }
+    scores, agreements = score_policies(predicted, real, horizons)
+    seconds = [drives.drive_s for drives in real.values()]
+    return Scorecard(
+        model=str(model),
+        simulator=world.simulator,
+        starts=starts,
+        seeds=seeds,
+        draws=draws,
+        policies=scores,
+        agreement=agreements,
+        choices=choice_score,
+        dream_s=dream_s,
+        drive_s=None if None in seconds else sum(one for one in seconds if one is not None),
+        choices_s=choices_s,
+        machine=measured_on(str(computes)),
+    )
+
+
+def _check_policies(names: Sequence[str], model: ModelManifest, path: str | Path) -> None:
+    """Check all that can be told without reading a tensor."""
+    check_can_be_ranked(names)
+    seen: dict[object, str] = {}
+    for name in names:
+        place: object = Path(name).resolve() if Path(name).is_dir() else name
+        if place in seen:
+            raise ConfigError(f"the policy {name!r} is named twice; name each once.")
+        seen[place] = name
+        if is_blind(name):
+            make_behaviour(name, model.simulator)
+        else:
+            _check_agent(name, model, path)
+
+
+def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
+    blind = ", ".join(BLIND_BEHAVIOURS)
+    if name in _SEES_THE_SIMULATOR or name.startswith(("noisy(", "sampled(")):
+        raise ConfigError(
+            f"the policy {name!r} cannot drive in a dream, as it reads the simulator's state or draws its actions "
+            f"anew in every step; name agents of this model, {blind}."
+        )
+    if name != BUNDLED and not Path(name).is_dir():
+        raise ConfigError(
+            f"the policy {name!r} is neither an agent's folder nor a known name"
+            f"{did_you_mean(name, (*BEHAVIOURS, BUNDLED))}; use {BUNDLED}, {blind} or an agent's folder."
+        )
+    folder, agent = read_agent_manifest(name)
+    if not isinstance(agent, AgentManifest):
+        raise BundleError(f"the agent at {str(folder)!r} sees pixels and cannot dream; leave it out.")
+    if agent.model.fingerprint != model.fingerprint:
+        raise BundleError(
+            f"the agent at {str(folder)!r} sees through the world model {agent.model.fingerprint[:12]}, but "
+            f"{str(path)!r} is {model.fingerprint[:12]}; leave it out, or judge with its own model."
+        )
+
+
+def _read_results(files: Sequence[str | Path], names: Sequence[str], simulator: SimulatorSpec) -> dict[str, RealDrives]:
+    """The drives that files tell of, by policy."""
+    found: dict[str, RealDrives] = {}
+    for file in files:
+        evaluation = read_evaluation(Path(file))
+        if evaluation.driver is None or evaluation.simulator is None:
+            raise BundleError(
+                f"{str(file)!r} does not say who drove in which simulator; evaluate again, or remove the file."
+            )
+        name = next((name for name in names if _is_same(name, evaluation.driver)), None)
+        if name is None:
+            raise ConfigError(
+                f"{str(file)!r} is an evaluation of {evaluation.driver!r}, which is not among the policies; name it "
+                "there, or leave the file out."
+            )
+        if name in found:
+            raise ConfigError(f"{str(file)!r} is the second evaluation of {name!r}; give one for each policy.")
+        if evaluation.simulator != simulator:
+            raise BundleError(
+                f"{str(file)!r} was driven in {_describe(evaluation.simulator)}, but the world model was trained on "
+                f"{_describe(simulator)}; evaluate there, or leave the file out."
+            )
+        found[name] = _drives_of(evaluation, str(file))
+    return found
+
+
+def _drives_of(evaluation: SavedEvaluation, source: str) -> RealDrives:
+    return RealDrives(
+        source=source,
+        seeds=evaluation.seeds,
+        returns=evaluation.returns,
+        lengths=evaluation.lengths,
+        by_horizon=evaluation.returns_by_horizon,
+        max_steps=evaluation.max_episode_steps,
+        drive_s=sum(evaluation.drive_s) if evaluation.drive_s else None,
+    )
+
+
+def _is_same(policy: str, driver: str) -> bool:
+    """Whether a policy and the driver of an evaluation are one: by name, or as folders."""
+    if policy == driver:
+        return True
+    return Path(policy).is_dir() and Path(policy).resolve() == Path(driver).resolve()
+
+
+def _describe(simulator: SimulatorSpec) -> str:
+    height, width = simulator.frame_size
+    arguments = ", ".join(f"{name}={value!r}" for name, value in simulator.kwargs.items())
+    return f"{simulator.id} ({height}x{width}{', ' if arguments else ''}{arguments})"
+
+
+def _make_policy(name: str, model: DreamModel, device: torch.device) -> _Judged:
+    if is_blind(name):
+        return _Judged(BlindInDreams(partial(make_blind_behaviour, name, model.simulator)), None)
+    driver = Driver.load(name, device)
+    driver.observer = LatentObserver(model)  # the same model, and no copy for every agent
+    return _Judged(AgentInDreams(driver), driver)
+
+
+def _choose(
+    model: DreamModel,
+    judged: Mapping[str, _Judged],
+    count: int,
+    seed: int,
+    connection: Mapping[str, Any],
+    *,
+    progress: bool,
+) -> ChoiceScore:
+    """The multiple choice, at moments of the agents' drives; of all policies' where none of them is an agent."""
+    agents: list[Behaviour] = [one.driver for one in judged.values() if one.driver is not None]
+    drivers = agents or [make_behaviour(name, model.simulator) for name in judged]
+    points = record_decision_points(
+        model.simulator, drivers, count, seed=seed, connection=connection, progress=progress
+    )
+    return score_choices(points, [dream_of_choices(model, point, seed=point.seed) for point in points])
+
+
+def _drive(name: str, simulator: SimulatorSpec, **settings: Any) -> RealDrives:
+    """Let a policy drive."""
+    result = evaluate(name, simulator, gap=False, **settings)
+    return RealDrives(
+        source=DRIVEN,
+        seeds=result.seeds,
+        returns=result.returns,
+        lengths=result.lengths,
+        by_horizon=result.returns_by_horizon,
+        max_steps=result.max_episode_steps,
+        drive_s=sum(result.drive_s),
+    )

@@ -1,0 +1,255 @@
+"""Multiple choice: of action sequences that a simulator ran from one and the same state, which does the dream prefer?
+
+The test is that of WorldModelGym (Reka 2026, https://reka.ai/news/worldmodelgym): a model need not be right about
+rewards, as long as what it would choose is what turns out best. A simulator need not save its state for that: where
+equal seeds and actions give equal episodes, the way to a state is driven again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wm_gym.actions import FloatArray
+from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
+from wm_gym.data_collection.recording.behaviours import Behaviour, ControlSpace, SmoothRandom
+from wm_gym.data_collection.recording.driving import drive_episode
+from wm_gym.envs.dream_model import DreamModel
+from wm_gym.envs.simulators import make_simulator_from_spec
+from wm_gym.errors import ConfigError, SimulatorError
+from wm_gym.observation import Observation, Observed
+from wm_gym.precision import single_precision
+from wm_gym.progress import progress_bar
+from wm_gym.rollouts import dream, follow
+from wm_gym.simulator import SimulatorSpec
+from wm_gym.state import LatentState
+
+NUM_CHOICES = 5
+"""Action sequences at each point: four times what the driver did with a constant offset on every control, and a random
+one. What the driver did is not among them: for a good driver it is nearly always the best, which nobody would have to
+dream to know."""
+CHOICE_STEPS = 30
+"""Their length."""
+FIRST_POINT, LAST_POINT = 20, 120
+"""Steps of a drive between which a point lies; CarRacing's camera closes in during the first 13 of them."""
+OFFSET = 0.1
+"""Deviation of the offsets; 1 moves a control from its middle to its end."""
+
+
+@dataclass(frozen=True)
+class DecisionPoint:
+    """A moment of a drive in a simulator, and what came of each of ``C`` action sequences of ``K`` steps from there.
+
+    Attributes:
+        seed: Of the drive.
+        observed: Frames ``(T, H, W, 3)`` uint8 and vectors ``(T, V)`` float32 of the drive up to the moment.
+        actions: ``(T - 1, A)`` float32 in the stored format, between them.
+        choices: ``(C, K, A)`` float32 in the stored format; the last is random.
+        distances: ``(C,)`` float64: how far each is from what the driver did, the mean absolute difference of controls
+            (1 is half the range of one).
+        returns: ``(C,)`` float64: sum of the simulator's rewards under each; nothing is earned behind an end.
+    """
+
+    seed: int
+    observed: Observation[NDArray[Any]]
+    actions: FloatArray
+    choices: FloatArray
+    distances: NDArray[np.float64]
+    returns: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ChoiceScore:
+    """How often a dream picks the best of several action sequences.
+
+    Attributes:
+        points: Number of decision points.
+        choices: Sequences at each.
+        steps: Their length.
+        accuracy: Share of the points at which the sequence that the dream promises most for is the simulator's best,
+            or as good as it.
+        ci95: 95 % bootstrap interval of the accuracy over the points; ``None`` for one point.
+        chance: The accuracy of picking at random: the mean share of sequences that are the best, as several may be.
+        nearest_accuracy: The accuracy of picking the sequence that is nearest to what the driver did, which needs
+            no model and no reward.
+        regret: Mean return that the dream's picks lose against the best.
+        chance_regret: Mean return that a random pick loses.
+        nearest_regret: Mean return that the nearest sequence loses.
+    """
+
+    points: int
+    choices: int
+    steps: int
+    accuracy: float
+    ci95: tuple[float, float] | None
+    chance: float
+    nearest_accuracy: float
+    regret: float
+    chance_regret: float
+    nearest_regret: float
+
+
+class _Recorded:
+    """Does again what was recorded.
+
+    Args:
+        actions: ``(T, A)`` float32 in the stored format.
+    """
+
+    name = "recorded"
+
+    def __init__(self, actions: FloatArray) -> None:
+        self._actions = actions
+        self._place = 0
+
+    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
+        """Begin with the first action."""
+        self._place = 0
+
+    def act(self, observation: Observed) -> FloatArray:
+        """The next action."""
+        self._place += 1
+        return self._actions[self._place - 1]
+
+
+def record_decision_points(
+    simulator: SimulatorSpec,
+    drivers: Sequence[Behaviour],
+    count: int,
+    *,
+    seed: int,
+    steps: int = CHOICE_STEPS,
+    connection: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> list[DecisionPoint]:
+    """Drive to ``count`` moments, one on each seed, and run all sequences from there.
+
+    Args:
+        simulator: Where to drive.
+        drivers: Who drives to the moments, in turns.
+        count: How many moments.
+        seed: Of the first drive.
+        steps: Length of the sequences.
+        connection: Where the simulator runs, where it needs to be told.
+        progress: Show a progress bar.
+
+    Raises:
+        ConfigError: ``count`` or ``steps`` is below 1.
+        SimulatorError: The simulator does not repeat a drive under the same seed and actions.
+        SimulatorLostError: It was lost.
+    """
+    for name, value in (("choices", count), ("steps", steps)):
+        if value < 1:
+            raise ConfigError(f"{name}={value} must be a whole number of at least 1.")
+    points = []
+    with (
+        closing(make_simulator_from_spec(simulator, connection=connection)) as env,
+        progress_bar(count, "point", "multiple choice", enabled=progress) as bar,
+    ):
+        for place in range(count):
+            points.append(_record_point(env, simulator, drivers[place % len(drivers)], seed + place, steps))
+            bar.update()
+    return points
+
+
+def _record_point(
+    env: gym.Env[Any, Any], simulator: SimulatorSpec, driver: Behaviour, seed: int, steps: int
+) -> DecisionPoint:
+    rng = np.random.default_rng((seed, 2))
+    moment = int(rng.integers(FIRST_POINT, LAST_POINT + 1))
+    driven = list(drive_episode(env, driver, seed=seed, behaviour_seed=seed, max_steps=moment + steps))
+    seen, done = [step.observed for step in driven], driven[1:]  # the first step is the reset
+    if len(done) <= moment:
+        moment = len(done) // 2
+    before = np.stack([step.action for step in done])[:moment].reshape(moment, simulator.action.dim)
+    own = np.stack([step.action for step in done[moment:]])
+    first, again = sum(step.reward for step in done[moment:]), _run(env, seed, before, own)
+    if not np.isclose(again, first, rtol=0.0, atol=1e-6):
+        raise SimulatorError(
+            f"{simulator.id} does not repeat a drive under the same seed and actions (seed {seed}: a return of "
+            f"{first:.3f}, then {again:.3f}), so that no state can be restored; leave the multiple choice out."
+        )
+    space = ControlSpace(simulator.action)
+    controls = _controls(space, own, steps)
+    shifted = [controls + OFFSET * rng.normal(size=space.dim) for _ in range(NUM_CHOICES - 1)]
+    offset = [np.stack([space.to_action(one) for one in sequence]) for sequence in shifted]
+    choices = np.stack([*offset, _random(simulator, steps, seed)])
+    distances = np.array([np.abs(_controls(space, choice, steps) - controls).mean() for choice in choices])
+    returns = np.array([_run(env, seed, before, choice) for choice in choices])
+    observed = Observation(*(np.stack(part[: moment + 1]) for part in zip(*seen, strict=True)))
+    return DecisionPoint(seed, observed, before, choices, distances, returns)
+
+
+def _controls(space: ControlSpace, actions: FloatArray, steps: int) -> NDArray[np.float64]:
+    """Actions ``(K, A)`` as ``steps`` controls: the last one goes on where a drive has ended."""
+    controls = np.stack([space.from_action(action) for action in actions])
+    return np.concatenate((controls, np.repeat(controls[-1:], steps - len(controls), axis=0)))
+
+
+def _random(simulator: SimulatorSpec, steps: int, seed: int) -> FloatArray:
+    behaviour = SmoothRandom(simulator.action)
+    behaviour.reset(None, seed)
+    return np.stack([behaviour.act(None) for _ in range(steps)])
+
+
+def _run(env: gym.Env[Any, Any], seed: int, before: FloatArray, actions: FloatArray) -> float:
+    """The return under some actions after those that lead to the moment."""
+    again = _Recorded(np.concatenate((before, actions)))
+    driven = drive_episode(env, again, seed=seed, behaviour_seed=seed, max_steps=len(before) + len(actions))
+    return float(sum(step.reward for step in list(driven)[1 + len(before) :]))
+
+
+@single_precision()
+def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8, seed: int = 0) -> NDArray[np.float64]:
+    """What a world model promises for each of the sequences, ``(C,)`` float64.
+
+    The model observes the drive up to the moment. Every sequence meets the same noise; each reward is taken times the
+    probability that the dream has come that far.
+
+    Args:
+        model: The world model.
+        point: The moment and its sequences.
+        draws: Dreams of each sequence, whose mean is taken.
+        seed: Of the noise.
+    """
+    begin = LatentState.cat([follow(model, point.observed, point.actions)[-1]] * draws)
+    promised = []
+    for choice in point.choices:
+        actions = torch.from_numpy(choice).to(model.device).expand(draws, *choice.shape)
+        dreamt = dream(model, begin, actions, torch.Generator().manual_seed(seed))
+        earlier = torch.cat((torch.ones(draws, 1).to(model.device), dreamt.continuations[:, :-1]), 1)
+        reached = torch.cumprod(earlier, 1)
+        promised.append(float((dreamt.rewards * reached).sum(1).double().mean()))
+    return np.array(promised)
+
+
+def score_choices(points: Sequence[DecisionPoint], promised: Sequence[NDArray[np.float64]]) -> ChoiceScore:
+    """Compare what was promised for the sequences with what they gave.
+
+    Args:
+        points: One or more decision points.
+        promised: For each, ``(C,)``: what a model (or anything else that compares sequences) expects of them.
+    """
+    best = np.array([point.returns.max() for point in points])
+    picked = np.array([point.returns[np.argmax(values)] for point, values in zip(points, promised, strict=True)])
+    nearest = np.array([point.returns[np.argmin(point.distances)] for point in points])
+    right = (picked >= best).astype(float).tolist()
+    return ChoiceScore(
+        points=len(points),
+        choices=len(points[0].returns),
+        steps=points[0].choices.shape[1],
+        accuracy=float(np.mean(right)),
+        ci95=bootstrap_interval(right),
+        chance=float(np.mean([np.mean(point.returns >= point.returns.max()) for point in points])),
+        nearest_accuracy=float(np.mean(nearest >= best)),
+        regret=float(np.mean(best - picked)),
+        chance_regret=float(np.mean([point.returns.max() - point.returns.mean() for point in points])),
+        nearest_regret=float(np.mean(best - nearest)),
+    )

@@ -1,0 +1,60 @@
+"""Reading the JSON file of an evaluation, as ``wm-gym evaluate --json`` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wm_gym.errors import BundleError
+from wm_gym.plain_files import read_json
+from wm_gym.simulator import SimulatorSpec
+
+
+class SavedEvaluation(BaseModel):
+    """What is read of an evaluation's file; the fields are those of
+    :class:`~wm_gym.agents.evaluation.evaluation.EvaluationResult`.
+
+    ``driver`` and ``simulator`` are ``None`` where the file does not name them, and ``returns_by_horizon`` is empty in
+    one that is older than that field.
+    """  # noqa: D205
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    driver: str | None = None
+    simulator: SimulatorSpec | None = None
+    returns: list[float] = Field(min_length=1)
+    lengths: list[int] = Field(min_length=1)
+    drive_s: list[float] = Field(default_factory=list)
+    max_episode_steps: int | None = None
+    returns_by_horizon: dict[int, list[float]] = Field(default_factory=dict)
+    seeds: list[int] = Field(min_length=1)
+    mean_return: float
+    ci95: tuple[float, float] | None = None
+    driving: dict[str, float] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_number_for_each_episode(self) -> SavedEvaluation:
+        counts = {len(self.returns), len(self.lengths), len(self.seeds), *map(len, self.returns_by_horizon.values())}
+        if len(counts) > 1:
+            raise ValueError("returns, lengths and seeds are of different numbers of episodes")
+        return self
+
+
+def read_evaluation(file: Path) -> SavedEvaluation:
+    """Read the file of an evaluation.
+
+    Raises:
+        BundleError: It is missing, damaged, or no evaluation.
+    """
+    values = read_json(file, error=BundleError, remedy="make it again, or remove it")
+    try:
+        return SavedEvaluation.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise BundleError(
+            f"{str(file)!r} is no evaluation: {where}: {problem['msg']}; evaluate again, or remove the file."
+        ) from error
