@@ -22,6 +22,9 @@ FOLDER_OF_PACKAGE = {
 # ONNX files and what runs them.
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
+# The Hugging Face Hub: models and agents by the name of their repository.
+HUB = ["huggingface_hub>=1.0"]
+
 
 def packages() -> list[str]:
     """Every import name with an ``__init__.py``, sub-packages included."""
@@ -76,6 +79,7 @@ setup(
         # The first that stores frames without loss; it needs Python 3.11.
         "minari": ['minari[hdf5]>=0.5.4; python_version >= "3.11"'],
         "ray": ["ray>=2.9"],
+        "hub": HUB,
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.0", *EXPORT],
         "dev": [
@@ -87,6 +91,7 @@ setup(
             "types-PyYAML",
             "types-tqdm",
             *EXPORT,
+            *HUB,
         ],
     },
     entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from wm_gym.agents.behaviours import make_behaviour
     from wm_gym.agents.bundles.driver import Driver
     from wm_gym.agents.bundles.folder import load_agent, save_agent
+    from wm_gym.agents.bundles.push import push_agent
     from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate
     from wm_gym.agents.evaluation.reality_gap import imagine_along, side_by_side
     from wm_gym.agents.policies.algorithms import ALGORITHMS
@@ -28,6 +29,7 @@ __all__ = [
     "load_agent",
     "make_agent_config",
     "make_behaviour",
+    "push_agent",
     "save_agent",
     "side_by_side",
     "train_agent",
@@ -45,6 +47,7 @@ _MODULES = {
     "load_agent": "wm_gym.agents.bundles.folder",
     "make_agent_config": "wm_gym.agents.policies.config",
     "make_behaviour": "wm_gym.agents.behaviours",
+    "push_agent": "wm_gym.agents.bundles.push",
     "save_agent": "wm_gym.agents.bundles.folder",
     "side_by_side": "wm_gym.agents.evaluation.reality_gap",
     "train_agent": "wm_gym.agents.training.dream_training",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pkgutil
 import re
-from pathlib import Path
 
 from wm_gym.agents.autopilots import make_autopilot
+from wm_gym.bundle_location import names_a_bundle
 from wm_gym.data_collection.recording.behaviours import SWERVES, Behaviour, Noisy, SmoothRandom
 from wm_gym.envs.simulators import kind_of
 from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
@@ -32,12 +32,13 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
 
     Args:
         name: One of :data:`BEHAVIOURS` or :data:`SIMULATOR_BEHAVIOURS`, ``"bundled"`` for the agent that the package
-            ships, or the folder of a trained agent. ``"noisy(NAME)"`` is any of them with disturbances, and
-            ``"sampled(AGENT)"`` an agent that draws its actions from its policy instead of taking the mean.
+            ships, the folder of a trained agent, or its repository on the Hub, ``"owner/name"``. ``"noisy(NAME)"`` is
+            any of them with disturbances, and ``"sampled(AGENT)"`` an agent that draws its actions from its policy
+            instead of taking the mean.
         spec: The simulator that it will act in.
 
     Raises:
-        ConfigError: ``name`` is neither a known name nor a folder.
+        ConfigError: ``name`` is neither a known name, nor a folder, nor of the form ``owner/name``.
         SimulatorError: The simulator has no autopilot or no such driver, or its frames or actions are not those of the
             agent.
         BundleError: The agent cannot be loaded.
@@ -63,11 +64,11 @@ def _make_plain(name: str, spec: SimulatorSpec) -> Behaviour:
 
 
 def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Behaviour:
-    if name != "bundled" and not Path(name).is_dir():
+    if not names_a_bundle(name):
         raise ConfigError(
             f"behaviour {name!r} is neither a folder of a trained agent nor a known name"
             f"{did_you_mean(name, (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS, 'bundled'))}; use {', '.join(BEHAVIOURS)}, "
-            "bundled or such a folder."
+            "bundled, such a folder or owner/name on the Hub."
         )
     # torch and Stable-Baselines3 are needed for trained agents only.
     from wm_gym.agents.bundles.driver import Driver

@@ -207,12 +207,45 @@ class WorldModel(nn.Module):
 
         return save_model(self, path)
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
-        """Read a model's folder, or the one that the package ships (``"bundled"``).
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        video: str | Path | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Send the model to the Hugging Face Hub in one commit; needs the extra ``hub``.
+
+        Args:
+            repository: ``"owner/name"``; made where there is none.
+            private: Whether nobody else may see a repository that is made now.
+            video: A file ``.mp4`` or ``.gif`` that the model card shows.
+            message: Of the commit.
+
+        Returns:
+            The address of the repository.
 
         Raises:
-            BundleError: The folder is missing, damaged or of another kind or version.
+            BundleError: The name is not of that form, there is no such video, the extra is not installed, one may not
+                write there, the repository holds something else, or the Hub cannot be reached.
+        """
+        from wm_gym.hub_push import PushTarget, push_model
+
+        return push_model(self, PushTarget(repository, private, video, message))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
+        """Read a model.
+
+        Args:
+            path: Its folder, ``"bundled"`` for the one that the package ships, or a repository on the Hugging Face
+                Hub, ``"owner/name"`` or ``"owner/name@revision"``; see
+                :func:`wm_gym.bundle_location.resolve_folder`.
+            device: Where it computes.
+
+        Raises:
+            BundleError: The folder or repository is missing, damaged or of another kind or version.
             ConfigError: There is no such device here.
         """
         from wm_gym.bundle import load_model

@@ -16,6 +16,7 @@ from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.drives import DriveResult, DriveSettings, run_drives
 from wm_gym.agents.evaluation.reality_gap import RealityGap, summarise_gap
 from wm_gym.agents.evaluation.video import check_video_path
+from wm_gym.bundle_location import BUNDLED, names_a_bundle
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.envs.simulators import SIMULATORS, resolve_simulator
@@ -25,7 +26,6 @@ from wm_gym.progress import progress_bar
 from wm_gym.provenance import provenance
 from wm_gym.simulator import SimulatorSpec
 
-_BUNDLED = "bundled"
 # How an entry of `info` becomes a driving metric: over the steps of a drive, then averaged over the drives.
 _DRIVING_METRICS: dict[str, tuple[str, str]] = {
     "mean_speed": ("speed", "mean"),
@@ -272,11 +272,11 @@ def _read_training(driver: str | Path) -> _Training | None:
     names = (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS)
     if str(driver) in names:
         return None
-    if str(driver) != _BUNDLED and not Path(driver).is_dir():
+    if not names_a_bundle(driver):
         raise ConfigError(
             f"driver {str(driver)!r} is neither an agent's folder nor a known name"
-            f"{did_you_mean(str(driver), (*names, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an agent's "
-            "folder."
+            f"{did_you_mean(str(driver), (*names, BUNDLED))}; use {', '.join(BEHAVIOURS)}, {BUNDLED}, an agent's "
+            "folder or owner/name on the Hub."
         )
     _, manifest = read_agent_manifest(driver)
     return _Training(agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None)

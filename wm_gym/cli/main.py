@@ -23,6 +23,7 @@ from wm_gym.cli import (
     doctor,
     evaluate,
     export,
+    push,
     report,
     train_agent,
     train_model,
@@ -30,7 +31,20 @@ from wm_gym.cli import (
 from wm_gym.errors import WMGymError
 from wm_gym.files import describe_os_error
 
-COMMANDS = (demo, collect, dataset, train_model, train_agent, evaluate, report, export, bench, doctor, carla_light)
+COMMANDS = (
+    demo,
+    collect,
+    dataset,
+    train_model,
+    train_agent,
+    evaluate,
+    report,
+    export,
+    push,
+    bench,
+    doctor,
+    carla_light,
+)
 """Modules with ``add_parser(subparsers)``; a new command is one file and one entry."""
 
 EXIT_USER_ERROR = 2
