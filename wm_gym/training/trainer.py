@@ -479,7 +479,7 @@ class Objective(nn.Module):
 
 
 def learning_rate_at(update: int, config: Config) -> float:
-    """Linear warm-up (guide, "Learning Rate Warmup"), then cosine decay; each phase has its own."""
+    """Linear warm-up (docs/guide.md, "Training"), then cosine decay; each phase has its own."""
     training = config.training
     phase: TrainingConfig | LatentPhaseConfig = training
     if training.latent.steps and update >= training.steps:
