@@ -42,7 +42,10 @@ setup(
     description="World models for driving as Gymnasium environments: collect, model, dream, train, evaluate.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The wm_gym contributors",
     license="MIT",
+    license_files=["LICENSE"],
+    keywords=["world model", "reinforcement learning", "autonomous driving", "gymnasium", "carla"],
     python_requires=">=3.10",
     packages=packages(),
     package_dir=FOLDER_OF_PACKAGE,
@@ -96,7 +99,15 @@ setup(
     },
     entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},
     classifiers=[
-        "Programming Language :: Python :: 3",
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3 :: Only",
+        # Those that the test suite was run with; later ones may work.
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )
