@@ -253,7 +253,7 @@ class LossConfig(_Section):
 
 
 class LatentPhaseConfig(_Section):
-    """A second phase of training, in which the encoder rests and every frame is encoded once.
+    """A second phase of training, in which the encoder is frozen and every frame is encoded once.
 
     Encoding and its gradient are most of an update's cost. Without them the dynamics, the heads and the decoder learn
     from longer clips, and several times as many of them.

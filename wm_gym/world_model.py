@@ -4,7 +4,7 @@
 * ``observe``: advance the state with what the simulator showed (filtering);
 * ``imagine``: advance it with no frame: next state, reward, continuation probability;
 * ``features``: the vector that a policy sees;
-* ``decode``: the picture.
+* ``decode``: the frame.
 
 Letters of shapes: ``B`` batch, ``T`` time, ``H, W`` frame, ``V`` vector, ``A`` stored action, ``Z`` latent, ``F``
 features.
@@ -166,7 +166,7 @@ class WorldModel(nn.Module):
     def features(self, state: LatentState) -> Tensor:
         """``(B, F)`` float32: what a policy sees."""
         features = self.dynamics.features(state)
-        # Asking for a conversion that is none would take longer than all the rest.
+        # Asked for even where nothing is to convert, a conversion takes longer than all the rest of this function.
         return features if features.dtype == torch.float32 else features.float()
 
     def decode(self, state: LatentState) -> Tensor:

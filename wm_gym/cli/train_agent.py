@@ -1,4 +1,4 @@
-"""``wm-gym train-agent``: train an agent in imagination, or one of its opponents in the simulator or from data."""
+"""``wm-gym train-agent``: train an agent in imagination, or one of its baselines in the simulator or from data."""
 
 from __future__ import annotations
 
