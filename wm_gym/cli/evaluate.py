@@ -42,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--agent",
         required=True,
         metavar="NAME",
-        help="an agent's folder, bundled, random, autopilot, or (noisy-)traffic-manager of CARLA",
+        help="an agent's folder, owner/name on the Hub, bundled, random, autopilot, (noisy-)traffic-manager of CARLA",
     )
     add_simulator(parser, required=False)
     parser.add_argument(
