@@ -25,6 +25,9 @@ EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 # The server of wm-gym play.
 PLAY = ["starlette>=0.37", "uvicorn>=0.29", "websockets>=15.0"]
 
+# The Hugging Face Hub: models and agents by the name of their repository.
+HUB = ["huggingface_hub>=1.0"]
+
 
 def packages() -> list[str]:
     """Every import name with an ``__init__.py``, sub-packages included."""
@@ -42,7 +45,10 @@ setup(
     description="World models for driving as Gymnasium environments: collect, model, dream, train, evaluate.",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The wm_gym contributors",
     license="MIT",
+    license_files=["LICENSE"],
+    keywords=["world model", "reinforcement learning", "autonomous driving", "gymnasium", "carla"],
     python_requires=">=3.10",
     packages=packages(),
     package_dir=FOLDER_OF_PACKAGE,
@@ -83,6 +89,7 @@ setup(
         "minari": ['minari[hdf5]>=0.5.4; python_version >= "3.11"'],
         "ray": ["ray>=2.9"],
         "play": PLAY,
+        "hub": HUB,
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.0", *EXPORT],
         "dev": [
@@ -96,11 +103,20 @@ setup(
             "playwright>=1.40",  # drives Debian's Chromium; it downloads none of its own
             *EXPORT,
             *PLAY,
+            *HUB,
         ],
     },
     entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},
     classifiers=[
-        "Programming Language :: Python :: 3",
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3 :: Only",
+        # Those that the test suite was run with; later ones may work.
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from wm_gym.agents.behaviours import make_behaviour
     from wm_gym.agents.bundles.driver import Driver
     from wm_gym.agents.bundles.folder import load_agent, save_agent
+    from wm_gym.agents.bundles.push import push_agent
     from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate
     from wm_gym.agents.evaluation.judge import judge
     from wm_gym.agents.evaluation.reality_gap import imagine_along, side_by_side
@@ -32,6 +33,7 @@ __all__ = [
     "load_agent",
     "make_agent_config",
     "make_behaviour",
+    "push_agent",
     "save_agent",
     "score_policies",
     "side_by_side",
@@ -52,6 +54,7 @@ _MODULES = {
     "load_agent": "wm_gym.agents.bundles.folder",
     "make_agent_config": "wm_gym.agents.policies.config",
     "make_behaviour": "wm_gym.agents.behaviours",
+    "push_agent": "wm_gym.agents.bundles.push",
     "save_agent": "wm_gym.agents.bundles.folder",
     "score_policies": "wm_gym.agents.evaluation.scorecard",
     "side_by_side": "wm_gym.agents.evaluation.reality_gap",

@@ -2,7 +2,7 @@
 
 A policy that trains in a dream finds what the dream pays for by mistake. From within the dream that looks like
 progress. Two numbers from outside tell otherwise: what the simulator's rules can give at all, and the most that any
-recorded drive has got in as many steps.
+recorded episode has got in as many steps.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DreamReturnAlarm:
     Args:
         ceiling: The most that the task can give in ``steps`` steps (:func:`wm_gym.envs.simulators.return_ceiling`),
             or ``None`` where nobody knows.
-        best_recorded: The most that a recorded drive got in ``steps`` steps (:func:`best_recorded_return`), or
+        best_recorded: The most that a recorded episode got in ``steps`` steps (:func:`best_recorded_return`), or
             ``None``. It is what judges short dreams, in which even a wrong return stays far below the ceiling. A mean
             above the best of thousands of windows is no proof: the policy may drive better than all that was recorded.
         steps: Horizon of the dreams.

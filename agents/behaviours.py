@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import pkgutil
 import re
-from pathlib import Path
 
 from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.agents.autopilots import make_autopilot
+from wm_gym.bundle_location import names_a_bundle
 from wm_gym.data_collection.recording.behaviours import (
     SWERVES,
     Behaviour,
@@ -45,13 +45,15 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
 
     Args:
         name: One of :data:`BEHAVIOURS` or :data:`SIMULATOR_BEHAVIOURS`, ``"bundled"`` for the agent that the package
-            ships, or the folder of a trained agent. ``"held(0.1 0.3)"`` holds one action, steering and acceleration of
-            a driving simulator or all values of its format. ``"noisy(NAME)"`` is any of them with disturbances, and
-            ``"sampled(AGENT)"`` an agent that draws its actions from its policy instead of taking the mean.
+            ships, the folder of a trained agent, or its repository on the Hub, ``"owner/name"``. ``"held(0.1 0.3)"``
+            holds one action, steering and acceleration of a driving simulator or all values of its format.
+            ``"noisy(NAME)"`` is any of them with disturbances, and ``"sampled(AGENT)"`` an agent that draws its actions
+            from its policy instead of taking the mean.
         spec: The simulator that it will act in.
 
     Raises:
-        ConfigError: ``name`` is neither a known name nor a folder, or the values to hold are no action.
+        ConfigError: ``name`` is neither a known name, nor a folder, nor of the form ``owner/name``, or the values to
+            hold are no action.
         SimulatorError: The simulator has no autopilot or no such driver, or its frames or actions are not those of the
             agent.
         BundleError: The agent cannot be loaded.
@@ -116,11 +118,11 @@ def _make_plain(name: str, spec: SimulatorSpec) -> Behaviour:
 
 
 def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Behaviour:
-    if name != "bundled" and not Path(name).is_dir():
+    if not names_a_bundle(name):
         raise ConfigError(
             f"behaviour {name!r} is neither a folder of a trained agent nor a known name"
             f"{did_you_mean(name, (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS, 'bundled'))}; use {', '.join(BEHAVIOURS)}, "
-            "bundled or such a folder."
+            "bundled, such a folder or owner/name on the Hub."
         )
     # torch and Stable-Baselines3 are needed for trained agents only.
     from wm_gym.agents.bundles.driver import Driver

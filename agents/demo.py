@@ -48,7 +48,7 @@ class DemoSettings(BaseModel):
         held_out_kwargs: Those that differ where the drivers are evaluated.
         episodes: Episodes to collect.
         behaviour: Behaviour mix of the collection.
-        patience: Recorded drives are cut after so many steps in a row without a reward above 0.
+        patience: Recorded episodes are cut after so many steps in a row without a reward above 0.
         config: Preset of the world model.
         model_changes: ``key=value`` changes to it.
         agent_changes: ``key=value`` changes to the agent's configuration.

@@ -21,10 +21,10 @@ from wm_gym.state import LatentState
 
 
 class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
-    """A drive that a world model imagines: no simulator runs.
+    """An episode that a world model imagines: no simulator runs.
 
     ## Description
-    The world model was trained on recorded drives of a simulator. A dream starts from a state that the simulator was
+    The world model was trained on recorded episodes of a simulator. A dream starts from a state that the simulator was
     really in, encoded by the model; from there on the model alone predicts what every action leads to. A policy trained
     on the ``"latent"`` observations drives the simulator unchanged behind
     :class:`~wm_gym.envs.latent_observation.LatentObservation`.

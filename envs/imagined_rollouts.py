@@ -1,4 +1,4 @@
-"""Imagined rollouts in a batch: the dreams behind the vectorised faces, Gymnasium's and Stable-Baselines3's."""
+"""Imagined rollouts in a batch: the dreams behind the vector APIs, Gymnasium's and Stable-Baselines3's."""
 
 from __future__ import annotations
 

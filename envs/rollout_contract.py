@@ -177,7 +177,7 @@ class RolloutContract:
         return self._on_device(torch.from_numpy(array))
 
     def _on_device(self, tensor: Tensor) -> Tensor:
-        """A tensor from the CPU on the model's device, without asking for a move that is none."""
+        """A tensor from the CPU on the model's device; on the CPU it is returned as it is, without a call."""
         return tensor if self._is_on_cpu else tensor.to(self._device)
 
     @torch.inference_mode()

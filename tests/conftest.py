@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("WM_GYM_SHARE_CORES", "0")  # results repeat bit by bit with the same number of threads alone
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test reaches no network but the Hub of the fixture `hub`
 
 import numpy as np
 import pytest
@@ -72,3 +73,26 @@ def car_racing_data(tmp_path_factory):
         progress=False,
     )
     return path
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A small Hub on this machine that the real client talks to, as its owner and with an empty cache."""
+    pytest.importorskip("huggingface_hub", reason="needs the extra `hub`: pip install 'wm_gym[hub]'")
+    from huggingface_hub import constants
+
+    from tests.hub_server import TOKEN, HubServer
+
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        # As if the variable had been set before the client was first imported.
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub_cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        # A folder without others, so that no name is taken for a path here.
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        yield server

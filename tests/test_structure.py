@@ -39,8 +39,9 @@ ORDER = {
 }
 """What lies in a folder; later parts may import earlier ones, inside functions too."""
 MAY_CLOSE_A_CIRCLE = {
-    # A model saves itself and is loaded by its class; bundle.py makes models, and is imported inside these methods.
+    # A model saves, loads and sends itself; the modules that do it make models, and are imported inside these methods.
     ("wm_gym.world_model", "wm_gym.bundle"),
+    ("wm_gym.world_model", "wm_gym.hub_push"),
 }
 
 

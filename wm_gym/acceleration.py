@@ -192,7 +192,7 @@ class AcceleratedModel:
         except Exception as error:
             if not self.is_compiled:
                 raise
-            # Where the arguments are wrong this raises what they deserve.
+            # Wrong arguments raise here, too: then the error is the caller's own, and not one of the compiled step.
             outputs = self._eager_step(*inputs)
             self._step, self.is_compiled = self._eager_step, False
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from wm_gym.bundle_kind import BundleKind
+from wm_gym.bundle_location import resolve_folder
 from wm_gym.checksums import add_checksums, check_file, check_settings
 from wm_gym.config import ModelConfig, parse_config
 from wm_gym.errors import BundleError, ConfigError
@@ -33,11 +34,13 @@ from wm_gym.world_model import WorldModel
 FORMAT = "wm_gym.world_model"
 VERSION = 1
 MANIFEST = "config.yaml"
-BUNDLED = "bundled"
 _MODEL = "model.safetensors"
 _START_STATES = "start_states.safetensors"
 _METRICS = "metrics.json"
+_CARD = "README.md"
 _FILES = (_MODEL, _START_STATES, _METRICS)
+MODEL_BUNDLE = BundleKind("world model", "model", MANIFEST, (MANIFEST, *_FILES, _CARD))
+"""What a model's folder consists of."""
 _SMALL_BUFFERS = 2**20
 _REMEDY = "copy or train the model again"
 
@@ -65,18 +68,6 @@ class ModelManifest(BaseModel):
         if self.model.frame_size != self.simulator.frame_size:
             raise ValueError("model.frame_size and simulator.frame_size differ")
         return self
-
-
-def bundled_folder(kind: str) -> Path:
-    """Folder of what the package ships: ``"model"`` or ``"agent"``.
-
-    Raises:
-        BundleError: This installation has none.
-    """
-    folder = Path(str(resources.files("wm_gym") / "assets" / kind))
-    if not folder.is_dir():
-        raise BundleError(f"this installation of wm_gym ships no bundled {kind}; give the path of one you trained.")
-    return folder
 
 
 def model_fingerprint(model: WorldModel) -> str:
@@ -120,7 +111,7 @@ def save_model(model: WorldModel, path: str | Path) -> Path:
             starts = {name: value.half().contiguous() for name, value in model.start_states._asdict().items()}
             write_tensors(folder / _START_STATES, starts)
         (folder / _METRICS).write_text(json.dumps(model.metrics, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(_model_card(model), encoding="utf-8")
+        (folder / _CARD).write_text(_model_card(model), encoding="utf-8")
         (folder / MANIFEST).write_text(manifest_text(manifest, folder, _FILES), encoding="utf-8")
     return path
 
@@ -133,12 +124,15 @@ def manifest_text(manifest: BaseModel, folder: Path, files: tuple[str, ...]) -> 
 
 
 def read_manifest(path: str | Path) -> tuple[Path, ModelManifest]:
-    """The folder and manifest of a model given by path or as ``"bundled"``, without reading its tensors.
+    """The folder and manifest of a model, without reading its tensors.
+
+    Args:
+        path: See :func:`wm_gym.bundle_location.resolve_folder`.
 
     Raises:
-        BundleError: The folder is missing, or is no world model of a version that is understood.
+        BundleError: The folder or repository is missing, or is no world model of a version that is understood.
     """
-    folder = bundled_folder("model") if str(path) == BUNDLED else Path(path)
+    folder = resolve_folder(path, MODEL_BUNDLE)
     if not folder.is_dir():
         raise BundleError(
             f"there is no world model at {str(folder)!r}; give the folder that `wm-gym train-model` wrote."

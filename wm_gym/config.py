@@ -2,6 +2,7 @@
 
 A configuration is a preset (``wm_gym/configs/NAME.yaml``) or a YAML file of the same form, with ``--set key=value``
 changes on top. Unknown keys and values out of range are refused. The resolved configuration is saved with every run.
+"The guide" is the architecture guide, which docs/guide.md restates.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Section(BaseModel):
 
 
 class EncoderConfig(_Section):
-    """Sizes of the spatial encoder (guide, "Spatial Encoder")."""
+    """Sizes of the spatial encoder (docs/guide.md, "Encoder")."""
 
     stem_channels: Width = Field(default=64, description="Channels after the 7x7 stem.")
     stem_pool: bool = Field(default=True, description="Halve the size once more with a max-pool after the stem.")
@@ -66,7 +67,7 @@ class EncoderConfig(_Section):
 
 
 class DecoderConfig(_Section):
-    """Sizes of the decoder (guide, "State Decoder")."""
+    """Sizes of the decoder (docs/guide.md, "Decoder")."""
 
     base_channels: Width = Field(default=512, description="Channels of the first, smallest feature map.")
     base_expand: Width = Field(
@@ -97,7 +98,7 @@ _DYNAMICS_SETTINGS = {
 
 
 class DynamicsConfig(_Section):
-    """Kind and sizes of the latent dynamics (guide, "Temporal Dynamics")."""
+    """Kind and sizes of the latent dynamics (docs/guide.md, "Dynamics")."""
 
     kind: str = Field(default="gru", description="A name from the dynamics registry.")
     hidden_dim: Width = Field(default=512, description="Width of the layers.")
@@ -252,7 +253,7 @@ class LossConfig(_Section):
 
 
 class LatentPhaseConfig(_Section):
-    """A second phase of training, in which the encoder rests and every frame is encoded once.
+    """A second phase of training, in which the encoder is frozen and every frame is encoded once.
 
     Encoding and its gradient are most of an update's cost. Without them the dynamics, the heads and the decoder learn
     from longer clips, and several times as many of them.

@@ -118,7 +118,7 @@ def _filter(model: WorldModel, clips: Clips[Tensor], latents: Tensor, context: i
 
 
 def temporal_weights(horizon: int, strength: float) -> Tensor:
-    """``w_t = 1 + (t / T) * strength`` for ``t = 1 .. T`` (guide, "Prediction Loss"): ``(T,)``."""
+    """``w_t = 1 + (t / T) * strength`` for ``t = 1 .. T`` (docs/guide.md, "Loss"): ``(T,)``."""
     return 1 + torch.arange(1, horizon + 1) / horizon * strength
 
 

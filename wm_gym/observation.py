@@ -23,7 +23,7 @@ class Observation(NamedTuple, Generic[ArrayT]):
 
     Attributes:
         image: ``(..., H, W, 3)`` uint8 RGB as an array, ``(..., 3, H, W)`` float in [-1, 1] as a tensor.
-        vector: ``(..., V)`` float32; 0 entries where the simulator tells nothing beside the picture.
+        vector: ``(..., V)`` float32; 0 entries where the simulator tells nothing beside the frame.
     """
 
     image: ArrayT

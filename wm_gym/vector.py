@@ -1,4 +1,4 @@
-"""What a simulator tells in numbers beside the picture: the fields of an observation's vector.
+"""What a simulator tells in numbers beside the frame: the fields of an observation's vector.
 
 A field is one number: a measured one with a unit and bounds, or one of several named classes. The vector of an
 observation has one entry a field, ``(V,)`` float32; a simulator without fields has vectors of 0 entries.

@@ -4,7 +4,7 @@
 * ``observe``: advance the state with what the simulator showed (filtering);
 * ``imagine``: advance it with no frame: next state, reward, continuation probability;
 * ``features``: the vector that a policy sees;
-* ``decode``: the picture.
+* ``decode``: the frame.
 
 Letters of shapes: ``B`` batch, ``T`` time, ``H, W`` frame, ``V`` vector, ``A`` stored action, ``Z`` latent, ``F``
 features.
@@ -166,7 +166,7 @@ class WorldModel(nn.Module):
     def features(self, state: LatentState) -> Tensor:
         """``(B, F)`` float32: what a policy sees."""
         features = self.dynamics.features(state)
-        # Asking for a conversion that is none would take longer than all the rest.
+        # Asked for even where nothing is to convert, a conversion takes longer than all the rest of this function.
         return features if features.dtype == torch.float32 else features.float()
 
     def decode(self, state: LatentState) -> Tensor:
@@ -207,12 +207,45 @@ class WorldModel(nn.Module):
 
         return save_model(self, path)
 
-    @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
-        """Read a model's folder, or the one that the package ships (``"bundled"``).
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        video: str | Path | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Send the model to the Hugging Face Hub in one commit; needs the extra ``hub``.
+
+        Args:
+            repository: ``"owner/name"``; made where there is none.
+            private: Whether nobody else may see a repository that is made now.
+            video: A file ``.mp4`` or ``.gif`` that the model card shows.
+            message: Of the commit.
+
+        Returns:
+            The address of the repository.
 
         Raises:
-            BundleError: The folder is missing, damaged or of another kind or version.
+            BundleError: The name is not of that form, there is no such video, the extra is not installed, one may not
+                write there, the repository holds something else, or the Hub cannot be reached.
+        """
+        from wm_gym.hub_push import PushTarget, push_model
+
+        return push_model(self, PushTarget(repository, private, video, message))
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> WorldModel:
+        """Read a model.
+
+        Args:
+            path: Its folder, ``"bundled"`` for the one that the package ships, or a repository on the Hugging Face
+                Hub, ``"owner/name"`` or ``"owner/name@revision"``; see
+                :func:`wm_gym.bundle_location.resolve_folder`.
+            device: Where it computes.
+
+        Raises:
+            BundleError: The folder or repository is missing, damaged or of another kind or version.
             ConfigError: There is no such device here.
         """
         from wm_gym.bundle import load_model

@@ -301,9 +301,9 @@ class CarlaAutopilot:
 class RecklessAutopilot(CarlaAutopilot):
     """Drives the route as if there were nobody else, and over red lights, so that recordings show what comes of it.
 
-    A world model must learn that a drive ends because of the place, however the vehicle came there: a policy soon finds
-    the manner that the recordings lack. So some lights are run at full pace, others after braking on the line or near
-    it, down to creeping over it.
+    A world model must learn that an episode ends because of the place, however the vehicle came there: a policy soon
+    finds the manner that the recordings lack. So some lights are run at full pace, others after braking on the line or
+    near it, down to creeping over it.
     """
 
     name = "reckless"

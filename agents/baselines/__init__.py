@@ -1,1 +1,1 @@
-"""What dream-trained agents are compared with: a clone of recorded drives, and training in the simulator."""
+"""What dream-trained agents are compared with: a clone of recorded episodes, and training in the simulator."""

@@ -1,8 +1,8 @@
-"""Behaviour cloning: a policy over a world model's features that copies the actions of recorded drives.
+"""Behaviour cloning: a policy over a world model's features that copies the actions of recorded episodes.
 
-The opponent of dream training that has seen the same data and sees through the same model, but never dreams. The
-policy's mean is the action that is likeliest to have been recorded, by least squares; the deviation is that of what is
-left, so that the two together are the Gaussian of the greatest likelihood.
+The baseline that has seen the same data and sees through the same model, but never dreams. The policy's mean is the
+action that is likeliest to have been recorded, by least squares; the deviation is that of the residuals, so that the
+two together are the Gaussian of maximum likelihood.
 
 A run is a folder as that of :mod:`wm_gym.agents.training`, without checkpoints: it takes minutes and repeats exactly,
 so that an unfinished one is begun again.
@@ -232,7 +232,7 @@ def best_episodes(dataset: Dataset, fraction: float) -> list[int]:
 def watch(
     model: DreamModel, dataset: Dataset, positions: Sequence[int], action: ActionName, bar: Any = None
 ) -> Demonstrations:
-    """Let a world model watch recorded drives, with the frames and actions that were recorded.
+    """Let a world model watch recorded episodes, with the frames and actions that were recorded.
 
     Args:
         model: The world model; its states are those that a driver's would be.

@@ -1,4 +1,4 @@
-"""Training an agent in the simulator itself, from pixels and without a world model: the opponent of dream training.
+"""Training an agent in the simulator itself, from pixels and without a world model: the baseline of dream training.
 
 A run is a folder: ``run_config.yaml`` (the resolved configuration), ``run.json`` (simulator, versions),
 ``metrics.jsonl`` (the record), ``tensorboard/``, ``checkpoints/``, and at the end the agent's own files, so that the

@@ -28,7 +28,7 @@ class Driver:
     Each call of :meth:`act` gives the last action and the new observation to its observer, and what that makes of them
     to the policy. For an agent that sees through a world model, the observer advances a latent state, as
     :class:`~wm_gym.envs.latent_observation.LatentObservation` does; for one that sees pixels, it keeps the last frames.
-    Call :meth:`reset` before the first frame of every drive, and :meth:`act` once every ``simulator.step_s`` seconds,
+    Call :meth:`reset` before the first frame of every episode, and :meth:`act` once every ``simulator.step_s`` seconds,
     the rhythm that the agent knows; the action given back must be the one that is carried out, or :meth:`carried_out`
     be told the one that was.
 
@@ -114,7 +114,7 @@ class Driver:
         check_simulator_fits(self.simulator, simulator)
 
     def reset(self, env: Any = None, seed: int = 0) -> None:
-        """Forget the drive so far.
+        """Forget the episode so far.
 
         Args:
             env: Not used; behaviours are given the simulator.

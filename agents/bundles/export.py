@@ -105,7 +105,7 @@ class StoredAction(nn.Module):
 
 
 class DriverModule(nn.Module):
-    """What :meth:`wm_gym.agents.Driver.act` computes, for a batch of drives whose states the caller keeps.
+    """What :meth:`wm_gym.agents.Driver.act` computes, for a batch of episodes whose states the caller keeps.
 
     Args:
         model: The world model that the agent sees through.
@@ -135,7 +135,7 @@ class DriverModule(nn.Module):
             latent: ``(B, Z)`` of the state before; any numbers where ``is_first``.
             memory: ``(B, ...)`` of the state before; any numbers where ``is_first``.
             last_action: ``(B, A)``, what was carried out since the frame before; any numbers where ``is_first``.
-            is_first: ``(B,)`` bool; whether the frame is the first of its drive.
+            is_first: ``(B,)`` bool; whether the frame is the first of its episode.
             vector: ``(B, V)``, what the simulator tells beside the frame, where it does.
         """
         # TensorRT takes uint8 inputs only where they become floats at once.

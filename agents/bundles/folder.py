@@ -24,7 +24,9 @@ from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.network import rebuild_pixel_policy, rebuild_policy
 from wm_gym.agents.policies.observers import LatentObserver, Observer, PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
-from wm_gym.bundle import BUNDLED, bundled_folder, load_model, manifest_text, read_manifest
+from wm_gym.bundle import MODEL_BUNDLE, load_model, manifest_text, read_manifest
+from wm_gym.bundle_kind import BundleKind
+from wm_gym.bundle_location import BUNDLED, resolve_folder
 from wm_gym.checksums import check_file, check_settings
 from wm_gym.config import parse_config
 from wm_gym.envs.rollout_contract import observation_space_of
@@ -42,7 +44,15 @@ MANIFEST = "agent.yaml"
 _POLICY = "policy.safetensors"
 _MODEL = "model"
 _METRICS = "metrics.json"
+_CARD = "README.md"
 _REMEDY = "copy or train the agent again"
+AGENT_BUNDLE = BundleKind(
+    "agent",
+    "agent",
+    MANIFEST,
+    (MANIFEST, _POLICY, _METRICS, _CARD, *(f"{_MODEL}/{file}" for file in MODEL_BUNDLE.files)),
+)
+"""What an agent's folder consists of."""
 
 
 class ModelReference(BaseModel):
@@ -186,6 +196,22 @@ def save_agent(
     return _write_agent(Path(path), manifest, policy, figures, card=card, model=copied)
 
 
+def save_self_contained(path: str | Path, agent: LoadedAgent) -> Path:
+    """Write an agent with its world model beside it, also where it only named the one that the package ships.
+
+    Raises:
+        BundleError: ``path`` exists and is no agent.
+    """
+    manifest = agent.manifest
+    if isinstance(manifest, PixelAgentManifest):
+        card = _pixel_agent_card(manifest, agent.metrics)
+        return _write_agent(Path(path), manifest, agent.policy, agent.metrics, card=card)
+    reference = manifest.model.model_copy(update={"location": "folder"})
+    manifest = manifest.model_copy(update={"model": reference})
+    card = _agent_card(manifest, agent.model, agent.metrics)
+    return _write_agent(Path(path), manifest, agent.policy, agent.metrics, card=card, model=agent.model)
+
+
 def save_pixel_agent(
     path: str | Path,
     policy: BasePolicy,
@@ -233,7 +259,7 @@ def _write_agent(
         state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in policy.state_dict().items()}
         write_tensors(folder / _POLICY, state)
         (folder / _METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", "utf-8")
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / _CARD).write_text(card, encoding="utf-8")
         if model is not None:
             model.save_pretrained(folder / _MODEL)
         (folder / MANIFEST).write_text(manifest_text(manifest, folder, (_POLICY, _METRICS)), encoding="utf-8")
@@ -241,12 +267,15 @@ def _write_agent(
 
 
 def read_agent_manifest(path: str | Path) -> tuple[Path, AgentManifest | PixelAgentManifest]:
-    """The folder and record of an agent given by path or as ``"bundled"``, without reading its tensors.
+    """The folder and record of an agent, without reading its tensors.
+
+    Args:
+        path: See :func:`wm_gym.bundle_location.resolve_folder`.
 
     Raises:
-        BundleError: The folder is missing, or is no agent of a version that is understood.
+        BundleError: The folder or repository is missing, or is no agent of a version that is understood.
     """
-    folder = bundled_folder("agent") if str(path) == BUNDLED else Path(path)
+    folder = resolve_folder(path, AGENT_BUNDLE)
     if not folder.is_dir():
         raise BundleError(
             f"there is no agent at {str(folder)!r}; give the folder that `wm-gym train-agent` wrote, or 'bundled'."
@@ -310,7 +339,7 @@ def agent_simulator(path: str | Path) -> SimulatorSpec:
     """The simulator that an agent of either kind knows, without reading its tensors.
 
     Args:
-        path: The agent's folder, or ``"bundled"``.
+        path: See :func:`wm_gym.bundle_location.resolve_folder`.
 
     Raises:
         BundleError: The folder is missing, or is no agent of a version that is understood, or its world model is
@@ -323,10 +352,16 @@ def agent_simulator(path: str | Path) -> SimulatorSpec:
 
 
 def load_agent(path: str | Path, device: str | torch.device = "cpu") -> LoadedAgent:
-    """Read an agent's folder, or the one that the package ships (``"bundled"``).
+    """Read an agent.
+
+    Args:
+        path: Its folder, ``"bundled"``, or a repository on the Hub, ``"owner/name"``; see
+            :func:`wm_gym.bundle_location.resolve_folder`.
+        device: Where it computes.
 
     Raises:
-        BundleError: The folder is missing, damaged or of another kind or version, or its world model is another one.
+        BundleError: The folder or repository is missing, damaged or of another kind or version, or its
+            world model is another one.
     """
     folder, manifest = read_agent_manifest(path)
     observer: Observer

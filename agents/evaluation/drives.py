@@ -1,6 +1,6 @@
-"""The drives of an evaluation, one after another or in several processes.
+"""The episodes of an evaluation, one after another or in several processes.
 
-A drive whose simulator was lost is no result: it is driven again.
+An episode whose simulator was lost is no result: it is driven again.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ class DriveSettings:
         is_agent: Whether it is an agent.
         simulator: The simulator.
         device: Where an agent computes.
-        max_episode_steps: Steps after which a drive is cut, or ``None``.
-        video: Where to write the first drive, or ``None``.
-        gap_horizon: Steps over which an agent's dreams are compared with its drives, or ``None`` for no comparison.
-        horizons: Numbers of steps over whose beginning of each drive rewards are summed, too.
+        max_episode_steps: Steps after which an episode is cut, or ``None``.
+        video: Where to write the first episode, or ``None``.
+        gap_horizon: Steps over which an agent's dreams are compared with its episodes, or ``None`` for no comparison.
+        horizons: Numbers of steps over whose beginning of each episode rewards are summed, too.
         connection: Where this process's simulator runs.
-        reset_options: Options of the simulator's reset for each drive, by its number, or none.
+        reset_options: Options of the simulator's reset for each episode, by its number, or none.
     """
 
     driver: str
@@ -76,7 +76,7 @@ class DriveSettings:
 
 @dataclass(frozen=True)
 class DriveResult:
-    """One drive.
+    """One episode.
 
     Attributes:
         index: Number of the episode.
@@ -106,14 +106,14 @@ class DriveResult:
 
 
 class _StateRecorder(LatentObserver):
-    """Keeps the latent states of a drive, one for each frame."""
+    """Keeps the latent states of an episode, one for each frame."""
 
     def __init__(self, model: DreamModel) -> None:
         super().__init__(model)
         self.states: list[LatentState] = []
 
     def observation(self, observed: Any, last_action: FloatArray | None) -> FloatArray:
-        """The features, as the base class gives them; the first frame of a drive forgets the drive before."""
+        """The features, as the base class gives them; the first frame of an episode forgets the episode before."""
         features = super().observation(observed, last_action)
         assert self.state is not None
         if last_action is None:
@@ -172,7 +172,7 @@ def _describe(index: int, seed: int) -> str:
     return f"episode {index} (seed {seed})"
 
 
-class _Stopped(Exception):  # noqa: N818 - no error, but the way out of a drive
+class _Stopped(Exception):  # noqa: N818 - no error, but the way out of an episode
     """The evaluation has ended, or its process is gone."""
 
 
@@ -181,7 +181,7 @@ class _Cockpit:
 
     Args:
         settings: Driver and simulator.
-        check_open: Called before every step; may raise to give the drive up.
+        check_open: Called before every step; may raise to give the episode up.
     """
 
     def __init__(self, settings: DriveSettings, check_open: Callable[[], None] = lambda: None) -> None:
@@ -215,7 +215,7 @@ class _Cockpit:
             except OutputError as error:
                 if result is None:
                     raise
-                result = replace(result, video_problem=str(error))  # the drive counts without its film
+                result = replace(result, video_problem=str(error))  # the episode counts without its film
             return result
         finally:
             if filmed is not self.env:
@@ -268,7 +268,7 @@ class _Cockpit:
     def _measure_gap(
         self, actions: list[FloatArray], rewards: list[float], seed: int, *, terminated: bool
     ) -> DriveGap | None:
-        """Compare the drive that has just ended with dreams that begin in it, if that is wanted."""
+        """Compare the episode that has just ended with dreams that begin in it, if that is wanted."""
         horizon = self.settings.gap_horizon
         if self.recorder is None or horizon is None:
             return None
@@ -346,7 +346,7 @@ def _work(settings: DriveSettings, connection: Connection) -> None:
 
 
 def _check_open(connection: Connection) -> None:
-    if connection.poll():  # nothing is sent during a drive: readable means closed
+    if connection.poll():  # nothing is sent during an episode: readable means closed
         raise _Stopped
 
 

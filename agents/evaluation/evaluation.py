@@ -16,6 +16,7 @@ from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.drives import DriveResult, DriveSettings, run_drives
 from wm_gym.agents.evaluation.reality_gap import RealityGap, summarise_gap
 from wm_gym.agents.evaluation.video import check_video_path
+from wm_gym.bundle_location import BUNDLED, names_a_bundle
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.envs.simulators import SIMULATORS, resolve_simulator
@@ -26,10 +27,9 @@ from wm_gym.provenance import provenance
 from wm_gym.simulator import SimulatorSpec
 
 RETURN_HORIZONS = (50, 150, 250)
-"""Steps from the beginning of a drive over which its rewards are summed, beside the whole drive's."""
+"""Steps from the beginning of an episode over which its rewards are summed, beside the whole episode's."""
 
-_BUNDLED = "bundled"
-# How an entry of `info` becomes a driving metric: over the steps of a drive, then averaged over the drives.
+# How an entry of `info` becomes a driving metric: over the steps of an episode, then averaged over the episodes.
 _DRIVING_METRICS: dict[str, tuple[str, str]] = {
     "mean_speed": ("speed", "mean"),
     "off_road_fraction": ("off_road", "mean"),
@@ -45,7 +45,7 @@ _PER_KM = "_per_km"
 _KM = "km"
 _END = "end"
 _ROUTE_DONE = "route_done"
-"""What CARLA's ``info["end"]`` says of a drive that came to the end of its route."""
+"""What CARLA's ``info["end"]`` says of an episode that came to the end of its route."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ class EvaluationResult:
         ci95: 95 % bootstrap interval of the mean return; ``None`` for one episode.
         terminated_rate: Share of the episodes that the simulator ended, rather than a limit on their length.
         driving: Driving metrics, as far as the simulator tells: ``mean_speed`` (in its own unit),
-            ``off_road_fraction``, ``progress``, ``lap_finished_rate``; in CARLA ``success``, the share of the drives
+            ``off_road_fraction``, ``progress``, ``lap_finished_rate``; in CARLA ``success``, the share of the episodes
             that ended with their route done; and in the sense of the CARLA leaderboard
             ``route_completion`` and ``driving_score`` (0 to 100), ``infraction_penalty`` (0 to 1), the latter two by
-            its version 2.1 too (``..._2_1``), ``km`` (driven in all drives together), and all infractions of a kind
+            its version 2.1 too (``..._2_1``), ``km`` (driven in all episodes together), and all infractions of a kind
             over all these kilometres (``red_lights_per_km``, ...).
-        infos: For every number in the simulator's ``info``: its ``mean`` over a drive's steps and its ``last`` value,
-            each averaged over the drives.
+        infos: For every number in the simulator's ``info``: its ``mean`` over an episode's steps and its ``last``
+            value, each averaged over the episodes.
         texts: For every text in the simulator's ``info``, its last value in each episode: ``texts["end"]`` says how
-            each drive in CARLA ended (``""`` where it was cut by a limit on its steps).
+            each episode in CARLA ended (``""`` where it was cut by a limit on its steps).
         last_infos: For each episode, the last value of every number in the simulator's ``info``.
-        drive_s: Seconds that each drive took.
-        reality_gap: What the agent's world model promises against what the simulator gave in these drives (see
+        drive_s: Seconds that each episode took.
+        reality_gap: What the agent's world model promises against what the simulator gave in these episodes (see
             :class:`~wm_gym.agents.evaluation.reality_gap.RealityGap` for its fields); ``None`` for a driver without
             a model, or where it was not asked for.
         wall_s: Seconds that the evaluation took.
@@ -133,7 +133,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Let a driver drive in a simulator. The result does not depend on the number of workers.
 
-    A drive whose simulator is lost (a server that dies or hangs) does not count and is driven again. A worker whose
+    An episode whose simulator is lost (a server that dies or hangs) does not count and is driven again. A worker whose
     simulator is gone for good is given up, with a warning at the end, as long as another one remains.
 
     Args:
@@ -146,7 +146,7 @@ def evaluate(
             be left out.
         worker_connections: For each worker, where its simulator runs, such as ``[{"port": 2000}, {"port": 2004}]``:
             one server each. Only arguments of the simulator's connection, which are not recorded.
-        max_episode_steps: Steps after which a drive is cut; ``None`` leaves it to the simulator.
+        max_episode_steps: Steps after which an episode is cut; ``None`` leaves it to the simulator.
         json_path: Where to write the result.
         video_path: Where to write the first episode, as ``.mp4`` or ``.gif``.
         simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``.
@@ -156,7 +156,7 @@ def evaluate(
         device: Where an agent computes.
         reset_options: Options of the simulator's reset for each of the episodes, such as the route to drive.
         progress: Show a progress bar.
-        notify: Called with the result before it is written, as the disk may have become full during the drives.
+        notify: Called with the result before it is written, as the disk may have become full during the episodes.
 
     Returns:
         Returns, lengths, interval, driving metrics and, for an agent, the reality gap.
@@ -165,7 +165,7 @@ def evaluate(
         ConfigError: A number is out of range, or the driver's name is unknown.
         BundleError: The agent cannot be loaded.
         SimulatorError: The simulator cannot be made or does not fit the agent, or no video has such a suffix.
-        OutputError: A file cannot be written; if it shows so early, this is found before the drives.
+        OutputError: A file cannot be written; if it shows so early, this is found before the episodes.
         SimulatorLostError: No simulator can be reached any more.
 
     Side effects: writes the files asked for, each in one move; starts ``workers`` processes if more than one.
@@ -209,7 +209,7 @@ def evaluate(
             bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in results):.1f}", refresh=False)
     results.sort(key=lambda result: result.index)
     outcome = _summarise(settings, seeds, results, time.monotonic() - started)
-    # What the drives have shown is told before anything is written that could fail.
+    # What the episodes have shown is told before anything is written that could fail.
     notify(outcome)
     for result in results:
         if result.video_problem is not None:
@@ -290,11 +290,11 @@ def _read_training(driver: str | Path) -> _Training | None:
     names = (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS)
     if str(driver) in names or is_held(str(driver)):
         return None
-    if str(driver) != _BUNDLED and not Path(driver).is_dir():
+    if not names_a_bundle(driver):
         raise ConfigError(
             f"driver {str(driver)!r} is neither an agent's folder nor a known name"
-            f"{did_you_mean(str(driver), (*names, _BUNDLED))}; use {', '.join(BEHAVIOURS)}, {_BUNDLED} or an agent's "
-            "folder."
+            f"{did_you_mean(str(driver), (*names, BUNDLED))}; use {', '.join(BEHAVIOURS)}, {BUNDLED}, an agent's "
+            "folder or owner/name on the Hub."
         )
     _, manifest = read_agent_manifest(driver)
     return _Training(agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None)

@@ -38,7 +38,8 @@ from wm_gym.agents.evaluation.multiple_choice import (
 from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
 from wm_gym.agents.evaluation.scorecard import RealDrives, Scorecard, check_can_be_ranked, score_policies
 from wm_gym.agents.policies.observers import LatentObserver
-from wm_gym.bundle import BUNDLED, ModelManifest, read_manifest
+from wm_gym.bundle import ModelManifest, read_manifest
+from wm_gym.bundle_location import BUNDLED, names_a_bundle
 from wm_gym.data_collection.recording.behaviours import Behaviour
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
@@ -206,10 +207,11 @@ def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
             f"the policy {name!r} cannot drive in a dream, as it reads the simulator's state or draws its actions "
             f"anew in every step; name agents of this model, {blind}."
         )
-    if name != BUNDLED and not Path(name).is_dir():
+    if not names_a_bundle(name):
         raise ConfigError(
             f"the policy {name!r} is neither an agent's folder nor a known name"
-            f"{did_you_mean(name, (*BEHAVIOURS, BUNDLED))}; use {BUNDLED}, {blind} or an agent's folder."
+            f"{did_you_mean(name, (*BEHAVIOURS, BUNDLED))}; use {BUNDLED}, {blind}, an agent's folder or owner/name on "
+            "the Hub."
         )
     folder, agent = read_agent_manifest(name)
     if not isinstance(agent, AgentManifest):

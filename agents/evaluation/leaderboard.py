@@ -54,13 +54,13 @@ _FAILURES = {
     "off_road": "Agent left the road",
     "wrong_way": "Agent drove backwards",
 }
-"""How a drive ended, and what the status says of it; the last three are ends of this package's own."""
+"""How an episode ended, and what the status says of it; the last three are ends of this package's own."""
 _SCORES = ("score_composed", "score_route", "score_penalty")
 
 
 @dataclass(frozen=True)
 class RouteDrive:
-    """What is known of one drive.
+    """What is known of one episode.
 
     Attributes:
         route_id: The route's id in its file.

@@ -1,4 +1,4 @@
-"""The reality gap: what a world model imagines along a real drive and from its moments on, against what was earned."""
+"""The reality gap: what a world model imagines along a real episode and from its steps on, against what was earned."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from wm_gym.state import LatentState
 HORIZONS = (1, 5, 10, 20, 30, 50, 100, 200)
 """Steps ahead at which rewards are summed, as far as they fit."""
 FIRST_START = 20
-"""First step of a drive at which a window begins: CarRacing's camera closes in during the first 13 of them."""
+"""First step of an episode at which a window begins: CarRacing's camera closes in during the first 13 of them."""
 START_STRIDE = 5
 """Steps between the beginnings of two windows."""
 
@@ -41,7 +41,7 @@ _BACKGROUND = 24
 
 
 class ImaginedDrive(NamedTuple):
-    """A dream along the actions of a recorded drive; entry ``k`` belongs to recorded step ``context - 1 + k``.
+    """A dream along the actions of a recorded episode; entry ``k`` belongs to recorded step ``context - 1 + k``.
 
     Attributes:
         rewards: ``(K,)`` float32, predicted.
@@ -111,7 +111,7 @@ def side_by_side(
     captions: tuple[str, str] = ("simulator", "dream"),
     height: int = 192,
 ) -> list[Frame]:
-    """Pictures of a recorded drive and its dream next to each other, with captions.
+    """Pictures of a recorded episode and its dream next to each other, with captions.
 
     Args:
         real_frames: ``(K, H, W, 3)`` uint8.
@@ -144,13 +144,13 @@ def side_by_side(
 
 
 class DriveSteps(NamedTuple):
-    """What the reality gap needs of one real drive of ``T`` steps.
+    """What the reality gap needs of one real episode of ``T`` steps.
 
     Attributes:
         states: ``T`` latent states: what the agent knew before each action.
         actions: ``(T, A)`` float32 in the stored format.
         rewards: ``(T,)`` float32.
-        terminated: Whether the task ended the drive, so that nothing could follow.
+        terminated: Whether the task ended the episode, so that nothing could follow.
     """
 
     states: LatentState
@@ -161,16 +161,16 @@ class DriveSteps(NamedTuple):
 
 @dataclass(frozen=True)
 class Windows:
-    """Rewards of ``N`` windows of ``K`` steps cut from real drives, as they were and as they were dreamt.
+    """Rewards of ``N`` windows of ``K`` steps cut from real episodes, as they were and as they were dreamt.
 
-    A window may reach beyond the end of its drive only where the task ended it: nothing is earned there.
+    A window may reach beyond the end of its episode only where the task ended it: nothing is earned there.
 
     Attributes:
         real: ``(N, K)`` float32, from the simulator.
         predicted: ``(N, K)`` float32: dreamt from the state at the window's start under the actions really taken.
         dreamt: ``(N, K)`` float32: dreamt from the same states with the agent choosing the actions in the dream, each
             times the probability that the dream has come that far.
-        driven: ``(N, K)`` bool: whether the step is one of the drive, not beyond its end.
+        driven: ``(N, K)`` bool: whether the step is one of the episode, not beyond its end.
     """
 
     real: FloatArray
@@ -205,15 +205,15 @@ class Windows:
 
 @dataclass(frozen=True)
 class DriveGap:
-    """Dream against simulator in one drive of ``T`` steps.
+    """Dream against simulator in one episode of ``T`` steps.
 
     Attributes:
-        windows: Rewards over some steps from many moments of the drive.
+        windows: Rewards over some steps from many moments of the episode.
         rewards: ``(T,)`` float32, from the simulator.
         predicted: ``(T,)`` float32: reward predicted for each step from the state before it.
-        continuations: ``(T,)`` float32: predicted probability that the drive goes on after each step.
-        terminated: ``(T,)`` bool: whether the simulator ended the drive with the step.
-        dream_return: What the agent earns in ``T`` steps of a dream from the drive's first frame on.
+        continuations: ``(T,)`` float32: predicted probability that the episode goes on after each step.
+        terminated: ``(T,)`` bool: whether the simulator ended the episode with the step.
+        dream_return: What the agent earns in ``T`` steps of a dream from the episode's first frame on.
     """
 
     windows: Windows
@@ -256,15 +256,15 @@ class HorizonGap:
 
 @dataclass(frozen=True)
 class WholeDriveGap:
-    """Dreams of whole drives, each from the first frame of a drive and of the same number of steps, against the drives.
+    """Dreams of whole episodes, each from an episode's first frame and of as many steps, against these episodes.
 
     Attributes:
-        drives: Number of drives.
+        drives: Number of episodes.
         mean_steps: Their mean length.
         mean_real: Mean real return.
         mean_dream: Mean return of the dreams, each reward times the probability of coming that far.
         ratio: ``mean_dream / mean_real``; ``None`` where the real return is not above 0.
-        correlation: Of dream and real returns; ``None`` for one drive, or where one of them is constant.
+        correlation: Of dream and real returns; ``None`` for one episode, or where one of them is constant.
     """
 
     drives: int
@@ -281,11 +281,11 @@ class RealityGap:
 
     Attributes:
         horizon: Steps in a window.
-        first_start: First step of a drive at which a window begins.
+        first_start: First step of an episode at which a window begins.
         start_stride: Steps between the beginnings of two windows; they overlap.
-        windows: Number of windows, of all drives together; windows with numbers that are not finite do not count.
-        by_horizon: The gap over the first steps of the windows; empty where every drive is too short.
-        whole_drive: The gap over whole drives; ``None`` where no dream of one has a finite return.
+        windows: Number of windows, of all episodes together; windows with numbers that are not finite do not count.
+        by_horizon: The gap over the first steps of the windows; empty where every episode is too short.
+        whole_drive: The gap over whole episodes; ``None`` where no dream of one has a finite return.
         reward: Calibration of the reward predicted for the next step.
         termination: Calibration of the end predicted for the next step.
     """
@@ -303,22 +303,22 @@ class RealityGap:
 @torch.no_grad()
 @single_precision()
 def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0) -> DriveGap:
-    """Dream from many moments of a real drive and keep the rewards.
+    """Dream from many moments of a real episode and keep the rewards.
 
-    All dreams of the drive advance together, one call of the model for each step: those along the recorded actions,
-    those in which the agent chooses (deterministically), and the one of the whole drive.
+    All dreams of the episode advance together, one call of the model for each step: those along the recorded actions,
+    those in which the agent chooses (deterministically), and the one of the whole episode.
 
     Args:
         driver: The agent that drove.
-        drive: Its drive.
+        drive: Its episode.
         horizon: Steps in a window, ``K``.
         seed: Of the model's noise, where its dynamics have some: a sample of it, not its mean, is what is compared.
 
     Returns:
-        The rewards; without windows where the drive is too short.
+        The rewards; without windows where the episode is too short.
     """
     model, length = driver.model, len(drive.actions)
-    # Where the task has not ended the drive, nobody knows what would have followed.
+    # Where the task has not ended the episode, nobody knows what would have followed.
     starts = np.arange(FIRST_START, length if drive.terminated else length - horizon + 1, START_STRIDE)
     steps = starts[:, None] + np.arange(horizon)
     is_driven = steps < length
@@ -332,7 +332,7 @@ def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0
     continuations = np.ones_like(rewards)
     for step in range(max(length, horizon) if len(starts) else length):
         if step == horizon:
-            state, num_free = state.first(1), 1  # only the dream of the whole drive goes on
+            state, num_free = state.first(1), 1  # only the dream of the whole episode goes on
         actions = _choose(driver, state.first(num_free))
         if step < horizon:
             actions = np.concatenate((actions, drive.actions[steps[:, step]]))

@@ -29,7 +29,7 @@ def evaluate_routes(
 ) -> EvaluationResult:
     """Drive each route once.
 
-    The weather is that of the route, unless ``simulator_kwargs`` has one. What ends a drive is what ends it in the
+    The weather is that of the route, unless ``simulator_kwargs`` has one. What ends an episode is what ends it in the
     leaderboard, changed by ``simulator_kwargs["end"]``.
 
     Args:

@@ -1,4 +1,4 @@
-"""NoCrash: the share of drives to a goal that arrive in time and without a collision, by town and traffic.
+"""NoCrash: the share of episodes to a goal that arrive in time and without a collision, by town and traffic.
 
 The benchmark is that of Codevilla et al. 2019, "Exploring the Limitations of Behavior Cloning for Autonomous Driving"
 (https://arxiv.org/abs/1904.08980), with the numbers of its program for CARLA 0.8.4, ``carla100`` of
@@ -37,8 +37,8 @@ ENDS: dict[str, Any] = {
     "route_start_s": 20.0,
     "route_s_per_m": 0.72,
 }
-"""What ends a drive: a collision, or the time. The original has 20 s and the route at 5 km/h, and asks for 200 N s from
-cars and things, 150 N s from pedestrians; here the lower of the two holds for all."""
+"""What ends an episode: a collision, or the time. The original has 20 s and the route at 5 km/h, and asks for 200 N s
+from cars and things, 150 N s from pedestrians; here the lower of the two holds for all."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Condition:
         town: Its name.
         role: ``"train"`` or ``"test"``.
         traffic: ``"empty"``, ``"regular"`` or ``"dense"``.
-        success_rate: Share of the drives that reached the goal, 0 to 1.
+        success_rate: Share of the episodes that reached the goal, 0 to 1.
         result: The evaluation.
     """
 
@@ -161,7 +161,7 @@ def run_suite(
             )
             conditions.append(Condition(town, TOWNS[town].role, kind, result.driving["success"], result))
             notify(conditions[-1])
-            arguments = {**arguments, "video_path": None}  # the first drive of all is filmed
+            arguments = {**arguments, "video_path": None}  # the first episode of all is filmed
     if file is not None:
         write_json_result(file, suite_results(conditions, drawn=routes is None))
     return conditions

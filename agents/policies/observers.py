@@ -78,7 +78,7 @@ class PixelObserver:
 
     Where the simulator gives a vector too, the newest one stands beside them, scaled to [-1, 1] and with a number for
     each class, and the observations are a ``Dict``.
-    The first frame of a drive stands in for those before it.
+    The first frame of an episode stands in for those before it.
 
     Args:
         simulator: The simulator that the policy is trained on.

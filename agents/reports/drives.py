@@ -1,4 +1,4 @@
-"""An agent's real drives beside its dreams, for the report: a film, and the reality gap."""
+"""An agent's real episodes beside its dreams, for the report: a film, and the reality gap."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _DEFAULT_FPS = 12.5
 
 
 class Drive(NamedTuple):
-    """One drive of an agent in the simulator.
+    """One episode of an agent in the simulator.
 
     Attributes:
         seed: Of the simulator.
@@ -67,14 +67,14 @@ class Drive(NamedTuple):
 
 @dataclass(frozen=True)
 class Film:
-    """A drive beside its dream.
+    """An episode beside its dream.
 
     Attributes:
         gif: The film.
         strip: ``(H', W', 3)`` uint8: a few moments of it, the simulator above the dream.
         strip_steps: Steps of the dream that the strip shows.
-        seed: Of the drive.
-        first_frame: Number of the drive's frame that the film begins with.
+        seed: Of the episode.
+        first_frame: Number of the episode's frame that the film begins with.
         context: Frames that the model sees before the dream begins.
         steps: Steps of the dream.
     """
@@ -95,12 +95,12 @@ def record_drives(
     *,
     connection: Mapping[str, Any] | None = None,
 ) -> list[Drive]:
-    """Let an agent drive in the simulator of its world model. A drive whose simulator is lost is driven again.
+    """Let an agent drive in the simulator of its world model. An episode whose simulator is lost is driven again.
 
     Args:
         driver: The agent.
-        seeds: One drive for each.
-        max_steps: Steps after which a drive is cut.
+        seeds: One episode for each.
+        max_steps: Steps after which an episode is cut.
         connection: Where the simulator runs, where it needs to be told.
 
     Raises:
@@ -136,15 +136,15 @@ def _record_drive(env: gym.Env[Any, Any], driver: Driver, seed: int, max_steps: 
 
 
 def make_film(model: DreamModel, drive: Drive, file: Path) -> Film | None:
-    """Write a GIF of a drive and of the dream that begins in the midst of it under the same actions.
+    """Write a GIF of an episode and of the dream that begins in the midst of it under the same actions.
 
     Args:
         model: The world model.
-        drive: The drive.
+        drive: The episode.
         file: Where the GIF goes; it is made smaller until it is below 3 MB.
 
     Returns:
-        The film, or ``None`` for a drive too short to dream along.
+        The film, or ``None`` for an episode too short to dream along.
     """
     steps = len(drive.actions)
     context = min(_CONTEXT, steps // 2)
@@ -181,7 +181,7 @@ def make_film(model: DreamModel, drive: Drive, file: Path) -> Film | None:
 
 
 def _strip(real: NDArray[np.uint8], dream: NDArray[np.uint8], steps: Sequence[int]) -> Frame:
-    """Moments of a drive above those of its dream, with white lines between them."""
+    """Moments of an episode above those of its dream, with white lines between them."""
     edges = ((0, _STRIP_GAP), (0, _STRIP_GAP), (0, 0))
     rows = [
         np.concatenate([np.pad(frames[step - 1], edges, constant_values=255) for step in steps], axis=1)
@@ -191,18 +191,18 @@ def _strip(real: NDArray[np.uint8], dream: NDArray[np.uint8], steps: Sequence[in
 
 
 def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple[Windows, RealityGap] | None:
-    """Dream from many moments of real drives and compare the rewards.
+    """Dream from many moments of real episodes and compare the rewards.
 
-    The state at each moment is the one that the agent itself had there, filtered from the drive's beginning.
+    The state at each moment is the one that the agent itself had there, filtered from the episode's beginning.
 
     Args:
         driver: The agent that drove.
-        drives: Its drives.
+        drives: Its episodes.
         seed: Of the model's noise, where its dynamics have some.
 
     Returns:
         The rewards of all windows, of the greatest length up to 50 steps that fits, and what they come to; ``None``
-        where every drive is too short.
+        where every episode is too short.
     """
     longest = max((len(drive.actions) for drive in drives), default=0)
     fitting = [steps for steps in HORIZONS if steps <= _MAX_HORIZON and FIRST_START + steps <= longest]

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with returns, a dream beside the drive it began in, curves, data and versions."""
+"""The report of a run: one HTML page with returns, a dream beside its real episode, curves, data and versions."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def write_report(
     Args:
         folder: As ``wm-gym demo`` leaves it: ``data/``, ``model/``, ``agent/``, ``evaluation/*.json``,
             ``summary.json``; with ``judge/``, where ``wm-gym judge --out`` wrote there.
-        seed: Of the first of the three drives; below 1,000,000, so that no held-out track is looked at.
+        seed: Of the first of the three episodes; below 1,000,000, so that no held-out track is looked at.
         connection: Where the agent's simulator runs, where it needs to be told.
         device: Where model and agent compute.
 

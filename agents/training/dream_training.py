@@ -114,7 +114,7 @@ def train_agent(
         progress: Show a progress bar.
         on_checkpoint: Called every ``config.validate_every`` dream steps (a tenth of the training by default) and at
             the end. With scores, the agent that is saved is the one with the best score, else the last one.
-        best_recorded: The most that a recorded drive got in ``horizon`` steps
+        best_recorded: The most that a recorded episode got in ``horizon`` steps
             (:func:`~wm_gym.agents.alarm.best_recorded_return`). Dreams that pay more on average raise a warning, as do
             those that pay more than the task can give, where the simulator knows its ceiling.
 

@@ -68,7 +68,7 @@ class RoundsConfig(BaseModel):
     model_updates: int = Field(
         default=700,
         ge=1,
-        description="Updates of the world model in a round; with the encoder at rest, where it was trained so.",
+        description="Updates of the world model in a round; with a frozen encoder, where it was trained so.",
     )
     model_learning_rate: float = Field(default=6e-4, gt=0, description="Learning rate that each of them begins with.")
     recorded_share: float = Field(
@@ -112,10 +112,10 @@ class Round:
     Attributes:
         number: 0 for the agent of the given world model.
         recorded_steps: Simulator steps recorded in it.
-        selection_steps: Simulator steps of the drives that chose among its checkpoints.
+        selection_steps: Simulator steps of the episodes that chose among its checkpoints.
         data_return: Mean return of what it recorded; ``None`` in round 0.
         dream_return: Mean return of the last dreams in training.
-        score: Mean return of the drives that chose its checkpoint; ``None`` without them.
+        score: Mean return of the episodes that chose its checkpoint; ``None`` without them.
     """
 
     number: int

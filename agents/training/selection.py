@@ -1,7 +1,7 @@
 """Choosing among the checkpoints of a training by short drives in the simulator, never on held-out seeds.
 
 A policy that trains long enough in a dream learns what the dream pays for and the simulator does not: the dream's
-return goes on rising while the real one falls. The dream cannot say when that begins. A few drives on training seeds
+return goes on rising while the real one falls. The dream cannot say when that begins. A few episodes on training seeds
 can; they choose among checkpoints and teach nothing.
 """
 
@@ -24,7 +24,7 @@ from wm_gym.errors import ConfigError, SimulatorLostError
 from wm_gym.simulator import SimulatorSpec
 
 FIRST_SEED = 980_000
-"""Seed of the first drive: below those held out, and the same for every checkpoint, so that tracks do not decide."""
+"""Seed of the first episode: below those held out, and the same for every checkpoint, so that tracks do not decide."""
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def selection_for(
 
     Raises:
         BundleError: There is no such world model.
-        ConfigError: The number of drives is negative.
+        ConfigError: The number of episodes is negative.
         SimulatorError: The simulator cannot be made.
     """
     if drives == 0:
@@ -53,13 +53,13 @@ def selection_for(
 
 
 class DriveSelection:
-    """Scores an agent by its mean return over a few drives; an ``on_checkpoint`` of ``train_agent``.
+    """Scores an agent by its mean return over a few episodes; an ``on_checkpoint`` of ``train_agent``.
 
     Args:
         simulator: Where to drive.
         episodes: Drives for each score.
-        seed: Of the first drive; the others follow.
-        max_episode_steps: Steps after which a drive is cut; ``None`` leaves it to the simulator.
+        seed: Of the first episode; the others follow.
+        max_episode_steps: Steps after which an episode is cut; ``None`` leaves it to the simulator.
         connection: Where the simulator runs, where it needs to be told.
 
     Attributes:

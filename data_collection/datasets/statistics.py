@@ -260,7 +260,7 @@ def _value_warnings(
         yield "every action is the same, so a model cannot learn what actions do."
     else:
         for name in constant:
-            if name != "gear":  # most drives never leave the forward gear
+            if name != "gear":  # most episodes never leave the forward gear
                 yield f"the action value {name!r} never changes, so a model cannot learn what it does."
     if np.ptp(rewards) == 0:
         yield f"every reward is {float(rewards[0]):g}, so there is nothing to learn from them."

@@ -195,7 +195,7 @@ def record_episode(
 
 
 def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
-    """The entries of a step's ``info`` that are single real numbers or truth values and say something of the drive."""
+    """The entries of a step's ``info`` that are single real numbers or truth values and tell of the episode."""
     return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != LOST}
 
 

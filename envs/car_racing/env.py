@@ -30,7 +30,7 @@ VECTOR_FIELDS = (
     VectorField(name="yaw_rate", unit="rad/s", low=-4.0, high=4.0, mirror_sign=-1),
     VectorField(name="steering", unit="rad", low=-0.4, high=0.4, mirror_sign=-1),
 )
-"""What can be observed beside the picture."""
+"""What can be observed beside the frame."""
 
 
 class CarRacingDrivingEnv(gym.Env[Any, Any], EzPickle):
@@ -97,7 +97,7 @@ class CarRacingDrivingEnv(gym.Env[Any, Any], EzPickle):
     * `lap_complete_percent=0.95`: passed on to Gymnasium; without effect there so far (see Episode End).
     * `domain_randomize=False`: new road and grass colours in each episode; `reset(options={"randomize": False})`
       keeps the last ones.
-    * `vector=()`: names of numbers that are observed beside the picture, some of `"speed"` (units a second),
+    * `vector=()`: names of numbers that are observed beside the frame, some of `"speed"` (units a second),
       `"yaw_rate"` (rad/s, positive to the right) and `"steering"` (rad, of the front wheels, positive to the right).
       The observation is then a `Dict` of `"image"` and `"vector"`.
     * `render_mode=None`: `"rgb_array"` (400 x 600 pixels) or `"human"` (a window that shows every simulator frame).

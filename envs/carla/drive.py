@@ -1,4 +1,4 @@
-"""One drive: from the ticks of the simulator to reward, ends and metrics."""
+"""One episode: from the ticks of the simulator to reward, ends and metrics."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Drive:
         return sum(self._terms.values())
 
     def info(self) -> dict[str, Any]:
-        """What ``info`` says about the drive."""
+        """What ``info`` says about the episode."""
         state = self.route_state
         return {
             "speed": math.hypot(*self.tick.ego.velocity),

@@ -18,16 +18,16 @@ What differs still:
 * Stop signs, scenarios and their time-outs, the minimum speed and giving way to emergency vehicles are not covered, as
   this environment does not simulate them; nor is driving in a lane of the opposite direction or in one that is not the
   route's, which the leaderboard counts as off the road.
-* The leaderboard also ends a drive that was away from its route for 30 % of it.
+* The leaderboard also ends an episode that was away from its route for 30 % of it.
 * The leaderboard ignores a collision within 3 m of one before, which it remembers for as long as the vehicle is within
   5 m of it; here both are 5 m.
 * By default a collision and leaving the road end an episode here, but not a drive there; see ``end`` of the
   environment's settings.
 
-Being blocked and leaving the route end a drive without a penalty of their own, as there.
+Being blocked and leaving the route end an episode without a penalty of their own, as there.
 
 The leaderboard's figure for several routes is the mean of each of the scores over the routes. Its rates are all
-infractions over all kilometres; ``rate * km`` gives the count of one drive back.
+infractions over all kilometres; ``rate * km`` gives the count of one episode back.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COLLISION_POINTS: dict[CollisionKind, float] = {"pedestrian": 1.00, "vehicle": 0
 RED_LIGHT_POINTS = 0.40
 
 _LEAST_KM = 0.001
-"""Rates are for at least so many kilometres, so that a drive that never starts has finite ones."""
+"""Rates are for at least so many kilometres, so that an episode that never starts has finite ones."""
 
 
 def collision_kind(type_id: str) -> CollisionKind | None:
@@ -107,7 +107,7 @@ class CollisionFilter:
 
 
 class DrivingRecord:
-    """Gathers what happens on one drive.
+    """Gathers what happens on one episode.
 
     Args:
         route_length: Metres.

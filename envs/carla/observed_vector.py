@@ -1,4 +1,4 @@
-"""What ``CarlaDriving-v0`` tells in numbers beside the picture: a field or a group of fields a name."""
+"""What ``CarlaDriving-v0`` tells in numbers beside the frame: a field or a group of fields a name."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def vector_fields(names: Sequence[str]) -> Fields:
 
 
 def observed_vector(names: Sequence[str], drive: Drive) -> FloatArray:
-    """The vector ``(V,)`` float32 of the moment that a drive has come to.
+    """The vector ``(V,)`` float32 of the moment that an episode has come to.
 
     Raises:
         SimulatorError: The server does not give what a field tells.
@@ -117,7 +117,7 @@ def route_points_ahead(drive: Drive) -> list[float]:
 
 
 class _Moment:
-    """One moment of a drive; what several fields tell of is looked for once."""
+    """One moment of an episode; what several fields tell of is looked for once."""
 
     def __init__(self, drive: Drive) -> None:
         self.drive = drive

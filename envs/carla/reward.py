@@ -14,7 +14,7 @@ A term is a weight of :class:`~wm_gym.envs.carla.config.RewardConfig` times what
 | `route_done` | 1 in the step in which the route ends |
 | `time` | seconds |
 
-The rates are multiplied by the seconds of a step, so that the sum over a drive does not depend on how long a step is.
+The rates are multiplied by the seconds of a step, so that an episode's sum does not depend on how long a step is.
 
 With the default weights, for a limit of 50 km/h (13.9 m/s):
 
@@ -29,7 +29,7 @@ With the default weights, for a limit of 50 km/h (13.9 m/s):
 The preset ``route_completion`` is the reward of CaRL (Jaeger et al. 2025, "CaRL: Learning Scalable Planning Policies
 with Simple Rewards", arXiv 2504.17838): the per cent of the route that a step gains, times a factor for each soft
 infraction; a hard infraction (a collision, a red light run, leaving the road) costs ``HARD_INFRACTION`` and ends the
-drive. So a route without any earns 100, however long it is or takes. The terms ``lane_deviation``, ``speed``,
+episode. So a route without any earns 100, however long it is or takes. The terms ``lane_deviation``, ``speed``,
 ``comfort`` and ``time`` (for the time to a collision) say what the factors took away. Outside the route's lane nothing
 is gained. Of CaRL's other factors, comfort goes by the jerk alone, the time to a collision by what is ahead on the
 route, and an infraction counts as long as it lasts, not for some time afterwards.

@@ -6,7 +6,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from wm_gym import bundle
+from wm_gym import bundle_location
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import (
     agent_model_path,
@@ -54,7 +54,7 @@ def test_an_agent_is_self_contained(agent_folder, tmp_path):
 
 
 def test_an_agent_of_the_bundled_model_refers_to_it_by_name(agent_folder, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(bundle, "bundled_folder", lambda kind: tmp_path / kind)
+    monkeypatch.setattr(bundle_location, "bundled_folder", lambda kind: tmp_path / kind)
     tiny_model.save_pretrained(tmp_path / "model")
     policy, config = load_agent(agent_folder).policy, load_agent(agent_folder).manifest.config
     save_agent(tmp_path / "small", policy, tiny_model, config)

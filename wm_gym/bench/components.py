@@ -1,4 +1,7 @@
-"""Parameters, time and memory of a world model's parts, and of whole clips: the architecture guide's tables."""
+"""Parameters, time and memory of a world model's parts, and of whole clips.
+
+The tables are those of the architecture guide (docs/guide.md).
+"""
 
 from __future__ import annotations
 

@@ -40,7 +40,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--parts", default="all", metavar="PART,PART", help=f"what to measure: {', '.join(_PARTS)} or all (default)"
     )
-    parser.add_argument("--model", default="bundled", metavar="PATH", help="a world model's folder (default: bundled)")
+    parser.add_argument(
+        "--model",
+        default="bundled",
+        metavar="PATH",
+        help="a world model's folder, or owner/name on the Hub (default: bundled)",
+    )
     parser.add_argument(
         "--num-envs", default="1,16,256,4096", metavar="N,N", help="numbers of dreams (default: 1,16,256,4096)"
     )

@@ -71,6 +71,7 @@ def examine() -> list[Check]:
         _package("minari", "minari", is_required=False, install="wm_gym[minari]"),
         _package("onnxruntime", "onnxruntime", is_required=False, install="wm_gym[export]"),
         _package("uvicorn", "uvicorn", is_required=False, install="wm_gym[play]"),
+        _package("huggingface_hub", "huggingface_hub", is_required=False, install="wm_gym[hub]"),
     ]
 
 

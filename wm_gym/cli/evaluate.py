@@ -42,8 +42,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "--agent",
         required=True,
         metavar="NAME",
-        help="an agent's folder, bundled, random, 'held(STEERING ACCELERATION)', autopilot, or (noisy-)traffic-manager "
-        "of CARLA",
+        help="an agent's folder, owner/name on the Hub, bundled, random, 'held(STEERING ACCELERATION)', autopilot, or "
+        "(noisy-)traffic-manager of CARLA",
     )
     add_simulator(parser, required=False)
     parser.add_argument(

@@ -16,9 +16,14 @@ def add_parser(subparsers: Subparsers) -> None:
         "wm-gym export --agent bundled --out runs/export --format onnx",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", default=None, metavar="PATH", help="a world model's folder, or bundled")
     source.add_argument(
-        "--agent", default=None, metavar="PATH", help="an agent's folder, or bundled: its driver and its world model"
+        "--model", default=None, metavar="PATH", help="a world model's folder, bundled, or owner/name on the Hub"
+    )
+    source.add_argument(
+        "--agent",
+        default=None,
+        metavar="PATH",
+        help="an agent's folder, bundled, or owner/name on the Hub: its driver and its world model",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""``wm-gym train-agent``: train an agent in imagination, or one of its opponents in the simulator or from data."""
+"""``wm-gym train-agent``: train an agent in imagination, or one of its baselines in the simulator or from data."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def add_parser(subparsers: Subparsers) -> None:
         default=PLACES[0],
         help="dream (default): imagination only; simulator: PPO from pixels; data: clone recorded drives",
     )
-    parser.add_argument("--model", default=None, metavar="PATH", help="a world model's folder, or 'bundled'")
+    parser.add_argument(
+        "--model", default=None, metavar="PATH", help="a world model's folder, 'bundled', or owner/name on the Hub"
+    )
     parser.add_argument("--algo", default=None, help="ppo (default), a2c, sac, td3 or ddpg; in the simulator ppo only")
     parser.add_argument(
         "--steps", type=int, default=None, metavar="N", help="in all: dream steps, decisions in the simulator, updates"

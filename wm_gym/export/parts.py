@@ -95,7 +95,7 @@ class Observe(nn.Module):
             memory: ``(B, ...)`` of the state before; any numbers where ``is_first``.
             action: ``(B, A)`` stored action that led to the frame; any numbers where ``is_first``.
             encoded: ``(B, Z)``, what the encoder makes of the frame.
-            is_first: ``(B,)`` bool; whether the frame is the first of its drive.
+            is_first: ``(B,)`` bool; whether the frame is the first of its episode.
         """
         first = self.model.dynamics.initial(encoded)
         later = self.model.observe_latent(LatentState(latent, memory), action, encoded)
@@ -315,7 +315,7 @@ def action_spec(model: WorldModel, name: str = "action") -> TensorSpec:
 
 
 def is_first_spec() -> TensorSpec:
-    """Whether a row begins a drive."""
+    """Whether a row begins an episode."""
     return TensorSpec(
         "is_first", (), torch.bool, "whether the frame is the first of its drive: state and action before do not count"
     )

@@ -1,4 +1,4 @@
-"""The decoder: a feature vector to a frame."""
+"""The decoder: a feature vector to a frame (docs/guide.md, "Decoder")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wm_gym.models.blocks import group_norm
 
 
 class StateDecoder(nn.Module):
-    """MLP to a small feature map, PixelShuffle x2 stages with refinement, 3x3 convolution and tanh (guide).
+    """MLP to a small feature map, PixelShuffle x2 stages with refinement, 3x3 convolution and tanh.
 
     A literal linear layer from 256 values to 512 x 16 x 16 has 33.5 M parameters, four times the guide's own budget
     for the whole decoder. So the latent is expanded to few channels (``base_expand``) and widened by a 1x1

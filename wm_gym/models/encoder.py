@@ -1,4 +1,4 @@
-"""The encoder: a frame, and the vector beside it where there is one, to a latent vector."""
+"""The encoder: a frame, and the vector beside it where there is one, to a latent vector (docs/guide.md, "Encoder")."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wm_gym.vector import Fields
 
 
 class SpatialEncoder(nn.Module):
-    """7x7 stem, residual stages, spatial self-attention, pooling and an MLP (guide, "Spatial Encoder").
+    """7x7 stem, residual stages, spatial self-attention, pooling and an MLP.
 
     At the guide's sizes: (3, 256, 256) -> stem (64, 64, 64) -> stages (128, 64, 64), (256, 32, 32), (512, 16, 16)
     -> attention -> average pool (512,) -> latent (256,). The embedding of a vector is joined before the last MLP.

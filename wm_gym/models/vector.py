@@ -11,7 +11,7 @@ from wm_gym.models.blocks import MLP, inverse_cdf
 from wm_gym.vector import Fields
 
 EMBEDDING_DIM = 128
-"""Size of what the encoder makes of a vector before it is joined with the picture."""
+"""Size of what the encoder makes of a vector before it is joined with the frame."""
 CARRIED_SCALE = 5.0
 """Of a vector that is a part of the state: networks read a state whose parts are of one size."""
 _BINS = 17
@@ -70,7 +70,7 @@ class VectorFields(nn.Module):
 
 
 class VectorEncoder(nn.Module):
-    """``(..., V)`` to an embedding ``(..., EMBEDDING_DIM)`` that is joined with the picture's before the projection.
+    """``(..., V)`` to an embedding ``(..., EMBEDDING_DIM)`` that is joined with the frame's before the projection.
 
     Args:
         fields: Of the vector, at least one.

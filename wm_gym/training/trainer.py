@@ -6,7 +6,7 @@ the folder is what :meth:`WorldModel.from_pretrained` reads. Running again on th
 
 Every update is a pure function of the configuration and its number, so a resumed run equals an uninterrupted one.
 
-There can be two phases. In the second one the encoder rests, all frames are encoded once, and everything behind the
+There can be two phases. In the second one the encoder is frozen, all frames are encoded once, and everything behind the
 encoder learns from many more and longer clips (``training.latent``).
 """
 
@@ -283,7 +283,7 @@ class WorldModelTrainer:
         training = self.config.training
         fabric = self.fabric
         sums: dict[str, torch.Tensor] = {}
-        # All randomness of an update hangs on its number alone. Dropout differs between processes; decoded steps do
+        # All randomness of an update depends on its number alone. Dropout differs between processes; decoded steps do
         # not, nor do the states that are drawn for a clip (SharedNoise).
         torch.manual_seed(_mix(training.seed, update, fabric.global_rank))
         for micro, arrays in enumerate(micro_batches):
@@ -479,7 +479,7 @@ class Objective(nn.Module):
 
 
 def learning_rate_at(update: int, config: Config) -> float:
-    """Linear warm-up (guide, "Learning Rate Warmup"), then cosine decay; each phase has its own."""
+    """Linear warm-up (docs/guide.md, "Training"), then cosine decay; each phase has its own."""
     training = config.training
     phase: TrainingConfig | LatentPhaseConfig = training
     if training.latent.steps and update >= training.steps:

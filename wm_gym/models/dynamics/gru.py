@@ -1,4 +1,4 @@
-"""Deterministic recurrent dynamics: FiLM conditioning and residual GRU layers (guide, "Temporal Dynamics")."""
+"""Deterministic recurrent dynamics: FiLM conditioning and residual GRU layers (docs/guide.md, "Dynamics")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deterministic attention over the last steps (guide, "Transformer-based Dynamics"; Vaswani et al. 2017)."""
+"""Deterministic attention over the last steps (docs/guide.md, "Dynamics"; Vaswani et al. 2017)."""
 
 from __future__ import annotations
 
