@@ -28,12 +28,14 @@ def vectors(count: int) -> torch.Tensor:
     return torch.stack((speed, light.float(), offset), dim=-1)
 
 
-@pytest.fixture(params=[False, True], ids=["entries", "bins"])
+@pytest.fixture(params=[(), ("shows_bins",), ("shows_bins", "classes_first")], ids=["plain", "bins", "classes"])
 def model(request) -> WorldModel:
     torch.manual_seed(0)
     simulator = SimulatorSpec(id="none", frame_size=(64, 64), action=ActionFormat.driving(), vector=FIELDS)
-    changes = [f"model.dynamics.shows_bins={str(request.param).lower()}"]
-    return WorldModel(load_config("town", changes).model, simulator).eval()
+    config = load_config("town").model
+    settings = {name: name in request.param for name in ("shows_bins", "classes_first")}
+    dynamics = config.dynamics.model_copy(update=settings)
+    return WorldModel(config.model_copy(update={"dynamics": dynamics}), simulator).eval()
 
 
 def observation(vector: torch.Tensor) -> Observation[torch.Tensor]:
@@ -129,6 +131,40 @@ def test_a_step_is_learnt_to_a_thousandth_of_the_bounds_and_a_class_with_it():
     assert (found[:, 1] == wanted[:, 1]).float().mean() > 0.97
 
 
+def test_a_number_jumps_with_the_class_that_is_drawn():
+    """The distance to a light that is gone is that of no light; what is drawn must not be half of each."""
+    torch.manual_seed(0)
+    transition = VectorTransition(FIELDS, 32, 4, classes_first=True)
+    reads = torch.nn.Linear(transition.spread_dim, 32)
+    optimizer = torch.optim.Adam([*transition.parameters(), *reads.parameters()], lr=3e-3)
+
+    def step(before: torch.Tensor) -> torch.Tensor:
+        after = before.clone()
+        after[:, 1] = torch.where(torch.rand(len(before)) < 0.3, 0.0, before[:, 1])  # the light is gone at random
+        after[:, 2] = torch.where(after[:, 1] == 0, 15.0, before[:, 2] - 0.5)
+        return after
+
+    def expected(carried: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(reads(transition.spread(carried)))
+
+    for _ in range(1500):
+        before = vectors(256)
+        carried = transition.carry(before)
+        loss = transition.loss(carried, transition.carry(step(before)), expected(carried), torch.rand(256, 4)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    before = vectors(2000)
+    carried = transition.carry(before)
+    with torch.no_grad():
+        following = transition(carried, expected(carried), torch.rand(2000, 4), torch.rand(2000, 1))
+    found = transition.fields.collapse(following / 5)
+    is_gone = found[:, 1] == 0
+    assert is_gone.float().mean() == pytest.approx((1 + 2 * 0.3) / 3, abs=0.05)
+    assert (found[is_gone, 2] - 15.0).abs().mean() < 0.5
+    assert (found[~is_gone, 2] - (before[~is_gone, 2] - 0.5)).abs().mean() < 0.5
+
+
 def test_the_accelerated_step_is_the_same(model):
     state, action, noise = (
         model.initial_state(observation(vectors(4))),
@@ -143,8 +179,9 @@ def test_the_accelerated_step_is_the_same(model):
 def test_only_rssm_carries_a_vector_and_says_so():
     with pytest.raises(ConfigError, match="carries_vector needs kind: rssm, but kind is gru"):
         parse_config(ModelConfig, {"dynamics": {"kind": "gru", "carries_vector": True}}, origin="a test")
-    with pytest.raises(ConfigError, match="shows_bins needs carries_vector: true"):
-        parse_config(ModelConfig, {"dynamics": {"kind": "rssm", "shows_bins": True}}, origin="a test")
+    for name in ("shows_bins", "classes_first"):
+        with pytest.raises(ConfigError, match=f"{name} needs carries_vector: true"):
+            parse_config(ModelConfig, {"dynamics": {"kind": "rssm", name: True}}, origin="a test")
     assert "carries_vector" not in load_config("tiny").model.dynamics.model_dump()
 
 

@@ -96,6 +96,9 @@ class VectorTransition(nn.Module):
     last point seen. Both are trained, and the first one alone too, so that what can be expected does not hang on a
     draw.
 
+    With ``classes_first`` the numbers of a step are predicted given its classes: those that were drawn, in training
+    those that were observed. Else a dream draws that a light is gone and keeps its distance.
+
     Errors of an entry are measured by a scale that is learnt with them (Kendall and Gal 2017, arXiv 1703.04977, eq. 5),
     as some entries can be predicted a thousand times better than others.
 
@@ -103,9 +106,10 @@ class VectorTransition(nn.Module):
         fields: Of the vector, at least one.
         expected_dim: Size of what the dynamics expect.
         drawn_dim: Size of what they draw.
+        classes_first: See above; without effect where no field has classes.
     """
 
-    def __init__(self, fields: Fields, expected_dim: int, drawn_dim: int) -> None:
+    def __init__(self, fields: Fields, expected_dim: int, drawn_dim: int, classes_first: bool = False) -> None:
         super().__init__()
         self.fields = VectorFields(fields)
         self.dim = self.fields.dim
@@ -115,6 +119,12 @@ class VectorTransition(nn.Module):
         self.spread_dim = self.bins_dim + self.dim - self._size
         self.expected = MLP(expected_dim, expected_dim, self.dim, zero_init=True)
         self.drawn = MLP(expected_dim + drawn_dim, expected_dim, self.dim, zero_init=True)
+        has_classes = self.dim > self._size
+        self.given_classes = (
+            MLP(expected_dim + drawn_dim + self.dim - self._size, expected_dim, self._size, zero_init=True)
+            if classes_first and has_classes
+            else None
+        )
         self.log_scale = nn.Parameter(torch.full((2, self._size), -2.0))
         self.register_buffer("centres", torch.linspace(-1, 1, _BINS), persistent=False)
 
@@ -145,7 +155,6 @@ class VectorTransition(nn.Module):
                 red at most steps turns green at some; without them the likeliest ones are taken.
         """
         following = carried + self.expected(expected).float() + self.drawn(torch.cat((expected, drawn), dim=-1)).float()
-        measured = following[..., : self._size].clamp(-CARRIED_SCALE, CARRIED_SCALE)
         classes = []
         for number, (_, logits) in enumerate(self.fields.logits(following)):
             if noise is None:  # by comparing, as in VectorFields.expand
@@ -155,7 +164,16 @@ class VectorTransition(nn.Module):
             else:
                 one_hot = inverse_cdf(logits.softmax(-1), noise[..., number])
             classes.append(CARRIED_SCALE * one_hot)
-        return torch.cat((measured, *classes), dim=-1)
+        measured = following[..., : self._size]
+        if self.given_classes is not None:
+            measured = measured + self._given_classes(expected, drawn, torch.cat(classes, dim=-1))
+        return torch.cat((measured.clamp(-CARRIED_SCALE, CARRIED_SCALE), *classes), dim=-1)
+
+    def _given_classes(self, expected: Tensor, drawn: Tensor, classes: Tensor) -> Tensor:
+        """What the classes that are carried after the step ``(..., C)`` change in its numbers ``(..., M)``."""
+        assert self.given_classes is not None
+        change: Tensor = self.given_classes(torch.cat((expected, drawn, classes / CARRIED_SCALE), dim=-1))
+        return change.float()
 
     def loss(self, carried: Tensor, following: Tensor, expected: Tensor, drawn: Tensor) -> Tensor:
         """Negative log-likelihood of a step ``(...,)`` in nats, but for a constant; of large errors less (Huber 1964).
@@ -168,6 +186,9 @@ class VectorTransition(nn.Module):
         """
         by_expected = carried + self.expected(expected).float()
         by_both = by_expected + self.drawn(torch.cat((expected, drawn), dim=-1)).float()
+        if self.given_classes is not None:
+            measured = by_both[..., : self._size] + self._given_classes(expected, drawn, following[..., self._size :])
+            by_both = torch.cat((measured, by_both[..., self._size :]), dim=-1)
         total = carried.new_zeros(carried.shape[:-1])
         for predicted, log_scale in zip(
             (by_expected, by_both), self.log_scale.clamp(min=_LEAST_LOG_SCALE), strict=True
