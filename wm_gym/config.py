@@ -134,17 +134,17 @@ class DynamicsConfig(_Section):
         "and a policy tell apart what lies close together, as before a stop line and behind it.",
     )
 
-    classes_first: bool = Field(
+    bounds_by_class: bool = Field(
         default=False,
-        description="Where the vector is a part of the state, a step draws its classes first and predicts the numbers "
-        "given them: the distance to the next light jumps when that light is no more.",
+        description="Where the vector is a part of the state: a number that lay at its bound in every recorded frame "
+        "of a class, as the distance to a light where there is none, lies there in a dream too that draws that class.",
     )
 
     @model_validator(mode="after")
     def _only_rssm_carries_a_vector(self) -> DynamicsConfig:
         if self.carries_vector and self.kind != "rssm":
             raise ValueError(f"carries_vector needs kind: rssm, but kind is {self.kind}")
-        for name in ("shows_bins", "classes_first"):
+        for name in ("shows_bins", "bounds_by_class"):
             if getattr(self, name) and not self.carries_vector:
                 raise ValueError(f"{name} needs carries_vector: true")
         return self
@@ -159,7 +159,7 @@ class DynamicsConfig(_Section):
     def _only_what_the_kind_uses(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out other kinds' settings: what a model is, and its fingerprint, must not change with them."""
         values: dict[str, Any] = handler(self)
-        added = ("action_gains", "carries_vector", "shows_bins", "classes_first")
+        added = ("action_gains", "carries_vector", "shows_bins", "bounds_by_class")
         for name in added:
             if not getattr(self, name):
                 del values[name]

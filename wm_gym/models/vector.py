@@ -16,6 +16,9 @@ CARRIED_SCALE = 5.0
 """Of a vector that is a part of the state: networks read a state whose parts are of one size."""
 _BINS = 17
 """Of each measured entry, over its bounds: steps of a 30th of them are plain to a linear layer."""
+_LEAST_SEEN = 100
+"""Steps of a class, before it is said what always holds for it."""
+_AT_BOUND = CARRIED_SCALE * (1 - 1e-5)
 _LEAST_LOG_SCALE = -9.0
 
 
@@ -96,8 +99,8 @@ class VectorTransition(nn.Module):
     last point seen. Both are trained, and the first one alone too, so that what can be expected does not hang on a
     draw.
 
-    With ``classes_first`` the numbers of a step are predicted given its classes: those that were drawn, in training
-    those that were observed. Else a dream draws that a light is gone and keeps its distance.
+    With ``bounds_by_class``, training notes which numbers always lie at a bound under which class. They are put there
+    when a dream draws that class: it would else draw that a light is gone, and keep its distance.
 
     Errors of an entry are measured by a scale that is learnt with them (Kendall and Gal 2017, arXiv 1703.04977, eq. 5),
     as some entries can be predicted a thousand times better than others.
@@ -106,10 +109,10 @@ class VectorTransition(nn.Module):
         fields: Of the vector, at least one.
         expected_dim: Size of what the dynamics expect.
         drawn_dim: Size of what they draw.
-        classes_first: See above; without effect where no field has classes.
+        bounds_by_class: See above.
     """
 
-    def __init__(self, fields: Fields, expected_dim: int, drawn_dim: int, classes_first: bool = False) -> None:
+    def __init__(self, fields: Fields, expected_dim: int, drawn_dim: int, bounds_by_class: bool = False) -> None:
         super().__init__()
         self.fields = VectorFields(fields)
         self.dim = self.fields.dim
@@ -119,16 +122,19 @@ class VectorTransition(nn.Module):
         self.spread_dim = self.bins_dim + self.dim - self._size
         self.expected = MLP(expected_dim, expected_dim, self.dim, zero_init=True)
         self.drawn = MLP(expected_dim + drawn_dim, expected_dim, self.dim, zero_init=True)
-        has_classes = self.dim > self._size
-        self.given_classes = (
-            MLP(expected_dim + drawn_dim + self.dim - self._size, expected_dim, self._size, zero_init=True)
-            if classes_first and has_classes
-            else None
-        )
+        self.bounds_by_class = bounds_by_class
+        if bounds_by_class:
+            classes = self.dim - self._size
+            self.register_buffer("seen", torch.zeros(classes))
+            self.register_buffer("at_bound", torch.zeros(2, classes, self._size))
         self.log_scale = nn.Parameter(torch.full((2, self._size), -2.0))
         self.register_buffer("centres", torch.linspace(-1, 1, _BINS), persistent=False)
 
     centres: Tensor
+    seen: Tensor
+    """``(C,)``: observed steps of each class."""
+    at_bound: Tensor
+    """``(2, C, M)``: of these, those with each number at its low and its high bound."""
 
     def carry(self, vectors: Tensor) -> Tensor:
         """Observed vectors ``(..., V)`` as they are carried ``(..., dim)``."""
@@ -164,16 +170,27 @@ class VectorTransition(nn.Module):
             else:
                 one_hot = inverse_cdf(logits.softmax(-1), noise[..., number])
             classes.append(CARRIED_SCALE * one_hot)
-        measured = following[..., : self._size]
-        if self.given_classes is not None:
-            measured = measured + self._given_classes(expected, drawn, torch.cat(classes, dim=-1))
-        return torch.cat((measured.clamp(-CARRIED_SCALE, CARRIED_SCALE), *classes), dim=-1)
+        measured = following[..., : self._size].clamp(-CARRIED_SCALE, CARRIED_SCALE)
+        if self.bounds_by_class:
+            low, high = self._bounds(torch.cat(classes, dim=-1))
+            measured = torch.where(low, -CARRIED_SCALE, torch.where(high, CARRIED_SCALE, measured))
+        return torch.cat((measured, *classes), dim=-1)
 
-    def _given_classes(self, expected: Tensor, drawn: Tensor, classes: Tensor) -> Tensor:
-        """What the classes that are carried after the step ``(..., C)`` change in its numbers ``(..., M)``."""
-        assert self.given_classes is not None
-        change: Tensor = self.given_classes(torch.cat((expected, drawn, classes / CARRIED_SCALE), dim=-1))
-        return change.float()
+    def _bounds(self, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Which numbers lie at their low, and which at their high bound, under carried classes: ``(..., M)`` bool."""
+        always = ((self.at_bound == self.seen[:, None]) & (self.seen[:, None] >= _LEAST_SEEN)).float()  # (2, C, M)
+        low, high = (classes @ part > 0 for part in always)
+        return low, high
+
+    @torch.no_grad()
+    def _note_bounds(self, carried: Tensor) -> None:
+        """Count for observed vectors ``(..., dim)``."""
+        flat = carried.flatten(0, -2).float()
+        measured, classes = flat[:, : self._size], (flat[:, self._size :] > 0).float()  # (N, M), (N, C)
+        self.seen += classes.sum(0)
+        # No matrix product: in bfloat16 it would not count right.
+        for number, is_there in enumerate((measured <= -_AT_BOUND, measured >= _AT_BOUND)):
+            self.at_bound[number] += (classes[:, :, None] * is_there[:, None, :]).sum(0)
 
     def loss(self, carried: Tensor, following: Tensor, expected: Tensor, drawn: Tensor) -> Tensor:
         """Negative log-likelihood of a step ``(...,)`` in nats, but for a constant; of large errors less (Huber 1964).
@@ -186,15 +203,19 @@ class VectorTransition(nn.Module):
         """
         by_expected = carried + self.expected(expected).float()
         by_both = by_expected + self.drawn(torch.cat((expected, drawn), dim=-1)).float()
-        if self.given_classes is not None:
-            measured = by_both[..., : self._size] + self._given_classes(expected, drawn, following[..., self._size :])
-            by_both = torch.cat((measured, by_both[..., self._size :]), dim=-1)
         total = carried.new_zeros(carried.shape[:-1])
+        is_free: float | Tensor = 1.0
+        if self.bounds_by_class:
+            if self.training:
+                self._note_bounds(following)
+            low, high = self._bounds(following[..., self._size :])
+            is_free = (~(low | high)).float()
         for predicted, log_scale in zip(
             (by_expected, by_both), self.log_scale.clamp(min=_LEAST_LOG_SCALE), strict=True
         ):
             error = (predicted - following)[..., : self._size] * (-log_scale).exp()
-            total = total + (F.huber_loss(error, torch.zeros_like(error), reduction="none") + log_scale).sum(-1)
+            likelihood = F.huber_loss(error, torch.zeros_like(error), reduction="none") + log_scale
+            total = total + (is_free * likelihood).sum(-1)
             wanted = self.fields.logits(following)
             for (_, logits), (_, classes) in zip(self.fields.logits(predicted), wanted, strict=True):
                 total = total - (logits.log_softmax(-1) * (classes / CARRIED_SCALE)).sum(-1)

@@ -97,7 +97,7 @@ class RSSMDynamics(Dynamics):
     def __init__(self, config: DynamicsConfig, latent_dim: int, action_dim: int, fields: Fields = ()) -> None:
         hidden = config.hidden_dim
         stochastic = config.groups * config.classes
-        vector = VectorTransition(fields, hidden, stochastic, config.classes_first) if fields else None
+        vector = VectorTransition(fields, hidden, stochastic, config.bounds_by_class) if fields else None
         carried, spread = (0, 0) if vector is None else (vector.dim, vector.spread_dim)
         super().__init__(config, latent_dim + carried, action_dim)
         self.vector = vector
