@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class WMGymError(Exception):
@@ -62,6 +66,12 @@ def printable(text: str) -> str:
 def reason_of(error: Exception) -> str:
     """What went wrong, in the system's words where it has some."""
     return str(getattr(error, "strerror", None) or error)
+
+
+def first_invalid(error: ValidationError) -> tuple[str, str]:
+    """The place, as ``"episodes.3.length"``, and pydantic's message of the first thing that is wrong in some values."""
+    problem = error.errors()[0]
+    return ".".join(map(str, problem["loc"])), problem["msg"]
 
 
 def error_by_name(name: str, message: str) -> WMGymError | None:

@@ -28,7 +28,7 @@ from wm_gym.agents.evaluation.dream_drives import (
     dream_drives,
     first_states,
 )
-from wm_gym.agents.evaluation.evaluation import RETURN_HORIZONS, evaluate
+from wm_gym.agents.evaluation.evaluation import RETURN_HORIZONS, EvaluationResult, evaluate
 from wm_gym.agents.evaluation.multiple_choice import (
     ChoiceScore,
     dream_of_choices,
@@ -249,7 +249,7 @@ def _read_results(files: Sequence[str | Path], names: Sequence[str], simulator: 
     return found
 
 
-def _drives_of(evaluation: SavedEvaluation, source: str) -> RealDrives:
+def _drives_of(evaluation: SavedEvaluation | EvaluationResult, source: str) -> RealDrives:
     return RealDrives(
         source=source,
         seeds=evaluation.seeds,
@@ -302,13 +302,4 @@ def _choose(
 
 def _drive(name: str, simulator: SimulatorSpec, **settings: Any) -> RealDrives:
     """Let a policy drive."""
-    result = evaluate(name, simulator, gap=False, **settings)
-    return RealDrives(
-        source=DRIVEN,
-        seeds=result.seeds,
-        returns=result.returns,
-        lengths=result.lengths,
-        by_horizon=result.returns_by_horizon,
-        max_steps=result.max_episode_steps,
-        drive_s=sum(result.drive_s),
-    )
+    return _drives_of(evaluate(name, simulator, gap=False, **settings), DRIVEN)

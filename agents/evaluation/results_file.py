@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from wm_gym.errors import BundleError
+from wm_gym.errors import BundleError, first_invalid
 from wm_gym.plain_files import read_json
 from wm_gym.simulator import SimulatorSpec
 
@@ -53,8 +53,7 @@ def read_evaluation(file: Path) -> SavedEvaluation:
     try:
         return SavedEvaluation.model_validate(values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
+        where, message = first_invalid(error)
         raise BundleError(
-            f"{str(file)!r} is no evaluation: {where}: {problem['msg']}; evaluate again, or remove the file."
+            f"{str(file)!r} is no evaluation: {where}: {message}; evaluate again, or remove the file."
         ) from error

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from wm_gym.agents.evaluation.scorecard import Scorecard
 from wm_gym.agents.reports.figures import draw_agreement
-from wm_gym.errors import BundleError, OutputError
+from wm_gym.errors import BundleError, OutputError, first_invalid
 from wm_gym.files import (
     check_writable,
     describe_os_error,
@@ -31,11 +31,8 @@ def read_scorecard(file: Path) -> Scorecard:
     try:
         return TypeAdapter(Scorecard).validate_python(values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise BundleError(
-            f"{str(file)!r} is no scorecard: {where}: {problem['msg']}; judge again, or remove it."
-        ) from error
+        where, message = first_invalid(error)
+        raise BundleError(f"{str(file)!r} is no scorecard: {where}: {message}; judge again, or remove it.") from error
 
 
 def check_scorecard_folder(folder: str | Path) -> Path:

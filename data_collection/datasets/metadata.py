@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import wm_gym
 from wm_gym.checksums import canonical
 from wm_gym.data_collection.datasets.codec import FrameCodec
-from wm_gym.errors import DatasetError
+from wm_gym.errors import DatasetError, first_invalid
 from wm_gym.files import describe_os_error, write_text_atomically
 from wm_gym.plain_files import JSON_BYTES, NotPlainError, parse_json, read_text
 from wm_gym.provenance import git_revision
@@ -123,9 +123,8 @@ class DatasetMetadata(BaseModel):
         try:
             return cls.model_validate(content)
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            raise DatasetError(f"{path} is damaged at {where!r}: {problem['msg']}; restore it from a copy.") from error
+            where, message = first_invalid(error)
+            raise DatasetError(f"{path} is damaged at {where!r}: {message}; restore it from a copy.") from error
 
 
 def difference(old: DatasetMetadata, new: DatasetMetadata) -> str | None:

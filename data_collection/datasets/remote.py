@@ -25,7 +25,7 @@ from wm_gym.data_collection.datasets.episode_file import (
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata
 from wm_gym.data_collection.datasets.remote_folder import DamagedError, RemoteFolder, without_password
 from wm_gym.data_collection.datasets.writer import check_sizes
-from wm_gym.errors import DatasetError
+from wm_gym.errors import DatasetError, first_invalid
 from wm_gym.plain_files import NotPlainError, parse_json
 from wm_gym.simulator import FrameSide
 
@@ -183,9 +183,9 @@ def read_index(folder: RemoteFolder) -> DatasetIndex | None:
             f"{folder.url}/{INDEX_FILE} {error}; delete it there, and push the dataset again."
         ) from error
     except ValidationError as error:
-        problem = error.errors()[0]
+        where, message = first_invalid(error)
         raise DatasetError(
-            f"{folder.url}/{INDEX_FILE} is damaged at {'.'.join(map(str, problem['loc']))!r}: {problem['msg']}; delete "
+            f"{folder.url}/{INDEX_FILE} is damaged at {where!r}: {message}; delete "
             "it there, and push the dataset again."
         ) from error
     indices = [entry.index for entry in index.episodes]
