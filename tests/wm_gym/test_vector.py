@@ -171,7 +171,7 @@ def test_dreams_show_what_the_simulator_shows():
         batch, _ = venv.reset(seed=0) if step == 0 else venv.step(np.zeros((4, 4), np.float32))[::4]
         assert venv.observation_space.contains(batch)
     np.testing.assert_array_equal(venv.reset(seed=0)[0]["vector"][0], observed["vector"])
-    sb3 = DreamVecEnv(4, model=model, observation="image", horizon=2)
+    sb3 = DreamVecEnv(4, model=model, observation="image", horizon=2, termination="never")
     first = sb3.reset()
     sb3.step(np.zeros((4, 4), np.float32))
     last, _, dones, infos = sb3.step(np.zeros((4, 4), np.float32))

@@ -90,6 +90,7 @@ function take(fresh) {
   mark(fresh.mode === "dream" ? fresh.start_state : null);
   if (before && (before.mode !== fresh.mode || before.seed !== fresh.seed)) clearMeters();
   Object.assign(document.body.dataset, { mode: fresh.mode, who: fresh.who, waits: fresh.waits, ended: fresh.ended ?? "" });
+  showStatus();
 }
 
 const ACTS = {
@@ -152,7 +153,7 @@ function tick(now) {
 }
 requestAnimationFrame(tick);
 
-setInterval(() => {
+function showStatus() {
   if (!isConnected || !state) return;
   const now = performance.now();
   const recent = shownAt.filter((time) => time > now - 1000).length;
@@ -160,4 +161,5 @@ setInterval(() => {
   const who = state.who === "agent" ? "the agent drives" : "your hand drives";
   const stands = state.ended ? "over" : state.paused ? "paused" : state.waits ? "ready" : null;
   at("status").textContent = `${who}, ${stands ?? `${recent} frames a second`}`;
-}, 500);
+}
+setInterval(showStatus, 500);
