@@ -78,6 +78,12 @@ class AgentConfig(BaseModel):
     )
     algorithm: dict[str, Any] = Field(default_factory=dict, description="Further keyword arguments of the algorithm.")
 
+    critic_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Dream steps at the beginning in which the critic learns alone, so that a policy that comes without "
+        "one, as a clone does, is not unlearnt by the first updates (ppo, a2c).",
+    )
     policy_average: float = Field(
         default=0.0,
         ge=0,

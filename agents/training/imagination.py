@@ -37,6 +37,7 @@ Snapshot = dict[str, Any]
 
 _OFF_POLICY_ROUND_STEPS = 4096  # dream steps between log rows of an algorithm that updates every few steps
 _HOLD_PROBABILITY = 0.9  # of a random rollout's action: drawing one every step would hardly move a car
+_CRITIC_LEARNING_RATE = 1e-3  # of a critic that learns alone: there is no policy that large steps could spoil
 _REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -104,6 +105,7 @@ class ImaginationTrainer:
             self.reward_scale = measure_reward_scale(self._dreams, config.gamma, config.seed)
         else:
             self.reward_scale = config.reward_scale
+        self._actor_learns = True
         self._env = _ScaledRewards(self._dreams, self.reward_scale, config.reward_limit)
         with warnings.catch_warnings():
             # The dream's policy belongs on the device of its world model, whatever is usual for small networks.
@@ -170,6 +172,7 @@ class ImaginationTrainer:
             self._env.seed(derived_seed(self.config.seed, before))
         set_random_seed(derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
         algorithm.action_space.seed(derived_seed(self.config.seed, before, 2))
+        self._let_actor_learn(before >= self.config.critic_steps)
         watch = _RoundCallback(self._bar, first_only=self._begins_anew)
         report = learn(algorithm, self._round_steps, watch, self._diverged(before))
         self._update_average(before)
@@ -263,10 +266,18 @@ class ImaginationTrainer:
             return config.n_steps * config.num_envs, config.n_steps % config.horizon == 0
         return config.num_envs * math.ceil(_OFF_POLICY_ROUND_STEPS / config.num_envs), False
 
+    def _let_actor_learn(self, learns: bool) -> None:
+        self._actor_learns = learns
+        for name, parameter in self._learner.named_parameters():
+            if "value_net" not in name.split("."):
+                parameter.requires_grad_(learns)
+
     def _learning_rate(self, _: float) -> float:
         # Stable-Baselines3's own progress counts from round to round.
         rate, final = self.config.learning_rate, self.config.final_learning_rate
         assert rate is not None
+        if not self._actor_learns:
+            return max(rate, _CRITIC_LEARNING_RATE)
         steps = self._algorithm.num_timesteps if hasattr(self, "_algorithm") else 0
         progress = min(1.0, steps / self.config.steps)
         return rate * (1.0 - (1.0 - final) * progress)

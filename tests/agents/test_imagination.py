@@ -114,6 +114,40 @@ def test_the_average_is_that_of_the_rounds(small_config):
         torch.testing.assert_close(other._learner.action_net.weight, latest)
 
 
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_the_critic_learns_alone_at_first(small_config, algo):
+    """Neither the policy nor its optimiser moves; a restored trainer goes on to the same parameters."""
+    config = small_config.model_copy(update={"critic_steps": 50, "algo": algo, "learning_rate": 1e-5})
+    if algo == "a2c":
+        config = AgentConfig(**config.model_dump(exclude={"batch_size", "n_epochs"}))
+    with ImaginationTrainer(PointWorld(), config) as trainer:
+        states = [trainer.snapshot()["parameters"]["policy"]]
+        for _ in range(3):
+            report = trainer.train_round()
+            states.append(trainer.snapshot()["parameters"]["policy"])
+            if trainer.dream_steps == 32:
+                assert report["learning_rate"] == 1e-3
+                snapshot = trainer.snapshot()
+        assert report["learning_rate"] <= 1e-5
+    changed = [
+        {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+        for before, after in zip(states, states[1:], strict=False)
+    ]
+    critic = {name for name in states[0] if "value_net" in name}
+    assert changed[0] == changed[1] == critic
+    assert changed[2] > critic
+    with ImaginationTrainer(PointWorld(), config) as other:
+        other.restore(snapshot)
+        other.train_round()
+        other.train_round()
+        assert all(torch.equal(other.policy.state_dict()[name], tensor) for name, tensor in states[-1].items())
+
+
+def test_an_algorithm_without_such_a_critic_takes_no_critic_steps(small_config):
+    with pytest.raises(ConfigError, match="sac has no setting 'critic_steps'"):
+        ImaginationTrainer(PointWorld(), AgentConfig(algo="sac", critic_steps=10))
+
+
 def test_a_reward_limit_bounds_what_is_learned_from_not_what_is_reported():
     config = AgentConfig(num_envs=8, horizon=HORIZON, reward_scale=0.5, reward_limit=3.0, batch_size=32, net_arch=(8,))
     unlimited = config.model_copy(update={"reward_limit": None})
