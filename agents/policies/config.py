@@ -81,7 +81,7 @@ class AgentConfig(BaseModel):
     critic_steps: int = Field(
         default=0,
         ge=0,
-        description="Dream steps at the beginning in which the critic learns alone, so that a policy that comes without "
+        description="Dream steps at the beginning in which the critic learns alone, so that a policy that has "
         "one, as a clone does, is not unlearnt by the first updates (ppo, a2c).",
     )
     policy_average: float = Field(
