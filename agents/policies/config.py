@@ -84,6 +84,13 @@ class AgentConfig(BaseModel):
         description="Dream steps at the beginning in which the critic learns alone, so that a policy that has "
         "one, as a clone does, is not unlearnt by the first updates (ppo, a2c).",
     )
+    anchor: float = Field(
+        default=0.0,
+        ge=0,
+        description="What a step's reward loses in training for an action that differs from the initial policy's mean "
+        "by one of its deviations, growing with the square: a policy that stays near recorded driving stays where the "
+        "dream can be trusted (ppo, a2c).",
+    )
     policy_average: float = Field(
         default=0.0,
         ge=0,

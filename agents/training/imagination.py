@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
@@ -106,7 +106,9 @@ class ImaginationTrainer:
         else:
             self.reward_scale = config.reward_scale
         self._actor_learns = True
-        self._env = _ScaledRewards(self._dreams, self.reward_scale, config.reward_limit)
+        if config.anchor and initial is None:
+            raise ConfigError("anchor keeps a policy near the one that it began from; give --initial, or leave it out.")
+        self._env = _LearningRewards(self._dreams, self.reward_scale, config.reward_limit)
         with warnings.catch_warnings():
             # The dream's policy belongs on the device of its world model, whatever is usual for small networks.
             warnings.filterwarnings("ignore", message="You are trying to run .* on the GPU", category=UserWarning)
@@ -125,6 +127,9 @@ class ImaginationTrainer:
             set_normalisation(self._learner, mean, deviation)
         if initial is not None:
             _adopt(self._learner, initial)
+            if config.anchor:
+                assert isinstance(self._learner, ActorCriticPolicy)
+                self._env.keep_near(copy.deepcopy(self._learner), config.anchor)
         self._average: BasePolicy | None = None
         if config.policy_average > 0:
             observations, actions = self._dreams.observation_space, self._dreams.action_space
@@ -322,20 +327,51 @@ def _adopt(policy: BasePolicy, initial: BasePolicy) -> None:
         ) from error
 
 
-class _ScaledRewards(VecEnvWrapper):
-    """Limits rewards and multiplies them by a constant; the returns in ``info["episode"]`` stay as they are."""
+class _LearningRewards(VecEnvWrapper):
+    """Rewards as learning takes them: limited, less for leaving an anchor, and multiplied by a constant.
+
+    The returns in ``info["episode"]`` stay as they are.
+    """
 
     def __init__(self, venv: VecEnv, scale: float, limit: float | None) -> None:
         super().__init__(venv)
         self.scale = scale
         self.limit = math.inf if limit is None else limit
+        self._anchor: ActorCriticPolicy | None = None
+        self._anchor_weight = 0.0
+        self._observations: Any = None
+        self._distance: Any = 0.0
+
+    def keep_near(self, policy: ActorCriticPolicy, weight: float) -> None:
+        """Take ``weight`` times the action's distance from a policy off every reward.
+
+        The distance is the mean over the action's values of ``((value - mean) / deviation)**2``.
+        """
+        policy.set_training_mode(False)
+        self._anchor, self._anchor_weight = policy, weight
 
     def reset(self) -> Any:
-        return self.venv.reset()
+        self._observations = self.venv.reset()
+        return self._observations
+
+    def step_async(self, actions: Any) -> None:
+        if self._anchor is not None:
+            self._distance = self._distance_from(self._anchor, actions)
+        self.venv.step_async(actions)
 
     def step_wait(self) -> Any:
-        observations, rewards, dones, infos = self.venv.step_wait()
-        return observations, np.minimum(rewards, self.limit).astype(np.float32) * np.float32(self.scale), dones, infos
+        self._observations, rewards, dones, infos = self.venv.step_wait()
+        kept = np.minimum(rewards, self.limit).astype(np.float32) - np.float32(self._anchor_weight) * self._distance
+        return self._observations, kept * np.float32(self.scale), dones, infos
+
+    @torch.no_grad()
+    def _distance_from(self, policy: ActorCriticPolicy, actions: Any) -> Any:
+        """``(B,)`` float32: see :meth:`keep_near`."""
+        observations, _ = policy.obs_to_tensor(self._observations)
+        chosen: Any = policy.get_distribution(observations).distribution
+        space: Any = self.action_space
+        mean = np.clip(chosen.mean.cpu().numpy(), space.low, space.high)
+        return np.square((actions - mean) / chosen.stddev.cpu().numpy()).mean(axis=1, dtype=np.float32)
 
 
 class _RoundCallback(BaseCallback):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -131,7 +133,7 @@ def test_the_critic_learns_alone_at_first(small_config, algo):
         assert report["learning_rate"] <= 1e-5
     changed = [
         {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-        for before, after in zip(states, states[1:], strict=False)
+        for before, after in itertools.pairwise(states)
     ]
     critic = {name for name in states[0] if "value_net" in name}
     assert changed[0] == changed[1] == critic
@@ -143,9 +145,50 @@ def test_the_critic_learns_alone_at_first(small_config, algo):
         assert all(torch.equal(other.policy.state_dict()[name], tensor) for name, tensor in states[-1].items())
 
 
-def test_an_algorithm_without_such_a_critic_takes_no_critic_steps(small_config):
-    with pytest.raises(ConfigError, match="sac has no setting 'critic_steps'"):
-        ImaginationTrainer(PointWorld(), AgentConfig(algo="sac", critic_steps=10))
+@pytest.mark.parametrize("name", ["critic_steps", "anchor"])
+def test_settings_of_on_policy_algorithms_are_refused_for_others(name):
+    with pytest.raises(ConfigError, match=f"sac has no setting '{name}'"):
+        ImaginationTrainer(PointWorld(), AgentConfig(algo="sac", **{name: 10}))
+
+
+def test_an_anchor_takes_what_leaves_it_from_the_reward_that_is_learned_from(small_config):
+    config = small_config.model_copy(update={"anchor": 0.25, "log_std_init": -1.0})
+    with ImaginationTrainer(PointWorld(), small_config.model_copy(update={"log_std_init": -1.0})) as other:
+        initial = other.policy
+    rewards, buffers = [], []
+    for settings in (config.model_copy(update={"anchor": 0.0}), config):
+        with ImaginationTrainer(PointWorld(), settings, initial=initial) as trainer:
+            rewards.append(trainer.train_round()["ep_rew_mean"])
+            buffers.append(trainer._algorithm.rollout_buffer)
+    assert rewards[0] == rewards[1]
+    plain, anchored = buffers
+    np.testing.assert_array_equal(plain.actions, anchored.actions)
+    with torch.no_grad():
+        mean = initial.get_distribution(torch.from_numpy(plain.observations)).distribution.mean.numpy()
+    distance = np.square((np.clip(plain.actions, -1, 1) - np.clip(mean, -1, 1)) / np.exp(-1.0)).mean(axis=-1)
+    distance = distance.reshape(plain.rewards.shape[::-1]).T  # the buffer has put its dreams one after the other
+    taken = (plain.rewards - anchored.rewards)[:-1]  # the last steps also hold bootstrapped values
+    np.testing.assert_allclose(taken, 0.5 * 0.25 * distance[:-1], atol=1e-4)
+    with pytest.raises(ConfigError, match="give --initial"):
+        ImaginationTrainer(PointWorld(), config)
+
+
+@pytest.mark.parametrize("anchor", [0.0, 300.0])
+def test_a_policy_stays_near_a_strong_anchor(anchor):
+    config = AgentConfig(
+        steps=8_192, num_envs=32, horizon=HORIZON, net_arch=(32,), gamma=0.9, learning_rate=2e-3, reward_scale=0.02,
+        target_kl=None, batch_size=128, anchor=anchor,
+    )  # fmt: skip
+    with ImaginationTrainer(PointWorld(), config.model_copy(update={"anchor": 0.0})) as other:
+        initial = other.policy
+    with ImaginationTrainer(PointWorld(), config, initial=initial) as trainer:
+        while trainer.dream_steps < config.steps:
+            trainer.train_round()
+        states = trainer._algorithm.rollout_buffer.observations
+    moved = np.abs(
+        trainer.policy.predict(states, deterministic=True)[0] - initial.predict(states, deterministic=True)[0]
+    )
+    assert moved.mean() < 0.05 if anchor else moved.mean() > 0.2, moved.mean()
 
 
 def test_a_reward_limit_bounds_what_is_learned_from_not_what_is_reported():
