@@ -40,7 +40,7 @@ from wm_gym.envs.carla.metrics import collision_kind
 from wm_gym.envs.carla.route import Route
 from wm_gym.envs.carla.sensors import Camera, CollisionSensor, MissingImageError, camera_blueprint, mount, start_cameras
 from wm_gym.envs.carla.state import EgoState
-from wm_gym.envs.carla.ticking import Ticker
+from wm_gym.envs.carla.ticking import Ticker, synchronous_manager
 from wm_gym.envs.carla.town import Town, same_roads, short_name
 from wm_gym.envs.carla.town_raster import TownRaster, cached_raster
 from wm_gym.envs.carla.traffic import CONTROLLER, Traffic
@@ -400,8 +400,7 @@ class CarlaSession:
     def _prepare_manager(self, seed: int) -> None:
         if self._manager is None:
             port = self._connection.traffic_manager_port or _free_port()
-            self._manager = self._client.get_trafficmanager(port)
-            self._manager.set_synchronous_mode(True)
+            self._manager = synchronous_manager(self._client, port)
             self._ticker.watch(port)
         traffic = self._config.traffic
         self._manager.set_random_device_seed(seed)

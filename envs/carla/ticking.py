@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 0.1
 _STUCK_AFTER_LOOKS = 3
 _CALL_TIMEOUT_S = 2.0
+_CYCLE_S, _MOST_CYCLES = 1.0, 10
+"""Of the Traffic Manager without vehicles, which takes milliseconds; and how often to ask for one that was lost."""
 
 
 class Ticker:
@@ -84,15 +86,43 @@ class Ticker:
                 looks = 0
 
 
+def synchronous_manager(client: carla.Client, port: int) -> carla.TrafficManager:
+    """The Traffic Manager at a port, made if there is none, in synchronous mode, and with its thread at rest.
+
+    A new manager begins in asynchronous mode, and its thread looks for new frames without a pause. Where the scheduler
+    takes its core away just after it has read the mode, it goes on after the next tick, takes the tick's frame for one
+    of the old mode and controls the vehicles once more than it should: equal seeds then give different drives on a busy
+    machine. A cycle in the new mode shows that it is through with the old one. To be called before there are vehicles
+    of the manager's own, for which the cycle would count.
+    """
+    manager = client.get_trafficmanager(port)
+    manager.set_synchronous_mode(True)
+    for _ in range(_MOST_CYCLES):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), _CALL_TIMEOUT_S) as connection:
+            connection.settimeout(_CYCLE_S)
+            try:
+                _call(connection, 1, b"synchronous_tick")
+            except TimeoutError:
+                # As in :class:`Ticker`; the manager's port answers one call at a time, but this process may ask it too.
+                manager.set_synchronous_mode(False)
+                manager.set_synchronous_mode(True)
+                continue
+        break
+    return manager
+
+
 def wake_traffic_manager(port: int) -> None:
     """Switch the synchronous mode of the Traffic Manager at a port of this machine off and on, which wakes its thread.
 
     The call is ``set_synchronous_mode`` of the manager's msgpack-RPC server.
     """
-    name = b"set_synchronous_mode"
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), _CALL_TIMEOUT_S) as connection:
         for number, mode in ((1, False), (2, True)):
-            # msgpack: [0, number, name, [mode]]
-            head = bytes((0x94, 0x00, number, 0xA0 | len(name)))
-            connection.sendall(head + name + bytes((0x91, 0xC3 if mode else 0xC2)))
-            connection.recv(64)
+            _call(connection, number, b"set_synchronous_mode", mode)
+
+
+def _call(connection: socket.socket, number: int, name: bytes, *modes: bool) -> None:
+    """A call of msgpack-RPC, ``[0, number, name, modes]``; waits for the answer."""
+    head = bytes((0x94, 0x00, number, 0xA0 | len(name)))
+    connection.sendall(head + name + bytes((0x90 | len(modes), *(0xC3 if mode else 0xC2 for mode in modes))))
+    connection.recv(64)

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from tests.carla_server.process import free_port
-from wm_gym.envs.carla.ticking import Ticker, wake_traffic_manager
+from tests.carla_server.process import StandIn, free_port
+from wm_gym.envs.carla.ticking import Ticker, synchronous_manager, wake_traffic_manager
 
 pytest.importorskip("carla.libcarla")
 
@@ -98,3 +98,88 @@ def test_waking_a_real_traffic_manager_changes_nothing_else(server):
 
 def test_waking_nobody_is_no_error():
     wake_traffic_manager(free_port())
+
+
+NAPPING_MANAGER = """
+import os, sys, time
+import carla
+from wm_gym.envs.carla.ticking import Ticker, synchronous_manager
+
+class Client:
+    def get_trafficmanager(self, port):
+        manager = client.get_trafficmanager(port)
+        # Now its thread sleeps for 50 ms after each look at the mode, as it may do anywhere on a busy machine.
+        manager.set_hybrid_physics_mode(sys.argv[3] == "naps")
+        time.sleep(0.005)
+        return manager
+
+client = carla.Client("127.0.0.1", int(sys.argv[1]))
+client.set_timeout(5.0)
+world = client.get_world()
+settings = world.get_settings()
+settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
+world.apply_settings(settings)
+blueprint = world.get_blueprint_library().find("vehicle.tesla.model3")
+place = world.get_map().get_spawn_points()[0]
+place.rotation.yaw += 10.0  # it has something to correct
+vehicle = world.spawn_actor(blueprint, place)
+world.tick()
+port = int(sys.argv[2])
+manager = synchronous_manager(Client(), port)
+manager.set_hybrid_physics_mode(False)
+manager.set_random_device_seed(1)
+vehicle.set_autopilot(True, port)
+ticker = Ticker(world, 5.0)
+ticker.watch(port)
+for number in range(4):
+    ticker.tick()
+    time.sleep(0.1)
+    print(vehicle.get_control(), flush=True)
+os._exit(0)  # the Traffic Manager may abort a process at its end
+"""
+
+
+def test_a_manager_whose_thread_lags_behind_controls_vehicles_no_more_often():
+    """Its thread may have looked at the mode just before that was set, and go on only after the next tick."""
+    said = []
+    for thread in ("is awake", "naps"):
+        with StandIn() as server:
+            command = [sys.executable, "-c", NAPPING_MANAGER, str(server.port), str(free_port()), thread]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        said.append([line for line in done.stdout.splitlines() if line.startswith("VehicleControl")])
+    assert len(said[0]) == 4
+    assert said[0] == said[1]
+
+
+def test_a_manager_that_lost_a_call_is_asked_again():
+    port, modes, received = free_port(), [], []
+
+    class Manager:
+        set_synchronous_mode = modes.append
+
+    class Client:
+        get_trafficmanager = staticmethod(lambda port: Manager)
+
+    def serve(listener):
+        connection, _ = listener.accept()
+        received.append(connection.recv(64))
+        again, _ = listener.accept()
+        received.append(again.recv(64))
+        again.sendall(b"\x94\x01\x01\xc0\xc3")
+        again.recv(64)
+
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        assert synchronous_manager(Client, port) is Manager
+    assert modes == [True, False, True]
+    assert [b"synchronous_tick" in request for request in received] == [True, True]
+
+
+def test_a_manager_elsewhere_is_left_alone():
+    class Manager:
+        set_synchronous_mode = staticmethod(lambda mode: None)
+
+    class Client:
+        get_trafficmanager = staticmethod(lambda port: Manager)
+
+    assert synchronous_manager(Client, free_port()) is Manager
