@@ -142,7 +142,9 @@ at("seed").onchange = ({ target }) => {
 let controlsBefore = "";
 let lastTime = performance.now();
 function tick(now) {
-  const controls = { kind: "controls", ...input.read(Math.min(0.1, (now - lastTime) / 1000)) };
+  // A frame's time is that of its beginning: the first one may have begun before this script was through.
+  const seconds = Math.max(0, Math.min(0.1, (now - lastTime) / 1000));
+  const controls = { kind: "controls", ...input.read(seconds) };
   lastTime = now;
   const text = JSON.stringify(controls);
   if (isConnected && text !== controlsBefore) {

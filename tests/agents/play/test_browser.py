@@ -8,6 +8,7 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 pytest.importorskip("uvicorn", reason="the server needs the extra play")
 
 from own_page import serving, wait_for
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from playwright.sync_api import sync_playwright
 
 from wm_gym.data_collection import Dataset, verify
@@ -40,12 +41,21 @@ def page(browser, served):
     opened.on("pageerror", lambda error: opened.errors.append(str(error)))
     opened.on("console", lambda message: message.type == "error" and opened.errors.append(message.text))
     opened.goto(served[0].url)
-    opened.wait_for_selector("body[data-waits=true][data-steps]")
+    wait_until_ready(opened, served[1])
     yield opened
     assert opened.errors == []
     assert opened.requests
     assert all(url.split("/")[2].startswith("127.0.0.1:") for url in opened.requests)
     opened.close()
+
+
+def wait_until_ready(page, log):
+    """Wait until a drive has begun and stands still."""
+    try:
+        page.wait_for_selector("body[data-waits=true][data-steps]")
+    except PlaywrightTimeoutError as error:
+        shown = page.evaluate("({ ...document.body.dataset, live: document.getElementById('live').textContent })")
+        raise AssertionError(f"page: {shown}; its errors: {page.errors}; log: {log}") from error
 
 
 def steps(page):
@@ -76,6 +86,30 @@ def test_a_key_sets_the_car_going_and_turns_it(page):
     assert page.inner_text("#steering-text") == "◀ 1.00"
     assert page.inner_text("#pedals-text") == "0"
     page.keyboard.up("KeyA")
+
+
+def test_nothing_moves_where_the_first_frame_began_before_the_page_was_ready(browser, served):
+    """A browser hands the page the time at which a frame began; that may lie before the page's own first look."""
+    page = browser.new_page()
+    page.add_init_script(
+        """
+        const ask = window.requestAnimationFrame.bind(window);
+        let isFirst = true;
+        window.requestAnimationFrame = (act) => {
+          if (!isFirst) return ask(act);
+          isFirst = false;
+          const began = performance.now() - 15;
+          const late = () => document.body.dataset.steps ? act(began) : setTimeout(late, 10);
+          late();
+          return 0;
+        };
+        """
+    )
+    page.goto(served[0].url)
+    page.wait_for_selector("body[data-steps]")
+    page.wait_for_timeout(400)
+    assert (page.get_attribute("body", "data-waits"), steps(page)) == ("true", 1)
+    page.close()
 
 
 def test_hand_and_agent_change_at_the_wheel(page):
