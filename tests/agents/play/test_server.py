@@ -125,10 +125,10 @@ def test_a_page_that_shows_nothing_is_not_flooded(served):
     page.send(kind="speed", speed=20.0)
     page.go()
     arrived = 0
+    while arrived < 2:  # which may take a while on a busy machine
+        arrived += isinstance(page.socket.recv(timeout=60), bytes)
     with pytest.raises(TimeoutError):
-        while True:
-            arrived += isinstance(page.socket.recv(timeout=0.7), bytes)
-    assert arrived == 2
+        page.socket.recv(timeout=0.7)
     page.close()
 
 
