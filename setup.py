@@ -22,7 +22,7 @@ FOLDER_OF_PACKAGE = {
 # ONNX files and what runs them.
 EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 
-# The server of wm-gym play.
+# The server of wm-gym play and view.
 PLAY = ["starlette>=0.37", "uvicorn>=0.29", "websockets>=15.0"]
 
 # The Hugging Face Hub: models and agents by the name of their repository.
@@ -54,7 +54,7 @@ setup(
     package_dir=FOLDER_OF_PACKAGE,
     package_data={
         "wm_gym": ["configs/*.yaml", "assets/**/*", "by_rows.cpp", "py.typed"],
-        "wm_gym.agents.play": ["assets/*"],
+        **{f"wm_gym.agents.{pages}": ["assets/*"] for pages in ("web", "play", "view")},
     },
     install_requires=[
         "torch>=2.6",

@@ -33,7 +33,9 @@ ORDER = {
         "baselines",
         "evaluation",
         "reports",
+        "web",
         "play",
+        "view",
         "demo",
     ),
 }

@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 from wm_gym.agents.play.loading import load_setup
-from wm_gym.agents.play.messages import FASTEST, decode_step
-from wm_gym.agents.play.server import PlayServer, check_requirements, listen
+from wm_gym.agents.play.messages import FASTEST
+from wm_gym.agents.play.server import PlayServer
 from wm_gym.agents.play.session import MODES, Mode, PlaySetup
+from wm_gym.agents.web.listening import check_requirements, listen
+from wm_gym.agents.web.pictures import decode_pictures
 from wm_gym.bench.table import Table
 
 
@@ -30,7 +32,7 @@ def measure_play(seconds: float, *, model: str = "bundled", device: str = "cpu",
         ConfigError: The libraries of the extra ``play`` are missing.
         SimulatorError: The model's simulator is not that of the bundled agent, or cannot be made.
     """
-    check_requirements()
+    check_requirements("wm-gym bench --parts play")
     own = None if model == "bundled" else model  # the bundled agent sees through the bundled model
     setup = load_setup("bundled", own, horizon=10_000, termination="never", seed=seed, device=device)
     server = PlayServer(setup, listen("127.0.0.1", 0), lambda line: None)
@@ -80,7 +82,7 @@ def _frames_per_second(server: PlayServer, mode: Mode, who: str, seconds: float)
                 if json.loads(received).get("ended"):
                     send(kind="next")
                 continue
-            header, _ = decode_step(received)
+            header, _ = decode_pictures(received)
             send(kind="shown", number=header["number"])
             frames += mode == "dream" or "simulator" in header["worlds"]
             if frames == 0 and not started:

@@ -23,11 +23,11 @@ from wm_gym.agents.play.messages import (
     Shown,
     Speed,
     Start,
-    encode_step,
     parse_message,
 )
 from wm_gym.agents.play.session import MODES, PlaySession, PlaySetup
 from wm_gym.agents.play.worlds import View
+from wm_gym.agents.web.pictures import encode_pictures
 from wm_gym.envs.rollout_contract import DEFAULT_FPS
 from wm_gym.errors import WMGymError
 
@@ -266,7 +266,7 @@ class Connection:
             "action": None if session.action is None else [round(float(value), 4) for value in session.action],
             "worlds": {name: _numbers(view) for name, view in views.items()},
         }
-        await self._channel.send_bytes(encode_step(header, {name: view.observed.image for name, view in views.items()}))
+        await self._channel.send_bytes(encode_pictures(header, {name: view.observed.image for name, view in views.items()}))
 
     async def _send(self, message: dict[str, Any]) -> None:
         await self._channel.send_text(json.dumps(message))

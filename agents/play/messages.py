@@ -1,14 +1,11 @@
 """What browser and server say to each other.
 
 The browser sends JSON texts, each an object with a ``kind``. The server sends JSON texts of its own, and each step as
-one binary message: the length of a JSON header (4 bytes, little-endian), the header, and one picture after another as
-the header's ``pictures`` lists them.
+one binary message (:mod:`wm_gym.agents.web.pictures`), with a picture for each world.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -16,16 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from wm_gym.agents.play.controls import HandControls
 from wm_gym.agents.play.session import MAX_HORIZON, Mode
-from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.errors import WMGymError
-from wm_gym.frames import Frame
 
 MAX_MESSAGE_BYTES = 4096
 SLOWEST, FASTEST = 0.05, 20.0
 """Bounds of the speed, as multiples of the simulated time."""
 _SHOWN = 60
-_LOSSLESS_PIXELS = 128 * 128  # larger pictures are sent as JPEG
-_LOSSLESS, _SMALL = FrameCodec(name="png"), FrameCodec(name="jpeg", quality=90)
 
 
 class RubbishError(WMGymError):
@@ -129,30 +122,3 @@ def parse_message(message: Mapping[str, Any]) -> Message:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, problem["loc"]))[:_SHOWN]  # names of the sender's making
         raise RubbishError(f"it sent what no page of ours sends ({where or 'message'}: {problem['msg']})") from error
-
-
-def encode_step(header: Mapping[str, Any], pictures: Mapping[str, Frame]) -> bytes:
-    """One step as a binary message.
-
-    Args:
-        header: JSON values; ``pictures`` is added: for each its world's name, media type and length in bytes.
-        pictures: ``(H, W, 3)`` uint8 RGB by world; small ones are sent without loss, as PNG.
-    """
-    listed, coded = [], []
-    for name, picture in pictures.items():
-        codec = _LOSSLESS if picture.shape[0] * picture.shape[1] <= _LOSSLESS_PIXELS else _SMALL
-        coded.append(codec.encode(picture))
-        listed.append({"world": name, "type": f"image/{codec.name}", "bytes": len(coded[-1])})
-    text = json.dumps({**header, "pictures": listed}, separators=(",", ":"), allow_nan=False).encode()
-    return b"".join((struct.pack("<I", len(text)), text, *coded))
-
-
-def decode_step(message: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The opposite of :func:`encode_step`: the header, and each world's picture as it was coded."""
-    (length,) = struct.unpack_from("<I", message)
-    header = json.loads(message[4 : 4 + length])
-    place, pictures = 4 + length, {}
-    for listed in header["pictures"]:
-        pictures[listed["world"]] = message[place : place + listed["bytes"]]
-        place += listed["bytes"]
-    return header, pictures

@@ -386,21 +386,27 @@ def read_slice(header: EpisodeHeader, start: int, length: int) -> Clips[NDArray[
     return header.read(lambda path: _read_slice(path, header, start, length))
 
 
+def read_observations(header: EpisodeHeader, start: int, count: int) -> Observation[NDArray[Any]]:
+    """Read ``count`` frames and vectors from frame ``start`` on; as :func:`read_slice`, without the steps.
+
+    Returns:
+        ``(count, H, W, 3)`` uint8 and ``(count, V)`` float32.
+
+    Raises:
+        DatasetError: the file is missing, cut, damaged or has changed.
+    """
+
+    def read(path: Path) -> Observation[NDArray[Any]]:
+        with _opened(path) as file:
+            return _read_observations(file, header, start, count)
+
+    return header.read(read)
+
+
 def _read_slice(path: Path, header: EpisodeHeader, start: int, length: int) -> Clips[NDArray[Any]]:
     with _opened(path) as file:
-        if (file.metadata() or {}).get("sha256") != header.sha256:
-            raise DatasetError(f"{header.path} has changed since the dataset was opened; open the dataset again.")
+        frames, vectors = _read_observations(file, header, start, length)
         steps = slice(start, start + length - 1)
-        if header.codec.name == "raw":
-            frames = file.get_slice("frames")[start : start + length]
-        else:
-            offsets = file.get_slice("frame_offsets")[start : start + length + 1]
-            low, high = int(offsets[0]), int(offsets[-1])
-            if not 0 <= low <= high <= file.get_slice("frames").get_shape()[0]:
-                raise DatasetError(f"{header.path} is damaged: its frame offsets leave the file; {_REMEDY}")
-            frames = _decode(header, file.get_slice("frames")[low:high], offsets - low)
-        seen = slice(start, start + length)
-        vectors = file.get_slice("vectors")[seen] if header.vector_dim else np.zeros((length, 0), np.float32)
         return Clips(
             frames=frames,
             actions=file.get_slice("actions")[steps],
@@ -408,6 +414,22 @@ def _read_slice(path: Path, header: EpisodeHeader, start: int, length: int) -> C
             terminated=file.get_slice("terminated")[steps],
             vectors=vectors,
         )
+
+
+def _read_observations(file: Any, header: EpisodeHeader, start: int, count: int) -> Observation[NDArray[Any]]:
+    if (file.metadata() or {}).get("sha256") != header.sha256:
+        raise DatasetError(f"{header.path} has changed since the dataset was opened; open the dataset again.")
+    if header.codec.name == "raw":
+        frames = file.get_slice("frames")[start : start + count]
+    else:
+        offsets = file.get_slice("frame_offsets")[start : start + count + 1]
+        low, high = int(offsets[0]), int(offsets[-1])
+        if not 0 <= low <= high <= file.get_slice("frames").get_shape()[0]:
+            raise DatasetError(f"{header.path} is damaged: its frame offsets leave the file; {_REMEDY}")
+        frames = _decode(header, file.get_slice("frames")[low:high], offsets - low)
+    seen = slice(start, start + count)
+    vectors = file.get_slice("vectors")[seen] if header.vector_dim else np.zeros((count, 0), np.float32)
+    return Observation(frames, vectors)
 
 
 _REMEDY = "delete the file and run the collection again, or restore it from a copy."

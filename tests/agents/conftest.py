@@ -1,5 +1,6 @@
 """Lets the tests of this folder import its helper modules; agents small enough to train in a second."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,3 +33,16 @@ def agent_folder(tiny_model, small_config, tmp_path) -> Path:
     from wm_gym.agents.training.dream_training import train_agent
 
     return train_agent(tiny_model, out=tmp_path / "agent", config=small_config, progress=False).path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium here (apt-get install chromium)")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()

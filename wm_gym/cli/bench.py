@@ -116,7 +116,7 @@ def _measure_carla(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _measure_parts(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from wm_gym.agents.play.server import has_libraries
+    from wm_gym.agents.web.listening import has_libraries
     from wm_gym.bench import measured_on, render_markdown
     from wm_gym.config import load_config, preset_names
     from wm_gym.device import resolve_device

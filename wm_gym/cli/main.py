@@ -29,6 +29,7 @@ from wm_gym.cli import (
     report,
     train_agent,
     train_model,
+    view,
 )
 from wm_gym.errors import WMGymError
 from wm_gym.files import describe_os_error
@@ -41,6 +42,7 @@ COMMANDS = (
     train_agent,
     evaluate,
     play,
+    view,
     judge,
     report,
     export,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, first_carla_connection
+from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, add_serving, first_carla_connection
 
 DEFAULT_PORT = 8765
 
@@ -48,14 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--record", default=None, metavar="DIR", help="keep drives as datasets DIR/simulator and DIR/dream when asked"
     )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: 127.0.0.1, which only this machine reaches)",
-    )
-    parser.add_argument(
-        "--port", type=int, default=DEFAULT_PORT, help=f"port, 0 for any that is free (default: {DEFAULT_PORT})"
-    )
+    add_serving(parser, DEFAULT_PORT)
     add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
@@ -63,9 +56,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    from wm_gym.agents.play.server import PlayServer, check_requirements, listen, warning_of
+    from wm_gym.agents.play.server import PlayServer
+    from wm_gym.agents.web.listening import check_requirements, listen, warning_of
 
-    check_requirements()
+    check_requirements("wm-gym play")
     connection = first_carla_connection(arguments)
     listening = listen(arguments.host, arguments.port)  # a port that is taken shows before a model is read
     with listening:
@@ -83,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             device=arguments.device,
         )
         server = PlayServer(setup, listening, lambda line: print(line, flush=True), arguments.host)
-        warning = warning_of(arguments.host)
+        warning = warning_of(arguments.host, "drive")
         if warning is not None:
             print(warning, flush=True)
         print(f"Open {server.url} in a browser; Ctrl-C ends.", flush=True)

@@ -3,6 +3,7 @@
 import { connect } from "./connection.js";
 import { Input } from "./input.js";
 import { clearMeters, makeRows, showNumbers, spokenNumbers } from "./meters.js";
+import { say } from "./shared/live.js";
 import { showPictures, showStandstill } from "./stage.js";
 import { makeStarts, mark } from "./starts.js";
 
@@ -12,17 +13,6 @@ let state = null;
 let speedBefore = 1;
 let isConnected = false;
 const shownAt = [];
-
-let problemAt = -Infinity;
-
-function say(text, isProblem = false) {
-  // What went wrong stays a while, whatever follows from it.
-  if (isProblem) problemAt = performance.now();
-  else if (performance.now() < problemAt + 4000) return;
-  const live = at("live");
-  live.textContent = text;
-  live.classList.toggle("problem", isProblem);
-}
 
 const listeners = {
   text(message) {

@@ -1,14 +1,14 @@
 """A real server in a thread, and a client that speaks as a page does."""
 
 import json
-import threading
-import time
 from contextlib import ExitStack, contextmanager
 
+from serving import running
 from websockets.sync.client import connect
 
-from wm_gym.agents.play.messages import decode_step
-from wm_gym.agents.play.server import PlayServer, listen
+from wm_gym.agents.play.server import PlayServer
+from wm_gym.agents.web.listening import listen
+from wm_gym.agents.web.pictures import decode_pictures
 
 
 @contextmanager
@@ -16,14 +16,8 @@ def serving(setup):
     """A server in a thread of its own, and the sentences of its log."""
     log: list[str] = []
     server = PlayServer(setup, listen("127.0.0.1", 0), log.append)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
+    with running(server):
         yield server, log
-    finally:
-        server.stop()
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 class Page:
@@ -43,7 +37,7 @@ class Page:
         """The next step's header and pictures; texts before it are kept."""
         while isinstance(received := self.socket.recv(timeout=60), str):
             self.texts.append(json.loads(received))
-        header, pictures = decode_step(received)
+        header, pictures = decode_pictures(received)
         self.send(kind="shown", number=header["number"])
         return header, pictures
 
@@ -52,7 +46,7 @@ class Page:
         while True:
             received = self.socket.recv(timeout=60)
             if not isinstance(received, str):
-                self.send(kind="shown", number=decode_step(received)[0]["number"])
+                self.send(kind="shown", number=decode_pictures(received)[0]["number"])
                 continue
             self.texts.append(json.loads(received))
             if self.texts[-1]["kind"] == kind:
@@ -63,11 +57,3 @@ class Page:
 
     def close(self):
         self._stack.close()
-
-
-def wait_for(condition, seconds=60.0):
-    """Wait until something holds."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not come about in time"
-        time.sleep(0.02)

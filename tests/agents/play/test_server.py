@@ -1,6 +1,5 @@
 """The real server, and clients that behave and misbehave."""
 
-import http.client
 import os
 import re
 import signal
@@ -12,31 +11,19 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the server needs the extra play")
 
-from own_page import Page, serving, wait_for
+from own_page import Page, serving
+from serving import get, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wm_gym.agents.play import server as server_module
 from wm_gym.agents.play.benchmark import measure_play
-from wm_gym.agents.play.server import check_requirements, listen
 from wm_gym.cli.main import main
-from wm_gym.errors import ConfigError, OutputError
 
 
 @pytest.fixture
 def served(setup):
     with serving(setup) as (server, log):
         yield server, log
-
-
-def get(server, path, **headers):
-    """Status, headers and body of a request to the server."""
-    parts = urlsplit(server.url)
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-    connection.request("GET", path, headers=headers)
-    answer = connection.getresponse()
-    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-    connection.close()
-    return found
 
 
 def test_the_page_and_its_parts(served):
@@ -179,27 +166,6 @@ def test_only_so_many_pages_at_once(served):
     again.step()
     for page in (*pages[1:], again):
         page.close()
-
-
-def test_a_port_that_is_taken_is_said_in_a_sentence(capsys):
-    with listen("127.0.0.1", 0) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(OutputError, match=f"port {port} of 127.0.0.1 is taken"):
-            listen("127.0.0.1", port)
-        assert main(["play", "--port", str(port)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("127.0.0.1", -1), ("no such host", 0)])
-def test_a_place_that_is_none_is_said_in_a_sentence(host, port):
-    with pytest.raises(ConfigError):
-        listen(host, port)
-
-
-def test_missing_libraries_are_said_in_a_sentence(monkeypatch):
-    monkeypatch.setattr(server_module, "_NEEDED", ("uvicorn", "no_such_library"))
-    with pytest.raises(ConfigError, match=r"no_such_library.*pip install 'wm_gym\[play\]'"):
-        check_requirements()
 
 
 def test_ctrl_c_keeps_the_drive_and_ends_cleanly(tmp_path, capsys):

@@ -1,0 +1,1 @@
+"""Pages for a browser on this machine: who may ask for them, where they are served, how pictures travel."""

@@ -1,0 +1,39 @@
+"""A real server in a thread, what asks it for something, and how to wait."""
+
+import http.client
+import threading
+import time
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+
+@contextmanager
+def running(server):
+    """The server in a thread of its own."""
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def get(server, path, **headers):
+    """Status, headers and body of a request to the server; a path that begins without a slash is below its token."""
+    parts = urlsplit(server.url)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    connection.request("GET", path if path.startswith("/") else parts.path + path, headers=headers)
+    answer = connection.getresponse()
+    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    connection.close()
+    return found
+
+
+def wait_for(condition, seconds=60.0):
+    """Wait until something holds."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come about in time"
+        time.sleep(0.02)
