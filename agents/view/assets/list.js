@@ -100,8 +100,8 @@ async function fetchStrip(item) {
   }
   try {
     const picture = item.querySelector(".strip");
+    picture.onload = () => { item.dataset.state = "shown"; };
     picture.src = await strips.get(position);
-    item.dataset.state = "shown";
   } catch (error) {
     strips.delete(position); // what the network refused may be had later
     item.querySelector(".strip").remove();
