@@ -266,7 +266,9 @@ class Connection:
             "action": None if session.action is None else [round(float(value), 4) for value in session.action],
             "worlds": {name: _numbers(view) for name, view in views.items()},
         }
-        await self._channel.send_bytes(encode_pictures(header, {name: view.observed.image for name, view in views.items()}))
+        await self._channel.send_bytes(
+            encode_pictures(header, {name: view.observed.image for name, view in views.items()})
+        )
 
     async def _send(self, message: dict[str, Any]) -> None:
         await self._channel.send_text(json.dumps(message))

@@ -9,7 +9,12 @@ from numpy.typing import NDArray
 
 from wm_gym.actions import DRIVING_NAMES
 from wm_gym.data_collection.datasets.episode import INFO_PREFIX
-from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, check_episode_file, read_observations, read_steps
+from wm_gym.data_collection.datasets.episode_file import (
+    EpisodeHeader,
+    check_episode_file,
+    read_observations,
+    read_steps,
+)
 from wm_gym.data_collection.datasets.survey import Survey
 from wm_gym.errors import DatasetError
 from wm_gym.frames import Frame, resize_frame

@@ -81,4 +81,6 @@ def warning_of(host: str, what: str) -> str | None:
     """
     if is_loopback(host):
         return None
-    return f"Other machines can reach this page: whoever has its address can {what}, and nothing on the way is encrypted."
+    return (
+        f"Other machines can reach this page: whoever has its address can {what}, and nothing on the way is encrypted."
+    )

@@ -40,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         from wm_gym.agents.view.loading import load_view
         from wm_gym.agents.view.server import ViewServer
 
-        setup = load_view(
-            arguments.path, arguments.model, downloads=download_cache(arguments), device=arguments.device
-        )
+        setup = load_view(arguments.path, arguments.model, downloads=download_cache(arguments), device=arguments.device)
         server = ViewServer(setup, listening, lambda line: print(line, flush=True), arguments.host)
         for problem in setup.shelf.survey.problems.values():
             print(problem, flush=True)

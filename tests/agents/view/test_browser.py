@@ -96,7 +96,7 @@ def test_frames_numbers_and_plots_go_together(open_page):
     look_at(page, 0)
     first = picture(page)
     assert page.inner_text("#place") == "frame 0 of 70, 0.00 s"
-    assert page.inner_text("[data-name=reward] figcaption span") == "–"
+    assert page.inner_text("[data-name=reward] figcaption span") == "\N{EN DASH}"
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
     page.wait_for_selector("body[data-frame='11']")
@@ -108,7 +108,7 @@ def test_frames_numbers_and_plots_go_together(open_page):
     assert page.inner_text("[data-name=light] figcaption span") == "green"
     page.keyboard.press("End")
     page.wait_for_selector("body[data-frame='70']")
-    assert page.inner_text("[data-name=steering] figcaption span") == "–"
+    assert page.inner_text("[data-name=steering] figcaption span") == "\N{EN DASH}"
     page.click("#further summary")
     assert page.inner_text("[data-name=progress] figcaption span") == "0.25"
     # A click in the middle of a plot goes to the middle of the episode.

@@ -124,7 +124,9 @@ def test_the_bundled_model_is_taken_where_it_fits(car_racing_data, dataset):
     assert load_view(car_racing_data).model_name == "bundled"
     other = load_view(dataset.path)
     assert other.imagination is None
-    assert re.match(r"the bundled world model does not fit, because it knows these numbers .*speed, light", other.model_name)
+    assert re.match(
+        r"the bundled world model does not fit, because it knows these numbers .*speed, light", other.model_name
+    )
     assert load_view(car_racing_data, "none").imagination is None
     with pytest.raises(SimulatorError, match="does not fit"):
         load_view(dataset.path, "bundled")
