@@ -54,6 +54,7 @@ setup(
     package_dir=FOLDER_OF_PACKAGE,
     package_data={
         "wm_gym": ["configs/*.yaml", "assets/**/*", "by_rows.cpp", "py.typed"],
+        "wm_gym.agents.reports": ["templates/*"],
         **{f"wm_gym.agents.{pages}": ["assets/*"] for pages in ("web", "play", "view")},
     },
     install_requires=[
@@ -74,6 +75,7 @@ setup(
         "networkx>=3.0",
         "fsspec>=2023.10",
         "matplotlib>=3.7",
+        "jinja2>=3.1",
         "pillow>=10.3",
         "tqdm>=4.66.3",
         "typing_extensions>=4.8",

@@ -53,7 +53,7 @@ def open_loop_metrics(
 
     Returns:
         ``psnr`` and ``ssim`` by horizon (steps ahead), with the same for repeating the last observed frame
-        (``psnr_copy``), ``psnr_reconstruction``; ``vector``, where there is one: see
+        (``psnr_copy``, ``ssim_copy``), ``psnr_reconstruction``; ``vector``, where there is one: see
         :func:`vector_metrics`; ``reward``: by horizon the mean absolute error and the correlation
         of summed predicted and summed real reward (``None`` where one of them is constant); ``termination``: precision,
         recall (``None`` without any real or predicted termination) and counts, at probability one half.
@@ -67,7 +67,7 @@ def open_loop_metrics(
 
     reconstruction = model.decode(state).float()
     last_frame = clips.frames[:, context - 1]
-    images: dict[str, dict[int, float]] = {"psnr": {}, "ssim": {}, "psnr_copy": {}}
+    images: dict[str, dict[int, float]] = {"psnr": {}, "ssim": {}, "psnr_copy": {}, "ssim_copy": {}}
     dreamt = dream(model, state, clips.actions[:, context - 1 :], noise)
     vectors: dict[int, Tensor] = {}
     for ahead in horizons:
@@ -76,6 +76,7 @@ def open_loop_metrics(
         images["psnr"][ahead] = psnr(predicted, target)
         images["ssim"][ahead] = ssim(predicted, target)
         images["psnr_copy"][ahead] = psnr(last_frame, target)
+        images["ssim_copy"][ahead] = ssim(last_frame, target)
         vectors[ahead] = model.decode_vector(dreamt.states[ahead - 1])
     fields = model.simulator.vector
     return {

@@ -147,11 +147,13 @@ def draw_agreement(card: Scorecard) -> bytes:
         return _png(figure)
 
 
-def draw_model_curves(rows: Sequence[Row]) -> bytes | None:
+def draw_model_curves(rows: Sequence[Row], saved_update: int | None = None, keep: str = "best") -> bytes | None:
     """How a world model's training went, and how good its open-loop predictions are.
 
     Args:
         rows: Of its ``metrics.jsonl``.
+        saved_update: The update that the saved model is of; ``None`` where no model is saved yet.
+        keep: Which one is saved at the end, as the run's ``training.keep`` says: the ``"best"`` or the ``"last"``.
 
     Returns:
         The figure, or ``None`` where nothing was logged.
@@ -162,14 +164,15 @@ def draw_model_curves(rows: Sequence[Row]) -> bytes | None:
     if train:
         panels.append(lambda axes: _draw_losses(axes, train))
     if validation:
-        best = best_validation(validation)
-        panels.append(lambda axes: _draw_validation(axes, validation, best))
+        saved = saved_validation(validation, saved_update, keep)
+        label = "saved" if saved["update"] == saved_update else "to be saved so far"
+        panels.append(lambda axes: _draw_validation(axes, validation, saved, label))
         panels.append(lambda axes: _draw_psnr_curve(axes, validation))
-        at = f"(update {best['update']})"
+        at = f"(update {saved['update']})"
         panels.append(
             lambda axes: _draw_by_horizon(
                 axes,
-                best,
+                saved,
                 f"PSNR by horizon {at}",
                 "dB",
                 {"psnr": "dream", "psnr_copy": "repeating the last frame"},
@@ -177,13 +180,13 @@ def draw_model_curves(rows: Sequence[Row]) -> bytes | None:
         )
         panels.append(
             lambda axes: _draw_by_horizon(
-                axes, best, f"SSIM by horizon {at}", "", {"ssim": "dream", "ssim_copy": "repeating the last frame"}
+                axes, saved, f"SSIM by horizon {at}", "", {"ssim": "dream", "ssim_copy": "repeating the last frame"}
             )
         )
         panels.append(
             lambda axes: _draw_by_horizon(
                 axes,
-                best.get("reward") or {},
+                saved.get("reward") or {},
                 f"Summed reward {at}",
                 "",
                 {"correlation": "correlation with the real one"},
@@ -198,8 +201,19 @@ def draw_model_curves(rows: Sequence[Row]) -> bytes | None:
         return _png(figure)
 
 
-def best_validation(rows: Sequence[Row]) -> Row:
-    """The validation with the lowest loss, whose model is the one that is saved."""
+def saved_validation(rows: Sequence[Row], saved_update: int | None, keep: str) -> Row:
+    """The validation of the model that is saved, or of the one that would be if the training ended now.
+
+    Args:
+        rows: The validations, at least one.
+        saved_update: See :func:`draw_model_curves`, also for what follows.
+        keep: ``"best"`` or ``"last"``.
+    """
+    for row in rows:
+        if row["update"] == saved_update:
+            return row
+    if keep == "last":
+        return rows[-1]
     return min(rows, key=lambda row: row["loss"] if math.isfinite(row["loss"]) else math.inf)
 
 
@@ -283,9 +297,9 @@ def _draw_losses(axes: Axes, rows: Sequence[Row]) -> None:
     axes.legend(ncols=2, loc="upper right", columnspacing=1.0, handlelength=1.2, fontsize=7)
 
 
-def _draw_validation(axes: Axes, rows: Sequence[Row], best: Row) -> None:
+def _draw_validation(axes: Axes, rows: Sequence[Row], saved: Row, label: str) -> None:
     axes.plot([row["update"] for row in rows], [row["loss"] for row in rows], "o-", color=_BLUE, markersize=3)
-    axes.plot(best["update"], best["loss"], "o", color=_ORANGE, markersize=7, label=f"saved: {best['loss']:.3g}")
+    axes.plot(saved["update"], saved["loss"], "o", color=_ORANGE, markersize=7, label=f"{label}: {saved['loss']:.3g}")
     axes.set_title("Validation loss")
     axes.set_xlabel("updates")
     axes.legend()

@@ -56,12 +56,17 @@ _DRIVING_COLUMNS: dict[str, tuple[str, float, str]] = {
 
 @dataclass
 class _Run:
-    """What a run's folder holds; whatever is not there is ``None`` or empty."""
+    """What a run's folder holds; whatever is not there is ``None`` or empty.
+
+    ``saved_update`` and ``keep`` say of which update the world model is, and which one its training keeps.
+    """
 
     folder: Path
     evaluations: dict[str, SavedEvaluation] = field(default_factory=dict)
     data: Dataset | None = None
     model_rows: list[dict[str, Any]] = field(default_factory=list)
+    saved_update: int | None = None
+    keep: str = "best"
     agent_rows: list[dict[str, Any]] = field(default_factory=list)
     driver: Driver | None = None
     scorecard: Scorecard | None = None
@@ -139,11 +144,27 @@ def _read_run(folder: Path, device: str) -> _Run:
         evaluations={name: read_evaluation(folder / "evaluation" / f"{name}.json") for name in names},
         data=Dataset.open(data) if data.exists() else None,
         model_rows=read_metrics(model / "metrics.jsonl"),
+        saved_update=_saved_update(model),
+        keep=_keep_of(model),
         agent_rows=read_metrics(agent / "metrics.jsonl"),
         driver=Driver.load(agent, device) if (agent / MANIFEST).exists() else None,
         scorecard=read_scorecard(scorecard_file) if scorecard_file.exists() else None,
         summary=_read_json(summary_file) if summary_file.exists() else {},
     )
+
+
+def _saved_update(model: Path) -> int | None:
+    """The update that a saved world model says to be of."""
+    file = model / "metrics.json"
+    update = _read_json(file).get("update") if file.exists() else None
+    return update if isinstance(update, int) else None
+
+
+def _keep_of(model: Path) -> str:
+    """``training.keep`` of a world model's run."""
+    file = model / "run_config.yaml"
+    training = _read_yaml(file).get("training") if file.exists() else None
+    return str(training.get("keep", "best")) if isinstance(training, Mapping) else "best"
 
 
 def _introduction(run: _Run) -> list[Html]:
@@ -353,7 +374,7 @@ def _judge_section(run: _Run) -> Html | None:
 
 def _curves_section(run: _Run) -> Html | None:
     parts: list[Html | None] = []
-    model_figure = figures.draw_model_curves(run.model_rows)
+    model_figure = figures.draw_model_curves(run.model_rows, run.saved_update, run.keep)
     if model_figure is not None:
         parts += [
             heading("World model"),

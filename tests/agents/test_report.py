@@ -19,6 +19,7 @@ from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.evaluation.evaluation import evaluate
 from wm_gym.agents.evaluation.judge import judge
 from wm_gym.agents.policies.config import AgentConfig
+from wm_gym.agents.reports import figures
 from wm_gym.agents.reports.drives import Drive, make_film, measure_gap, record_drives
 from wm_gym.agents.reports.judgement import read_scorecard, write_scorecard
 from wm_gym.agents.reports.report import GIF_NAME, write_report
@@ -186,6 +187,49 @@ def test_the_page_shows_the_whole_run_and_needs_nothing_else(run_folder):
 def test_equal_runs_give_equal_pages(run_folder):
     first = write_report(run_folder).read_bytes()
     assert write_report(run_folder).read_bytes() == first
+
+
+def validations(losses):
+    """Rows of a metrics file, one at every tenth update."""
+    return [
+        {"kind": "validation", "update": 10 * (place + 1), "loss": loss, "psnr": {"1": 20.0}, "ssim_copy": {"1": 0.5}}
+        for place, loss in enumerate(losses)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("saved_update", "keep", "update", "label"),
+    [
+        (30, "last", 30, "saved: 0.4"),
+        (20, "best", 20, "saved: 0.2"),
+        (10, "best", 10, "saved: 0.5"),  # whatever the losses are, the model says which one it is
+        (None, "last", 30, "to be saved so far: 0.4"),
+        (None, "best", 20, "to be saved so far: 0.2"),
+        (77, "best", 20, "to be saved so far: 0.2"),
+    ],
+)
+def test_the_curves_mark_the_model_that_is_saved(monkeypatch, saved_update, keep, update, label):
+    monkeypatch.setattr(figures, "_png", lambda figure: figure)
+    drawn = figures.draw_model_curves(validations([0.5, 0.2, 0.4]), saved_update, keep)
+    panels = {axes.get_title(loc="left"): axes for axes in drawn.axes}
+    _, marked = panels["Validation loss"].get_lines()
+    assert list(marked.get_xdata()) == [update]
+    assert [text.get_text() for text in panels["Validation loss"].get_legend().get_texts()] == [label]
+    ssim = panels[f"SSIM by horizon (update {update})"]
+    assert [line.get_label() for line in ssim.get_lines()] == ["repeating the last frame"]
+
+
+def test_the_report_asks_the_saved_model_which_one_it_is(run_folder, monkeypatch):
+    asked = []
+    draw = figures.draw_model_curves
+    monkeypatch.setattr(figures, "draw_model_curves", lambda *given: asked.append(given[1:]) or draw(*given))
+    update = json.loads((run_folder / "model" / "metrics.json").read_text())["update"]
+    write_report(run_folder)
+    (run_folder / "model" / "metrics.json").unlink()  # as a training that has not finished
+    config = run_folder / "model" / "run_config.yaml"
+    config.write_text(config.read_text().replace("keep: best", "keep: last"))
+    write_report(run_folder)
+    assert asked == [(update, "best"), (None, "last")]
 
 
 def test_missing_parts_are_left_out(run_folder):

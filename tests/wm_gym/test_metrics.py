@@ -62,6 +62,17 @@ def test_open_loop_predicts_from_context_alone(tiny_model):
     assert np.isfinite(original["psnr_reconstruction"])
 
 
+def test_repeating_the_last_frame_is_measured_as_the_dream_is(tiny_model):
+    frames = torch.rand(2, 7, 3, 64, 64) * 2 - 1
+    clips = Clips(
+        frames, torch.rand(2, 6, 4), torch.randn(2, 6), torch.zeros(2, 6, dtype=torch.bool), torch.zeros(2, 7, 0)
+    )
+    measured = open_loop_metrics(tiny_model, clips, context=3)
+    for name, measure in (("psnr", psnr), ("ssim", ssim)):
+        expected = {ahead: measure(frames[:, 2], frames[:, 2 + ahead]) for ahead in measured[name]}
+        assert measured[f"{name}_copy"] == pytest.approx(expected)
+
+
 def test_equal_frames_count_60_db():
     frames = torch.rand(2, 3, 16, 16)
     assert psnr(frames, frames) == pytest.approx(60.0)
