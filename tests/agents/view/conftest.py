@@ -3,56 +3,17 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from wm_gym.actions import ActionFormat
+sys.path.insert(0, str(Path(__file__).parent))  # tests import the helper modules by name
+
+from own_data import LENGTHS, SPEC, make_episode
+
 from wm_gym.agents.view.episodes import EpisodeShelf
 from wm_gym.data_collection import Dataset, DatasetMetadata, Episode, FrameCodec
 from wm_gym.data_collection.datasets.survey import survey
-from wm_gym.simulator import SimulatorSpec
-from wm_gym.vector import VectorField
 from wm_gym.world_model import WorldModel
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests import the helper modules by name
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-SPEC = SimulatorSpec(
-    id="Toy-v0",
-    frame_size=(64, 64),
-    action=ActionFormat.driving(),
-    step_s=0.05,
-    vector=(
-        VectorField(name="speed", unit="m/s", low=0, high=30),
-        VectorField.of_classes("light", ("none", "red", "green")),
-    ),
-)
-LENGTHS = (70, 64, 63, 12)
-"""Steps of the episodes: their frames fill pieces, or leave one frame, or fewer than a piece, for the last."""
-
-
-def make_episode(index: int) -> Episode:
-    """Frames that become brighter along the road; behaviour, end and return are its own."""
-    rng = np.random.default_rng(index)
-    steps = LENGTHS[index]
-    frames = rng.integers(0, 40, (steps + 1, 64, 64, 3), dtype=np.uint8)
-    frames += np.arange(steps + 1, dtype=np.uint8)[:, None, None, None] * 2
-    ends = np.zeros(steps, bool)
-    ends[-1] = True
-    speed = np.linspace(0, 10, steps + 1)
-    return Episode(
-        frames=frames,
-        actions=rng.uniform([-1, 0, 0, 1], [1, 1, 1, 1], (steps, 4)).astype(np.float32),
-        rewards=np.full(steps, index + 0.5, np.float32),
-        terminated=ends & (index == 3),
-        truncated=ends & (index != 3),
-        vectors=np.stack((speed, np.arange(steps + 1) % 3), axis=1).astype(np.float32),
-        infos={"progress": np.where(np.arange(steps) < 2, np.nan, 0.25).astype(np.float32)},
-        seed=index,
-        behaviour=("calm", "wild")[index % 2],
-        index=index,
-    )
 
 
 @pytest.fixture(scope="session")

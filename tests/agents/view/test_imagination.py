@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from own_data import SPEC, small_episode
 
 from wm_gym.agents.view.episodes import PIECE
 from wm_gym.agents.view.imagination import MAX_DREAM_STEPS, Imagination
+from wm_gym.agents.view.loading import load_view
+from wm_gym.data_collection import Dataset, DatasetMetadata, FrameCodec
 from wm_gym.errors import ConfigError, DatasetError
 from wm_gym.frames import tensor_to_frames
 from wm_gym.observation import Observation
@@ -62,6 +65,18 @@ def test_a_dream_ends_with_its_episode(imagination, episodes):
 def test_equal_seeds_give_equal_dreams(imagination):
     first, again = (imagination.dream(1, 4, 10, 0).frames for _ in range(2))
     np.testing.assert_array_equal(first, again)
+
+
+def test_frames_of_another_size_are_brought_to_the_models(model, tmp_path):
+    recorded = small_episode()
+    spec = SPEC.model_copy(update={"frame_size": (32, 48)})
+    metadata = DatasetMetadata(simulator=spec, codec=FrameCodec(name="raw"))
+    Dataset.create(tmp_path / "small", metadata, [recorded])
+    imagination = load_view(tmp_path / "small", str(model.save_pretrained(tmp_path / "model"))).imagination
+    shown = imagination.reconstruct(0, 0)
+    assert shown.frames.shape == (6, 64, 64, 3)
+    assert np.isfinite(shown.psnr).all()
+    assert imagination.dream(0, 2, 9, 0).frames.shape == (3, 64, 64, 3)
 
 
 def test_more_episodes_than_are_kept(imagination, shelf):
