@@ -245,7 +245,7 @@ export class EpisodeView {
     this.tell("dream", answer.header.first, answer.header);
     document.body.dataset.dream = `${start} ${answer.frames.size} ${seed}`;
     say(`Dreamt ${answer.frames.size} steps from frame ${start} under the recorded actions; `
-      + `on average ${mean(answer.header.psnr).toFixed(1)} dB like what was recorded.`);
+      + `their likeness to what was recorded is ${mean(answer.header.psnr).toFixed(1)} dB on average.`);
     this.showMoments();
     // A dream is looked at from its first step on.
     this.moveTo(this.frame > start && this.frame <= start + answer.frames.size ? this.frame : start + 1);
