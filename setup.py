@@ -28,6 +28,9 @@ PLAY = ["starlette>=0.37", "uvicorn>=0.29", "websockets>=15.0"]
 # The Hugging Face Hub: models and agents by the name of their repository.
 HUB = ["huggingface_hub>=1.0"]
 
+# LeRobot's datasets: tables and videos.
+LEROBOT = ["pyarrow>=17.0", "av>=14.0"]
+
 
 def packages() -> list[str]:
     """Every import name with an ``__init__.py``, sub-packages included."""
@@ -89,6 +92,7 @@ setup(
         ],
         # The first that stores frames without loss; it needs Python 3.11.
         "minari": ['minari[hdf5]>=0.5.4; python_version >= "3.11"'],
+        "lerobot": LEROBOT,
         "ray": ["ray>=2.9"],
         "play": PLAY,
         "hub": HUB,
@@ -106,6 +110,7 @@ setup(
             *EXPORT,
             *PLAY,
             *HUB,
+            *LEROBOT,
         ],
     },
     entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},

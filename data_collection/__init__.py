@@ -2,6 +2,8 @@
 
 from wm_gym.data_collection.conversion.convert import convert_recordings
 from wm_gym.data_collection.conversion.folder_io import import_folder
+from wm_gym.data_collection.conversion.lerobot_export import export_lerobot
+from wm_gym.data_collection.conversion.lerobot_import import import_lerobot
 from wm_gym.data_collection.conversion.minari_io import export_minari, import_minari
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
@@ -29,8 +31,10 @@ __all__ = [
     "collect",
     "convert_recordings",
     "describe",
+    "export_lerobot",
     "export_minari",
     "import_folder",
+    "import_lerobot",
     "import_minari",
     "push",
     "render",

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from wm_gym.actions import DRIVING_NAMES
+from wm_gym.data_collection.conversion.column_names import column_name
 from wm_gym.data_collection.conversion.pictures import IMAGE_SUFFIXES, natural_order
-from wm_gym.data_collection.conversion.recording import Recording, RowCollector, column_name, number
+from wm_gym.data_collection.conversion.recording import Recording, RowCollector, number
 from wm_gym.plain_files import JSON_BYTES, NotPlainError, parse_json, read_bytes
 from wm_gym.vector import VectorField
 

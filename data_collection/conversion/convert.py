@@ -10,6 +10,7 @@ from pathlib import Path
 from wm_gym.data_collection.conversion.carla_routes import read_bench2drive, read_transfuser
 from wm_gym.data_collection.conversion.donkey import MANIFEST, read_donkey
 from wm_gym.data_collection.conversion.folder_io import ACTIONS_FILE, FRAMES_FOLDER
+from wm_gym.data_collection.conversion.lerobot_layout import is_lerobot
 from wm_gym.data_collection.conversion.pictures import FrameFit, natural_order
 from wm_gym.data_collection.conversion.recording import CutSettings, Recording, cut, step_of
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
@@ -23,6 +24,8 @@ from wm_gym.errors import ConfigError, DatasetError, did_you_mean
 
 FOLDER_LAYOUT = "folder"
 """The package's own: what :func:`~wm_gym.data_collection.import_folder` reads."""
+LEROBOT_LAYOUT = "lerobot"
+"""What :func:`~wm_gym.data_collection.import_lerobot` reads."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,16 @@ LAYOUTS: dict[str, Layout] = {
 def guess_layout(source: str | Path) -> str:
     """The layout of a file or folder by what lies in it; ``"folder"`` where none of the others fits.
 
+    A LeRobot dataset is known by its folder alone, not by what may lie below another one.
+
     Raises:
         DatasetError: Several fit.
     """
     path = local_folder(source)
     if path.is_file():
         return "udacity" if path.name == UDACITY_LOG else "table"
+    if is_lerobot(path):
+        return LEROBOT_LAYOUT
     named = [name for name in LAYOUTS if name != "table" and _recordings(path, LAYOUTS[name])]
     if _is_folder_layout(path):
         named.append(FOLDER_LAYOUT)

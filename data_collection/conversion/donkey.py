@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wm_gym.data_collection.conversion.column_names import column_name
 from wm_gym.data_collection.conversion.pictures import PictureFinder, natural_order
-from wm_gym.data_collection.conversion.recording import Recording, RowCollector, column_name, number
+from wm_gym.data_collection.conversion.recording import Recording, RowCollector, number
 from wm_gym.errors import DatasetError
 from wm_gym.plain_files import NotPlainError, parse_json, read_text
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wm_gym.actions import DRIVING_NAMES, ActionFormat
+from wm_gym.actions import DRIVING_NAMES
+from wm_gym.data_collection.conversion.driving_columns import (
+    driving_actions,
+    rewards_of,
+    scaled,
+    with_driving_actions,
+)
 from wm_gym.data_collection.conversion.pictures import is_whole_picture
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.segment import Segment
@@ -166,32 +171,15 @@ def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Call
     Raises:
         DatasetError: An action is missing or out of its range, or a reward is not finite.
     """
-    columns = _with_actions(recording, settings, notify)
-    stored = np.stack([columns[name] for name in DRIVING_NAMES], axis=-1)
-    action = ActionFormat.driving()
-    outside = np.argwhere(~((stored >= np.array(action.low) - 1e-3) & (stored <= np.array(action.high) + 1e-3)))
-    if len(outside):
-        row, place = outside[0]
-        name = DRIVING_NAMES[place]
-        raise DatasetError(
-            f"{recording.name} has {name} {stored[row, place]:g} in row {recording.positions[row] + 1}, out "
-            "of its range (steering -1 to 1, throttle and brake 0 to 1, gear -1, 0 or 1); give a factor, as in "
-            f"--scale {name}=0.04."
-        )
-    actions = action.to_stored(stored)
-    rewards = columns.get("reward", np.zeros(len(stored)))
-    if settings.reward is not None:
-        rewards = settings.reward(columns)
-    if not np.isfinite(rewards).all():
-        row = int(np.argmin(np.isfinite(rewards)))
-        raise DatasetError(
-            f"{recording.name} has a reward that is not finite in row {recording.positions[row] + 1}; change "
-            "--reward or the column."
-        )
+    name, positions = recording.name, recording.positions
+    columns = scaled(name, recording.columns, settings.scale)
+    columns = with_driving_actions(name, columns, len(positions), settings.fill, notify)
+    actions = driving_actions(name, columns, positions)
+    rewards = rewards_of(name, columns, positions, settings.reward)
     infos = {
-        name: values.astype(np.float32)
-        for name, values in columns.items()
-        if name not in (*DRIVING_NAMES, "reward", *(entry.name for entry in recording.fields))
+        column: values.astype(np.float32)
+        for column, values in columns.items()
+        if column not in (*DRIVING_NAMES, "reward", *(entry.name for entry in recording.fields))
     }
     vectors = np.stack([columns[entry.name] for entry in recording.fields], axis=-1) if recording.fields else None
     within = None if vectors is None else bounded(recording.fields, vectors)  # type: ignore[arg-type]
@@ -201,14 +189,14 @@ def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Call
             short += high - low
             continue
         steps = slice(low, high - 1)
-        own = {name: values[steps] for name, values in infos.items()}
+        own = {column: values[steps] for column, values in infos.items()}
         if recording.times is not None:
             own[TIME_INFO] = (recording.times[steps] - recording.times[low]).astype(np.float32)
         segments.append(
             Segment(
                 pictures=recording.pictures[low:high],
                 actions=actions[steps],
-                rewards=rewards[steps].astype(np.float32),
+                rewards=rewards[steps],
                 vectors={}
                 if within is None
                 else {entry.name: within[low:high, place] for place, entry in enumerate(recording.fields)},
@@ -244,37 +232,6 @@ def _pieces(recording: Recording, step_s: float, settings: CutSettings) -> list[
     return pieces
 
 
-def _with_actions(
-    recording: Recording, settings: CutSettings, notify: Callable[[str], None]
-) -> dict[str, NDArray[np.float64]]:
-    """The columns with all four actions among them."""
-    columns = dict(recording.columns)
-    for name, factor in settings.scale.items():
-        if name not in columns:
-            raise DatasetError(f"--scale {name} names no column of {recording.name}; it has {', '.join(columns)}.")
-        columns[name] = columns[name] * factor
-    if "throttle" in columns and "brake" not in columns and (columns["throttle"] < 0).any():
-        notify(f"{recording.name} has no brake; a throttle below 0 counts as the brake.")
-        columns["brake"] = np.maximum(-columns["throttle"], 0)
-        columns["throttle"] = np.maximum(columns["throttle"], 0)
-    rows = len(recording.pictures)
-    for name, value in settings.fill.items():
-        if name not in DRIVING_NAMES:
-            raise DatasetError(f"--fill {name} is no action; use one of {', '.join(DRIVING_NAMES)}.")
-        if name in columns:
-            raise DatasetError(f"{recording.name} has a column for {name} already; leave out --fill {name}.")
-        columns[name] = np.full(rows, value)
-    if "throttle" not in columns:
-        raise DatasetError(
-            f"{recording.name} does not tell the throttle; give a value for all rows, as in --fill throttle=0.3."
-        )
-    if "brake" not in columns:
-        notify(f"{recording.name} does not tell the brake; it is taken as 0.")
-        columns["brake"] = np.zeros(rows)
-    columns.setdefault("gear", np.ones(rows))
-    return columns
-
-
 def told(left_out: Counter[str]) -> str:
     """Counts in words: ``"2 broken, 1 without a picture"``."""
     return ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
@@ -289,9 +246,3 @@ def number(value: Any) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def column_name(name: str) -> str:
-    """A column's name as the reward's formula can write it: ``"user/angle"`` becomes ``"user_angle"``."""
-    plain = re.sub(r"\W+", "_", name.strip()).strip("_") or "column"
-    return f"_{plain}" if plain[0].isdigit() else plain

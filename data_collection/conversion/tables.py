@@ -10,8 +10,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from wm_gym.actions import DRIVING_NAMES
+from wm_gym.data_collection.conversion.column_names import COLUMN_NAMES, column_name, plain_name
 from wm_gym.data_collection.conversion.pictures import PictureFinder
-from wm_gym.data_collection.conversion.recording import Recording, RowCollector, column_name, number
+from wm_gym.data_collection.conversion.recording import Recording, RowCollector, number
 from wm_gym.errors import DatasetError
 from wm_gym.plain_files import read_text
 
@@ -20,30 +21,6 @@ CAMERAS = ("center", "left", "right")
 _UDACITY_COLUMNS = (*CAMERAS, "steering", "throttle", "brake", "speed")
 _UDACITY_TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})\D*$")
 
-# As people write them; compared without case, with _ for every other sign.
-_NAMES: dict[str, tuple[str, ...]] = {
-    "picture": (
-        *("image", "picture", "frame", "img", "filename", "file_name", "file", "path", "image_path", "img_path"),
-        *("image_file", "image_name", "frame_path", "frame_file", "center", "center_image", "center_camera"),
-    ),
-    "steering": (
-        *("steering", "steer", "steering_angle", "steer_angle", "angle", "steering_wheel", "wheel", "user_angle"),
-        *("steering_cmd", "steer_cmd", "steering_command", "control_steer"),
-    ),
-    "throttle": (
-        *("throttle", "gas", "accelerator", "gas_pedal", "accelerator_pedal", "user_throttle", "throttle_cmd"),
-        "control_throttle",
-    ),
-    "brake": ("brake", "brakes", "braking", "brake_pedal", "brake_cmd", "control_brake"),
-    "gear": ("gear", "gear_cmd"),
-    "reward": ("reward", "rewards"),
-    "speed": ("speed", "velocity", "speed_mps", "speed_ms", "speed_m_s"),
-    "episode": ("episode", "episode_id", "run", "run_id", "trip", "session", "session_id", "sequence", "drive"),
-    "time": (
-        *("time", "timestamp", "t", "time_s", "timestamp_s", "seconds", "elapsed"),
-        *(f"{name}_{unit}" for name in ("time", "timestamp") for unit in ("ms", "us", "ns")),
-    ),
-}
 _UNITS = {"ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -137,9 +114,9 @@ def _unit(name: str, value: float) -> float:
 
 def _places(path: Path, header: Sequence[str]) -> dict[str, int]:
     """The place of each column that is known, by the name that it has here."""
-    plain = [re.sub(r"\W+", "_", name.lower()).strip("_") for name in header]
+    plain = [plain_name(name) for name in header]
     places = {}
-    for known, names in _NAMES.items():
+    for known, names in COLUMN_NAMES.items():
         found = [place for place, name in enumerate(plain) if name in names]
         exact = [place for place in found if plain[place] == known]
         if len(exact or found) > 1 and known in ("picture", *DRIVING_NAMES, "reward", "time"):
@@ -151,7 +128,7 @@ def _places(path: Path, header: Sequence[str]) -> dict[str, int]:
         if known not in places:
             raise DatasetError(
                 f"{path} has the columns {', '.join(header) or 'none'}, and none of them is a {known}; name one "
-                f"{_NAMES[known][0]!r} or {_NAMES[known][1]!r}."
+                f"{COLUMN_NAMES[known][0]!r} or {COLUMN_NAMES[known][1]!r}."
             )
     return places
 

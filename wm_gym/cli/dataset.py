@@ -31,16 +31,18 @@ def add_parser(subparsers: Subparsers) -> None:
     convert = add_command(
         actions,
         "convert",
-        "Convert to or from Minari, or import your own recordings: docs/own_recordings.md has the layouts.",
+        "Convert to or from Minari or LeRobot, or import own recordings: docs/own_recordings.md has the layouts.",
         "wm-gym dataset convert my_recordings --out data/mine --frame-size 64x128 --crop",
     )
     convert.add_argument("source", metavar="SOURCE", help="a dataset's folder, recordings, or minari:ID")
-    convert.add_argument("--out", required=True, metavar="TARGET", help="a new dataset's folder, or minari:ID")
+    convert.add_argument(
+        "--out", required=True, metavar="TARGET", help="a new dataset's folder, minari:ID, or lerobot:DIR"
+    )
     convert.add_argument(
         "--from",
         dest="layout",
         default=None,
-        choices=("folder", "udacity", "table", "donkey", "transfuser", "bench2drive"),
+        choices=("folder", "udacity", "table", "donkey", "transfuser", "bench2drive", "lerobot"),
         help="the recordings' layout (default: guessed)",
     )
     convert.add_argument("--frame-size", default=None, metavar="PIXELS", help="side, or HEIGHTxWIDTH, of the frames")
@@ -49,7 +51,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     convert.add_argument("--codec", default=None, help="how imported frames are stored (default: png)")
     convert.add_argument("--step-s", type=float, default=None, metavar="SECONDS", help="time between two frames")
-    convert.add_argument("--camera", default=None, choices=("center", "left", "right"), help="of udacity")
+    convert.add_argument(
+        "--camera", default=None, metavar="NAME", help="of udacity: center, left or right; of lerobot: a feature"
+    )
     convert.add_argument(
         "--cut-gap", type=float, default=None, metavar="SECONDS", help="a longer pause ends an episode"
     )
@@ -104,11 +108,19 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 _MINARI = "minari:"
+_LEROBOT = "lerobot:"
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from wm_gym.data_collection.conversion.convert import FOLDER_LAYOUT, convert_recordings, guess_layout
+    from wm_gym.data_collection.conversion.convert import (
+        FOLDER_LAYOUT,
+        LEROBOT_LAYOUT,
+        convert_recordings,
+        guess_layout,
+    )
     from wm_gym.data_collection.conversion.folder_io import import_folder
+    from wm_gym.data_collection.conversion.lerobot_export import export_lerobot
+    from wm_gym.data_collection.conversion.lerobot_import import import_lerobot
     from wm_gym.data_collection.conversion.minari_io import export_minari, import_minari
     from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
     from wm_gym.data_collection.datasets.dataset import Dataset
@@ -120,6 +132,11 @@ def _convert(arguments: argparse.Namespace) -> int:
         _refuse_options(arguments, "to Minari", keep=())
         export_minari(Dataset.open(source), target.removeprefix(_MINARI))
         print(f"{source} -> Minari dataset {target.removeprefix(_MINARI)}")
+        return 0
+    if target.startswith(_LEROBOT):
+        _refuse_options(arguments, "to LeRobot", keep=("--step-s",))
+        export_lerobot(Dataset.open(source), target.removeprefix(_LEROBOT), step_s=arguments.step_s)
+        print(f"{source} -> LeRobot dataset {target.removeprefix(_LEROBOT)}")
         return 0
     if source.startswith(_MINARI):
         _refuse_options(arguments, "from Minari", keep=())
@@ -135,9 +152,25 @@ def _convert(arguments: argparse.Namespace) -> int:
             codec=codec,
             notify=print,
         )
+    elif layout == LEROBOT_LAYOUT:
+        _refuse_options(
+            arguments, "from lerobot", keep=("--from", "--crop", "--camera", "--fill", "--scale", "--reward")
+        )
+        dataset = import_lerobot(
+            source,
+            target,
+            camera=arguments.camera,
+            frame_size=frame_size,
+            fit="crop" if arguments.crop else "letterbox",
+            fill=_numbers("--fill", arguments.fill),
+            scale=_numbers("--scale", arguments.scale),
+            reward=arguments.reward,
+            codec=codec,
+            notify=print,
+        )
     else:
         if arguments.camera and layout != "udacity":
-            raise ConfigError(f"--camera belongs to --from udacity, not to {layout}; leave it out.")
+            raise ConfigError(f"--camera belongs to --from udacity or lerobot, not to {layout}; leave it out.")
         dataset = convert_recordings(
             source,
             target,

@@ -1,0 +1,107 @@
+"""From a recording's columns to the four driving actions and the rewards of its rows. ``N`` counts rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wm_gym.actions import DRIVING_NAMES, ActionFormat, FloatArray
+from wm_gym.data_collection.conversion.reward_expression import RewardExpression
+from wm_gym.errors import DatasetError
+
+Columns = dict[str, NDArray[np.float64]]
+"""``(N,)`` float64 by name."""
+
+
+def scaled(name: str, columns: Mapping[str, NDArray[np.float64]], scale: Mapping[str, float]) -> Columns:
+    """The columns of a recording called ``name``, some of them multiplied by a factor.
+
+    Raises:
+        DatasetError: A factor is for a column that there is not.
+    """
+    result = dict(columns)
+    for column, factor in scale.items():
+        if column not in result:
+            raise DatasetError(f"--scale {column} names no column of {name}; it has {', '.join(result)}.")
+        result[column] = result[column] * factor
+    return result
+
+
+def with_driving_actions(
+    name: str, columns: Columns, rows: int, fill: Mapping[str, float], notify: Callable[[str], None]
+) -> Columns:
+    """The columns of a recording called ``name`` with all four actions among them.
+
+    A throttle below 0 counts as the brake where there is none; without it the brake is 0. Without a gear it is forward.
+
+    Args:
+        name: What messages call the recording.
+        columns: What it has.
+        rows: ``N``.
+        fill: Values of actions that it lacks, by name.
+        notify: Called with a sentence where something is assumed.
+
+    Raises:
+        DatasetError: There is no throttle, or ``fill`` gives what is no action or is there already.
+    """
+    columns = dict(columns)
+    if "throttle" in columns and "brake" not in columns and (columns["throttle"] < 0).any():
+        notify(f"{name} has no brake; a throttle below 0 counts as the brake.")
+        columns["brake"] = np.maximum(-columns["throttle"], 0)
+        columns["throttle"] = np.maximum(columns["throttle"], 0)
+    for action, value in fill.items():
+        if action not in DRIVING_NAMES:
+            raise DatasetError(f"--fill {action} is no action; use one of {', '.join(DRIVING_NAMES)}.")
+        if action in columns:
+            raise DatasetError(f"{name} has a column for {action} already; leave out --fill {action}.")
+        columns[action] = np.full(rows, value)
+    if "throttle" not in columns:
+        raise DatasetError(f"{name} does not tell the throttle; give a value for all rows, as in --fill throttle=0.3.")
+    if "brake" not in columns:
+        notify(f"{name} does not tell the brake; it is taken as 0.")
+        columns["brake"] = np.zeros(rows)
+    columns.setdefault("gear", np.ones(rows))
+    return columns
+
+
+def driving_actions(name: str, columns: Columns, positions: NDArray[np.int64]) -> FloatArray:
+    """The actions ``(N, 4)`` float32 of rows.
+
+    Args:
+        name: What messages call the recording.
+        columns: All four actions are among them.
+        positions: ``(N,)``, the rows' numbers in the source, counted from 0.
+
+    Raises:
+        DatasetError: A value is out of its range.
+    """
+    stored = np.stack([columns[action] for action in DRIVING_NAMES], axis=-1)
+    action = ActionFormat.driving()
+    outside = np.argwhere(~((stored >= np.array(action.low) - 1e-3) & (stored <= np.array(action.high) + 1e-3)))
+    if len(outside):
+        row, place = outside[0]
+        column = DRIVING_NAMES[place]
+        raise DatasetError(
+            f"{name} has {column} {stored[row, place]:g} in row {positions[row] + 1}, out of its range (steering -1 to "
+            f"1, throttle and brake 0 to 1, gear -1, 0 or 1); give a factor, as in --scale {column}=0.04."
+        )
+    return action.to_stored(stored)
+
+
+def rewards_of(
+    name: str, columns: Columns, positions: NDArray[np.int64], formula: RewardExpression | None
+) -> FloatArray:
+    """The rewards ``(N,)`` float32 of rows: by a formula, else the column ``reward``, else 0.
+
+    Raises:
+        DatasetError: One is not finite; the arguments are those of :func:`driving_actions`.
+    """
+    rewards = columns.get("reward", np.zeros(len(positions)))
+    if formula is not None:
+        rewards = formula(columns)
+    if not np.isfinite(rewards).all():
+        row = positions[int(np.argmin(np.isfinite(rewards)))] + 1
+        raise DatasetError(f"{name} has a reward that is not finite in row {row}; change --reward or the column.")
+    return rewards.astype(np.float32)
