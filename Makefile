@@ -16,11 +16,12 @@ LOWEST_TESTS := tests/test_bundled.py tests/test_damaged_files.py tests/envs/tes
 	tests/wm_gym/test_bundle.py tests/data_collection/test_dataset.py tests/data_collection/test_episode_file.py \
 	tests/data_collection/test_car_racing_collection.py tests/agents/test_agent_bundle.py
 
-.PHONY: demo test test-lowest lint types format clean help
+.PHONY: demo test test-all test-lowest lint types format clean help
 
 help:
 	@echo "make demo    the whole loop on CarRacing, into runs/demo (about 20 minutes on 2 cores)"
-	@echo "make test    the test suite; make test-lowest: a part of it with the lowest versions that setup.py allows"
+	@echo "make test    the tests but those marked slow (at most 12 minutes on 2 cores)"
+	@echo "make test-all        all of them; make test-lowest: a part with the lowest versions that setup.py allows"
 	@echo "make lint    ruff; make types: mypy; make format: let ruff format"
 	@echo "make clean   remove the virtual environment and what was built"
 
@@ -34,6 +35,9 @@ demo: $(INSTALLED)
 	$(BIN)/wm-gym demo --out runs/demo
 
 test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED)
 	$(BIN)/python -m pytest
 
 test-lowest: $(INSTALLED)

@@ -314,6 +314,7 @@ def test_doctor_finds_this_machine_sound(capsys):
     assert "CarRacing simulator" in out
 
 
+@pytest.mark.slow
 def test_bench_measures_dream_and_simulator_in_one_run(capsys, tmp_path):
     table = tmp_path / "bench.json"
     options = ("--parts", "environments", "--num-envs", "1,8", "--seconds", "0.2", "--json", str(table))

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 
 
@@ -13,6 +15,7 @@ def rehearse(out, parts, minutes):
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_parts_run_and_what_is_left_is_taken_up(tmp_path):
     cut = rehearse(tmp_path, "components", 1e-3)
     assert cut.returncode == 1

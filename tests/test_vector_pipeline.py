@@ -131,6 +131,7 @@ def test_ppo_from_frames_and_vector_on_the_simulator(tmp_path):
     assert env.action_space.contains(driver.act(observed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("back_end", ["torchscript", "onnx"])
 def test_exports_have_a_second_input(run, tmp_path, back_end):
     agent = load_agent(run / "agent")

@@ -71,6 +71,7 @@ def test_rounds_record_with_the_agent_and_go_on_from_the_model(trained_model, ca
     assert (out / "policy.safetensors").stat().st_mtime_ns == changed
 
 
+@pytest.mark.slow
 def test_stopped_rounds_go_on_where_they_were(trained_model, car_racing_data, small_config, tmp_path, monkeypatch):
     out = tmp_path / "rounds"
     with monkeypatch.context() as patch:
@@ -98,6 +99,7 @@ def test_an_agent_may_go_on_from_the_one_before(trained_model, car_racing_data, 
     assert scales[0] == scales[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unlimited", [0, 1, 5])
 def test_the_first_agents_may_be_hasty_and_never_the_last(
     trained_model, car_racing_data, small_config, tmp_path, unlimited

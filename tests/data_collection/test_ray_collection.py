@@ -134,6 +134,7 @@ def test_car_racing_gives_the_same_files_as_local_processes(cluster, tmp_path):
     assert ray.is_initialized()  # it was not started by the collection, which therefore leaves it alone
 
 
+@pytest.mark.slow
 def test_two_servers_give_the_same_files_as_local_processes_in_one_go_and_resumed(
     reference, servers, workers, tmp_path
 ):
@@ -153,6 +154,7 @@ def test_two_servers_give_the_same_files_as_local_processes_in_one_go_and_resume
 # -- what dies -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_actors_that_are_killed_in_the_middle_cost_no_episode(reference, servers, workers, tmp_path):
     out = tmp_path / "data"
     killed = []

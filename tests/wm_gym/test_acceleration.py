@@ -31,7 +31,7 @@ def untrained_with_rewards(kind):
     return model
 
 
-@pytest.fixture(params=["gru", "rssm", "transformer"])
+@pytest.fixture(params=["rssm", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gru", "transformer"))])
 def model(request):
     return untrained_with_rewards(request.param)
 
@@ -162,6 +162,7 @@ def test_an_unknown_precision_is_named(model):
         AcceleratedModel(model, "fp16")
 
 
+@pytest.mark.slow
 def test_dreams_take_an_accelerated_model(fast):
     env = gym.make("DreamDriving-v0", model=fast, render_mode="rgb_array")
     plain = gym.make("DreamDriving-v0", render_mode="rgb_array")
@@ -189,6 +190,7 @@ def test_states_of_a_read_out_keep_no_latent_of_their_own(fast):
         torch.testing.assert_close(fast.model.dynamics.shown(wanted), wanted.latent)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiled_code_is_of_its_own_parameters_and_takes_what_lies_otherwise_or_is_of_another_kind():
     model, other = untrained("gru"), untrained("gru")

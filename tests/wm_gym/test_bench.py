@@ -56,6 +56,7 @@ def test_sequences_are_left_out_where_a_call_would_take_too_long():
     assert "| debug | 2 | - | - | - | - | - |" in render_markdown([short], {}, measured_on("cpu"))
 
 
+@pytest.mark.slow
 def test_the_share_of_the_peak_is_of_a_peak_measured_beside_it():
     assert matmul_peak(torch.float32, "cpu", 0.1) > 1e8
     table = measure_peak(("debug",), [4], 0.05, device="cpu")
@@ -64,6 +65,7 @@ def test_the_share_of_the_peak_is_of_a_peak_measured_beside_it():
     assert all(0 < row["share"] < 1.5 for row in fp32)
 
 
+@pytest.mark.slow
 def test_scaling_trains_in_several_processes():
     table = measure_scaling("debug", 0.1, device="cpu", devices=(1, 2))
     assert [row["devices"] for row in table.rows] == [1, 2]

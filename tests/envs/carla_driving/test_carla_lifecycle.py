@@ -125,6 +125,7 @@ def test_close_destroys_the_actors_and_puts_the_settings_back(server, make_env):
     assert server.wait_until_clean()
 
 
+@pytest.mark.slow
 def test_five_hundred_resets_leave_the_actors_and_the_memory_as_they_were(server, make_env):
     env = make_env(server)
     env.reset(seed=0)
