@@ -337,7 +337,12 @@ class TrainingConfig(_Section):
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
     seed: int = Field(default=0, ge=0)
-    validation_fraction: float = Field(default=0.1, ge=0, lt=1, description="Share of episodes held out.")
+    validation_fraction: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of episodes held out; of a single one, share of its time, at its end.",
+    )
     validate_every: int = Field(default=500, ge=1, description="Updates between validations.")
     validation_clips: int = Field(default=64, ge=1, description="Clips in one validation.")
     validation_horizon: int = Field(default=30, ge=1, description="Longest open-loop prediction that is validated.")

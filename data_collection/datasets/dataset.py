@@ -25,6 +25,7 @@ from wm_gym.data_collection.datasets.episode_file import (
     read_header,
     read_slice,
 )
+from wm_gym.data_collection.datasets.episode_part import EpisodePart, split_by_time
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, DatasetMetadata
 from wm_gym.data_collection.datasets.remote import open_remote
 from wm_gym.data_collection.datasets.remote_folder import is_url, local_folder
@@ -124,6 +125,7 @@ class Dataset:
         self._files = list(files)
         self._cache = cache
         self._first_clips: dict[int, NDArray[np.int64]] = {}
+        self._parts: dict[int, EpisodePart] = {}  # by position, for episodes of which a part alone belongs to this one
 
     @classmethod
     def open(
@@ -202,6 +204,8 @@ class Dataset:
         digest = hashlib.sha256(self.metadata.simulator.model_dump_json().encode())
         for header in self.episodes:
             digest.update(f"{header.index} {header.sha256}\n".encode())
+        for position, part in self._parts.items():
+            digest.update(f"{position} {part.first} {part.length}\n".encode())
         return digest.hexdigest()[:16]
 
     def read_episode(self, position: int) -> Episode:
@@ -210,7 +214,8 @@ class Dataset:
         Raises:
             DatasetError: there is none at that position, or its file is damaged.
         """
-        return self._header(position).read(read_episode)
+        header, part = self._header(position), self._parts.get(position)
+        return header.read(read_episode) if part is None else part.cut(part.whole.read(read_episode))
 
     def read_clip(self, position: int, start: int, length: int) -> Clips[NDArray[Any]]:
         """Read ``length`` frames from ``start`` on, and the steps between them, as a batch of one clip.
@@ -224,8 +229,7 @@ class Dataset:
                 f"a clip of {length} frames from frame {start} on does not lie in episode {header.index} with "
                 f"{header.length + 1} frames; a clip has 2 frames or more."
             )
-        part = self._cache.read(header, start, length)
-        return Clips(*(array[None] for array in part[:5]))
+        return Clips(*(array[None] for array in self._read(position, start, length)[:5]))
 
     def download(self) -> None:
         """Bring every episode to this machine, to work without the network; does nothing where they are here.
@@ -287,7 +291,7 @@ class Dataset:
             np.empty((batch_size, length, len(self.metadata.simulator.vector)), np.float32),
         )
         for row, (position, start) in enumerate(draws):
-            part = self._cache.read(self.episodes[position], int(start), length)
+            part = self._read(int(position), int(start), length)
             for whole, one in zip(batch[:5], part[:5], strict=True):
                 whole[row] = one
         return batch
@@ -297,17 +301,20 @@ class Dataset:
 
         The episode with index ``i`` is for validation if ``floor((i + 1) f) > floor(i f)``: every tenth one for
         ``f = 0.1``. The rule looks at nothing but the index, so an episode stays in its part when more are collected;
-        only a dataset too small for it gives its last episode to validation.
+        only a dataset too small for it gives its last episode to validation. Where it is too small and one episode has
+        more than half of all steps, that one is split by time instead: its end, with the fraction of its steps, is for
+        validation.
 
         Raises:
-            DatasetError: the fraction is not in (0, 1), or there are fewer than 2 episodes.
+            DatasetError: the fraction is not in (0, 1), or the only episode has fewer than 3 steps.
         """
         if not 0.0 < validation_fraction < 1.0:
             raise DatasetError(f"validation_fraction is {validation_fraction}, but a number between 0 and 1 is wanted.")
-        if len(self) < 2:
-            raise DatasetError(f"{self.path} has {len(self)} episode, but a split needs 2; collect more.")
         chosen = [_is_for_validation(header.index, validation_fraction) for header in self.episodes]
-        if not any(chosen):
+        if len(self) == 1 or not any(chosen):
+            longest = int(np.argmax(self.episode_lengths()))
+            if 2 * self.episodes[longest].length > self.num_steps:
+                return self._split_by_time(longest, validation_fraction)
             chosen[-1] = True
         elif all(chosen):
             chosen[0] = False
@@ -326,6 +333,22 @@ class Dataset:
         part = Dataset(self.path, self.metadata, files, self._cache)
         part.episodes = [header for header, yes in zip(self.episodes, chosen, strict=True) if yes]
         return part
+
+    def _split_by_time(self, position: int, validation_fraction: float) -> tuple[Dataset, Dataset]:
+        """All episodes with the beginning of one, and the end of that one alone."""
+        beginning, end = split_by_time(self.episodes[position], validation_fraction)
+        train = self._subset([True] * len(self))
+        validation = self._subset([place == position for place in range(len(self))])
+        for dataset, place, part in ((train, position, beginning), (validation, 0, end)):
+            dataset.episodes[place] = part.header
+            dataset._parts[place] = part
+        return train, validation
+
+    def _read(self, position: int, start: int, length: int) -> Clips[NDArray[Any]]:
+        part = self._parts.get(position)
+        if part is None:
+            return self._cache.read(self.episodes[position], start, length)
+        return self._cache.read(part.whole, part.first + start, length)
 
     def _header(self, position: int) -> EpisodeHeader:
         if not 0 <= position < len(self):

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_model, car
     native = make_dataset(tmp_path / "one", tiny_model.simulator, [2], rng)
     with pytest.raises(DatasetError, match="are 8x8, but the world model was trained with 64x64"):
         clone_behaviour(small.path, tiny_model, out=tmp_path / "clone", progress=False)
-    with pytest.raises(DatasetError, match="has 1 episode, but a split needs 2"):
+    with pytest.raises(DatasetError, match="has 2 steps, but 3 are the least that can be split by time"):
         clone_behaviour(native.path, tiny_model, out=tmp_path / "clone", progress=False)
     with pytest.raises(ConfigError, match=r"wrong at 'top_fraction'"):
         clone_behaviour(car_racing_data, tiny_model, out=tmp_path / "clone", top_fraction=0.0, progress=False)

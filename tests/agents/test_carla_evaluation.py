@@ -127,7 +127,7 @@ def test_where_the_server_is_may_stand_with_the_other_arguments(reference, serve
     assert result.returns == reference.returns
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_drive_that_loses_its_server_is_driven_again(reference, servers, workers):
     stop = threading.Event()
 
@@ -150,6 +150,7 @@ def test_a_drive_that_loses_its_server_is_driven_again(reference, servers, worke
     assert (result.returns, result.driving) == (reference.returns, reference.driving)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_is_told_or_ends_it(reference, servers):
     gone = {"host": "127.0.0.1", "port": free_port(), "restart": True}
     with pytest.warns(UserWarning, match=r"worker 1 of 2 was given up, .* no CARLA server can be reached"):
@@ -242,6 +243,7 @@ def test_how_each_drive_ended_is_told(servers, tmp_path, capsys):
     assert "ended by: time 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_environment_that_inherits_from_carlas_has_its_drivers_and_servers(reference, servers):
     result = evaluate(
         "autopilot",

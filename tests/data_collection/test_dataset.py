@@ -133,11 +133,49 @@ def test_split_of_small_datasets(tmp_path):
     ).split(0.1)
     assert (len(train), len(validation)) == (1, 1)
     one = Dataset.create(tmp_path / "one", metadata, [make_episode(0, steps=2, size=(4, 4))])
-    with pytest.raises(DatasetError, match="a split needs 2"):
+    with pytest.raises(DatasetError, match="has 2 steps, but 3 are the least that can be split by time"):
         one.split(0.1)
     for fraction in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(DatasetError, match="validation_fraction"):
             one.split(fraction)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_one_long_recording_is_split_by_time(tmp_path, cache_bytes):
+    recorded = make_episode(3, steps=40, size=(4, 4), terminated=True)
+    Dataset.create(tmp_path / "one", make_metadata(size=(4, 4)), [recorded])
+    whole = Dataset.open(tmp_path / "one", cache_bytes=cache_bytes)
+    train, validation = whole.split(0.25)
+    assert (train.num_steps, validation.num_steps) == (29, 10)  # and a step between them
+    assert [dataset.episodes[0].end for dataset in (train, validation)] == ["none", "terminated"]
+    assert len({whole.fingerprint, train.fingerprint, validation.fingerprint}) == 3
+    for part, first in ((train, 0), (validation, 30)):
+        steps = part.num_steps
+        episode = part.read_episode(0)
+        episode.check()
+        np.testing.assert_array_equal(episode.frames, recorded.frames[first : first + steps + 1])
+        np.testing.assert_array_equal(episode.infos["speed"], recorded.infos["speed"][first : first + steps])
+        clip = part.read_clip(0, 2, 5)
+        np.testing.assert_array_equal(clip.frames[0], recorded.frames[first + 2 : first + 7])
+        np.testing.assert_array_equal(clip.actions[0], recorded.actions[first + 2 : first + 6])
+        assert part.num_clips(5) == steps - 3
+        drawn = part.sample_clips(np.random.default_rng(0), 64, 5)
+        allowed = {recorded.frames[at].tobytes() for at in range(first, first + steps + 1)}
+        assert {frame.tobytes() for frame in drawn.frames.reshape(-1, 4, 4, 3)} <= allowed
+        with pytest.raises(DatasetError, match="does not lie in episode 3"):
+            part.read_clip(0, steps - 2, 5)
+    copied = pickle.loads(pickle.dumps(validation))
+    np.testing.assert_array_equal(copied.read_clip(0, 0, 2).frames, validation.read_clip(0, 0, 2).frames)
+
+
+def test_a_recording_that_is_most_of_a_few_is_split_by_time(tmp_path):
+    metadata = make_metadata(size=(4, 4))
+    episodes = [make_episode(i, steps=steps, size=(4, 4)) for i, steps in enumerate((5, 60, 6))]
+    train, validation = Dataset.create(tmp_path / "few", metadata, episodes).split(0.1)
+    assert train.episode_lengths().tolist() == [5, 53, 6]
+    assert [(header.index, header.length) for header in validation.episodes] == [(1, 6)]
+    np.testing.assert_array_equal(train.read_episode(2).frames, episodes[2].frames)
+    np.testing.assert_array_equal(validation.read_episode(0).frames, episodes[1].frames[54:])
 
 
 def test_fingerprint_follows_content(dataset, episodes, tmp_path):

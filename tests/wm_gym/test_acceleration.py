@@ -92,6 +92,7 @@ def test_rows_shared_out_among_threads_are_the_rows_of_one_thread(model):
     torch.testing.assert_close(shared_out.reward, model.imagine(state, action, noise).reward, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_python_threads_may_step_one_model_at_once():
     model = untrained_with_rewards("rssm")
@@ -145,6 +146,7 @@ def test_wrong_arguments_are_no_reason_to_give_up_compiling(model):
     assert fast.is_compiled
 
 
+@pytest.mark.slow
 def test_many_models_in_one_process_are_all_compiled_where_pytorch_counts_them():
     torch._dynamo.reset()
     before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
@@ -179,6 +181,7 @@ def test_dreams_take_an_accelerated_model(fast):
     assert many.step(torch.zeros(8, 2).numpy())[1].shape == (8,)
 
 
+@pytest.mark.slow
 def test_states_of_a_read_out_keep_no_latent_of_their_own(fast):
     bank = fast.start_states
     state = LatentState(bank.latent[:2], bank.memory[:2])

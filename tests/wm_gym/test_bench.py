@@ -44,6 +44,7 @@ def test_components_count_what_the_model_has():
     assert all(row["latency_ms"] > 0 and row["memory_mb"] >= 0 for row in table.rows)
 
 
+@pytest.mark.slow
 def test_sequences_are_left_out_where_a_call_would_take_too_long():
     table = measure_sequences(["debug"], 0.01, device="cpu", limit_s=60, batches=(1, 2))
     assert [(row["batch"], row["sequences_per_s"] > 0, row["updates_sequences_per_s"] > 0) for row in table.rows] == [

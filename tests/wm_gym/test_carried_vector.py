@@ -28,7 +28,10 @@ def vectors(count: int) -> torch.Tensor:
     return torch.stack((speed, light.float(), offset), dim=-1)
 
 
-@pytest.fixture(params=[(), ("shows_bins",), ("shows_bins", "bounds_by_class")], ids=["plain", "bins", "bounds"])
+PLAIN, BINS, BOUNDS = (), ("shows_bins",), ("shows_bins", "bounds_by_class")
+
+
+@pytest.fixture(params=[PLAIN, BINS, BOUNDS], ids=["plain", "bins", "bounds"])
 def model(request) -> WorldModel:
     torch.manual_seed(0)
     simulator = SimulatorSpec(id="none", frame_size=(64, 64), action=ActionFormat.driving(), vector=FIELDS)
@@ -165,6 +168,15 @@ def test_a_number_that_is_always_at_its_bound_under_a_class_is_so_when_a_dream_d
     assert far == near
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(PLAIN, marks=pytest.mark.slow, id="plain"),
+        pytest.param(BINS, marks=pytest.mark.slow, id="bins"),
+        pytest.param(BOUNDS, id="bounds"),
+    ],
+    indirect=True,
+)
 def test_the_accelerated_step_is_the_same(model):
     state, action, noise = (
         model.initial_state(observation(vectors(4))),

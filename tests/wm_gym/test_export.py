@@ -46,7 +46,14 @@ def model_of(kind: str, spec) -> WorldModel:
     return model
 
 
-@pytest.fixture(scope="module", params=sorted(KINDS))
+@pytest.fixture(
+    scope="module",
+    params=[
+        "gru",
+        "rssm",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in sorted(set(KINDS) - {"gru", "rssm"})),
+    ],
+)
 def exported(request, tmp_path_factory):
     """A model of each kind, and the export of its parts."""
     from wm_gym.actions import ActionFormat

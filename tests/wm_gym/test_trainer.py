@@ -270,6 +270,7 @@ def test_mirroring_needs_driving_actions(car_racing_data, tmp_path):
         WorldModelTrainer(config, native, opened.train, None, tmp_path / "run", data_info=opened.info, device="cpu")
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_again(car_racing_data, tmp_path):
     changes = ["training.steps=40"]
     whole = tmp_path / "whole"
@@ -313,6 +314,7 @@ def test_two_processes_follow_the_same_curve_as_one(car_racing_data, tmp_path):
     assert WorldModel.from_pretrained(tmp_path / "two").start_states is not None
 
 
+@pytest.mark.slow
 def test_two_hosts_follow_the_same_curve_as_one(car_racing_data, tmp_path):
     """As docs/scaling.md starts it: ``torchrun`` on each host, which meet at an address."""
     changes = ["training.steps=8"]
@@ -349,6 +351,7 @@ STOCHASTIC = (
 )
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_same_stochastic_states_as_one_in_both_phases(car_racing_data, tmp_path):
     """Clips, decoded steps, mirrored clips and drawn states hang on seed and update alone, wherever the data are."""
     train(car_racing_data, tmp_path / "one", *STOCHASTIC)
@@ -361,6 +364,7 @@ def test_two_processes_draw_the_same_stochastic_states_as_one_in_both_phases(car
     assert losses(tmp_path / "two") == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_with_more_processes_goes_on_exactly(car_racing_data, tmp_path):
     train(car_racing_data, tmp_path / "whole", *STOCHASTIC)
 

@@ -125,6 +125,7 @@ def test_the_head_s_loss_is_square_error_and_cross_entropy():
     torch.testing.assert_close(head.loss(features, VECTORS), (square + cross).mean())
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_tell_the_vector():
     """From pictures of noise: what the features say of the vector can only come from the vector."""
     model, clips = model_of("gru"), random_clips(8)
