@@ -183,6 +183,7 @@ def test_actors_that_are_killed_in_the_middle_cost_no_episode(reference, servers
     assert all(server.wait_until_clean() for server in servers)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:worker 1 of 2 was given up")  # depends on how fast the other one is
 def test_a_server_that_is_killed_in_the_middle_leaves_its_episodes_to_the_other(reference, servers, cluster, tmp_path):
     out = tmp_path / "data"
@@ -196,6 +197,7 @@ def test_a_server_that_is_killed_in_the_middle_leaves_its_episodes_to_the_other(
     assert checksums(out) == checksums(reference)
 
 
+@pytest.mark.slow
 def test_servers_that_are_all_gone_end_it_with_one_sentence(cluster, tmp_path):
     pytest.importorskip("carla.libcarla")
     gone = {"host": "127.0.0.1", "port": free_port(), "restart": True, "connect_timeout_s": 0.2}
@@ -205,6 +207,7 @@ def test_servers_that_are_all_gone_end_it_with_one_sentence(cluster, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_the_actors_and_keeps_every_finished_episode(reference, servers, cluster, tmp_path):
     out = tmp_path / "data"
     options = ["--env", "carla", "--carla", ",".join(server.address for server in servers), "--out", str(out)]

@@ -22,6 +22,7 @@ def test_doctor_drives_on_a_sound_server_and_leaves_it_clean(server, capsys):
     assert server.wait_until_clean()
 
 
+@pytest.mark.slow
 def test_doctor_names_what_is_wrong(server, capsys):
     assert main(["doctor", "--carla", f"127.0.0.1:{free_port()}"]) == 1
     assert "nothing listens there; start it" in capsys.readouterr().out
@@ -41,6 +42,7 @@ def test_doctor_without_a_server_says_what_the_machine_has(capsys):
     assert "Docker" in out
 
 
+@pytest.mark.slow
 def test_bench_compares_the_environment_with_a_bare_client(server, tmp_path, capsys):
     file = tmp_path / "bench.json"
     command = ["bench", "--carla", server.address, "--seconds", "0.2", "--frame-size", "32", "--json", str(file)]

@@ -49,6 +49,7 @@ def run_script(server, what: str, *, own_group: bool = False) -> subprocess.Pope
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["INT", "TERM", "KILL"])
 def test_a_signal_at_any_moment_leaves_nothing(server, number):
     # From before the connection, over spawning, to driving and between episodes.
