@@ -106,3 +106,20 @@ def test_a_users_type_checker_sees_the_types(metadata, tmp_path):
     # The one error is the program's own: functions of the package have types, in folders with another name too.
     assert finished.stdout.count("error:") == 1, finished.stdout
     assert 'expression has type "Callable[[Path], str]", variable has type "int"' in finished.stdout
+
+
+def test_the_commands_of_the_documents_are_those_of_the_makefile_and_of_ci():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    assert targets == set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+    for document in ("README.md", "CONTRIBUTING.md", ".ci/run", ".github/pull_request_template.md"):
+        named = re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / document).read_text(encoding="utf-8"), re.MULTILINE)
+        assert named and set(named) <= targets, document
+    ran = re.findall(r"^make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert ran == ["clean", "test-lowest", "test-all", "lint", "types"]
+    # What is left out has one name everywhere.
+    recipe = re.search(r"^test: .*\n\t.*-m (.*)$", makefile, re.MULTILINE)[1]
+    assert recipe == '"not slow"'
+    assert f"python -m pytest -m {recipe}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for job in re.findall(r'-m ("not [^"]*")', (ROOT / ".github" / "workflows" / "tests.yml").read_text()):
+        assert "not slow" in job
