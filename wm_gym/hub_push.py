@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,18 @@ from wm_gym.world_model import WorldModel
 VIDEO_STEM = "replay"
 """Name of the video in a repository, without suffix: the one that the Hub shows beside a model's card."""
 VIDEO_SUFFIXES = (".mp4", ".gif")
+ENV_FILE = "env.py"
+"""The file that LeRobot's EnvHub runs; this package neither downloads nor runs one."""
+_ENV = '''\
+"""The dreams of this repository's world model, for LeRobot's EnvHub; needs the package wm_gym."""
+
+
+def make_env(n_envs=1, use_async_envs=False, cfg=None):
+    """Dreams side by side in one process, which is as fast as in several: they share one model."""
+    from wm_gym.envs.lerobot_dreams import make_lerobot_dreams
+
+    return make_lerobot_dreams({repository!r}, n_envs)
+'''
 _VIDEOS = tuple(VIDEO_STEM + suffix for suffix in VIDEO_SUFFIXES)
 
 
@@ -54,10 +66,12 @@ class PushTarget:
         return parse_reference(self.repository, may_be_path=False)
 
 
-def push_model(model: WorldModel, target: PushTarget) -> str:
+def push_model(model: WorldModel, target: PushTarget, *, env_hub: bool = False) -> str:
     """Send a world model; see :meth:`WorldModel.push_to_hub`."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = save_model(model, Path(temporary) / "model")
+        env = Path(temporary) / ENV_FILE
+        env.write_text(_ENV.format(repository=f"hf://{target.reference.repository}"), encoding="utf-8")
         return push_folder(
             folder,
             MODEL_BUNDLE,
@@ -65,6 +79,7 @@ def push_model(model: WorldModel, target: PushTarget) -> str:
             tags=("world-model", "driving"),
             simulator=model.simulator.id,
             scores=model_scores(model.metrics),
+            further={ENV_FILE: env} if env_hub else {},
         )
 
 
@@ -76,6 +91,7 @@ def push_folder(
     tags: Sequence[str],
     simulator: str,
     scores: Sequence[Score],
+    further: Mapping[str, Path] | None = None,
 ) -> str:
     """Send a folder of one's own, whose card is replaced by the one for the Hub.
 
@@ -86,6 +102,7 @@ def push_folder(
         tags: What the Hub finds it by.
         simulator: Gymnasium id of the simulator that the scores belong to.
         scores: Figures for the card.
+        further: Other files, by their names in the repository.
 
     Returns:
         The address of the repository.
@@ -95,7 +112,7 @@ def push_folder(
     """
     video = None if target.video is None else Path(target.video)
     reference = target.reference
-    further = {} if video is None else {VIDEO_STEM + video.suffix.lower(): video}
+    shown = {} if video is None else {VIDEO_STEM + video.suffix.lower(): video}
     card = folder / "README.md"
     text = hub_card(
         card.read_text(encoding="utf-8"),
@@ -103,12 +120,17 @@ def push_folder(
         tags=tags,
         simulator=simulator,
         scores=scores,
-        video_address=next((f"{repository_url(reference)}/resolve/main/{name}" for name in further), None),
+        video_address=next((f"{repository_url(reference)}/resolve/main/{name}" for name in shown), None),
     )
     card.write_text(text, encoding="utf-8")
-    files = {name: folder / name for name in kind.files if (folder / name).is_file()} | further
+    files = {name: folder / name for name in kind.files if (folder / name).is_file()}
     return upload(
-        files, reference, kind, private=target.private, message=target.message, replaceable=(*kind.files, *_VIDEOS)
+        files | shown | dict(further or {}),
+        reference,
+        kind,
+        private=target.private,
+        message=target.message,
+        replaceable=(*kind.files, *_VIDEOS, ENV_FILE),
     )
 
 

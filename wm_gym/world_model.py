@@ -214,6 +214,7 @@ class WorldModel(nn.Module):
         private: bool = False,
         video: str | Path | None = None,
         message: str | None = None,
+        env_hub: bool = False,
     ) -> str:
         """Send the model to the Hugging Face Hub in one commit; needs the extra ``hub``.
 
@@ -222,6 +223,7 @@ class WorldModel(nn.Module):
             private: Whether nobody else may see a repository that is made now.
             video: A file ``.mp4`` or ``.gif`` that the model card shows.
             message: Of the commit.
+            env_hub: Whether to add an ``env.py``, by which LeRobot's EnvHub makes its dreams.
 
         Returns:
             The address of the repository.
@@ -232,7 +234,7 @@ class WorldModel(nn.Module):
         """
         from wm_gym.hub_push import PushTarget, push_model
 
-        return push_model(self, PushTarget(repository, private, video, message))
+        return push_model(self, PushTarget(repository, private, video, message), env_hub=env_hub)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> WorldModel:

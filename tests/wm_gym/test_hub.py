@@ -262,6 +262,23 @@ def test_the_command_pushes_a_model(hub, tiny_model, capsys):
     assert "'nothing' holds neither a world model" in capsys.readouterr().err
 
 
+def test_lerobots_env_hub_makes_dreams_of_a_pushed_model(hub, tiny_model):
+    """As LeRobot does: the file is imported, and its function called."""
+    tiny_model.save_pretrained("model")
+    assert main(["push", "model", NAME, "--env-hub"]) == 0
+    names = {}
+    exec(compile(files_of(hub)["env.py"], "env.py", "exec"), names)
+    env = names["make_env"](n_envs=2, use_async_envs=True)
+    observation, _ = env.reset(seed=[0, 1])
+    assert observation["pixels"]["front"].shape == (2, *tiny_model.config.frame_size, 3)
+    assert env.observation_space.contains(observation)
+    assert env.call("_max_episode_steps") == (200, 200) and env.call("task_description") == ("drive", "drive")
+    _, rewards, *_ = env.step(env.action_space.sample())
+    assert rewards.shape == (2,)
+    tiny_model.push_to_hub(NAME)
+    assert "env.py" not in files_of(hub)
+
+
 def test_without_the_extra_one_sentence_says_what_to_install(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -22,6 +22,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--evaluation", default=None, metavar="FILE", help="result of wm-gym evaluate --json of the agent, for its card"
     )
+    parser.add_argument(
+        "--env-hub", action="store_true", help="of a model: add an env.py, by which LeRobot's EnvHub makes its dreams"
+    )
     parser.add_argument("--message", default=None, metavar="TEXT", help="message of the commit")
     parser.set_defaults(run=run)
 
@@ -40,6 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.folder)
     target = PushTarget(arguments.repository, arguments.private, arguments.video, arguments.message)
     if (folder / AGENT_BUNDLE.manifest).exists():
+        if arguments.env_hub:
+            raise ConfigError(f"--env-hub belongs to a world model, and {str(folder)!r} holds an agent; leave it out.")
         address = push_agent(
             folder,
             target.repository,
@@ -56,6 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
             )
         if arguments.evaluation is not None:
             raise ConfigError(f"--evaluation belongs to an agent, and {str(folder)!r} holds none; leave it out.")
-        address = push_model(WorldModel.from_pretrained(folder), target)
+        address = push_model(WorldModel.from_pretrained(folder), target, env_hub=arguments.env_hub)
     print(f"pushed to {address}")
     return 0
