@@ -258,6 +258,7 @@ def test_options_for_carla_name_a_server_for_each_worker(options, connections):
     assert all(one["restart"] for one in found)
 
 
+@pytest.mark.slow
 def test_collect_and_evaluate_on_two_carla_servers(capsys, tmp_path):
     pytest.importorskip("carla")
     data, result = tmp_path / "data", tmp_path / "result.json"

@@ -109,6 +109,7 @@ def test_rates_are_all_infractions_over_all_kilometres(servers, tmp_path):
     assert driving["off_road_per_km"] == pytest.approx(sum(counts) / sum(km))
 
 
+@pytest.mark.slow
 def test_the_number_of_servers_changes_nothing(reference, servers):
     two = run("autopilot", [at(server) for server in reversed(servers)])
     assert (two.returns, two.driving, two.infos) == (reference.returns, reference.driving, reference.infos)

@@ -112,6 +112,7 @@ def test_the_first_agents_may_be_hasty_and_never_the_last(
     assert limits == [None if number < min(unlimited, 2) else 4.5 for number in range(3)]
 
 
+@pytest.mark.slow
 def test_a_model_trained_in_two_phases_keeps_its_encoder(car_racing_data, small_config, tmp_path):
     latent = ("training.latent.steps=3", "training.latent.clip_length=8")
     first = train_model(car_racing_data, tmp_path / "model", "training.steps=3", *latent, "model.dynamics.kind=rssm")
