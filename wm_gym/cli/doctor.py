@@ -69,6 +69,8 @@ def examine() -> list[Check]:
             "LPIPS weights", False, _lpips_weights, "set loss.perceptual=0, or loss.perceptual_weights to a local file"
         ),
         _package("minari", "minari", is_required=False, install="wm_gym[minari]"),
+        _package("pyarrow", "pyarrow", is_required=False, install="wm_gym[lerobot]"),
+        _package("av", "av", is_required=False, install="wm_gym[lerobot]"),
         _package("onnxruntime", "onnxruntime", is_required=False, install="wm_gym[export]"),
         _package("uvicorn", "uvicorn", is_required=False, install="wm_gym[play]"),
         _package("huggingface_hub", "huggingface_hub", is_required=False, install="wm_gym[hub]"),
