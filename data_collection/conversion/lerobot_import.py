@@ -268,9 +268,6 @@ class _Numbers:
         name = str(self.folder)
         names = self.info.features[self.action].entry_names(ACTION)
         known = {} if spec is not None else driving_places(names)
-        if spec is not None:
-            columns |= {column_name(entry): values[:, place] for place, entry in enumerate(names)}
-            return values.astype(np.float32), spec.action, scaled(name, columns, self.scale)
         if "steering" in known and ("throttle" in known or "throttle" in self.fill):
             for action in DRIVING_NAMES:
                 columns.pop(action, None)  # one of that name is a measurement
@@ -280,10 +277,16 @@ class _Numbers:
             return driving_actions(name, columns, np.arange(len(values))), ActionFormat.driving(), columns
         if self.fill:
             raise DatasetError(
-                f"{name} has the actions {', '.join(names)}, which are no driving actions, so that --fill has no use."
+                f"{name} has the actions {', '.join(names)}, to which --fill {next(iter(self.fill))} adds none that "
+                "makes them driving actions; leave it out."
             )
-        columns = scaled(name, columns | {column_name(e): values[:, i] for i, e in enumerate(names)}, self.scale)
-        actions = np.stack([columns[column_name(entry)] for entry in names], axis=-1).astype(np.float32)
+        plain = [column_name(entry) for entry in names]
+        if len(set(plain)) < len(plain):
+            plain = [f"{ACTION}_{place}" for place in range(len(plain))]
+        columns = scaled(name, columns | {entry: values[:, place] for place, entry in enumerate(plain)}, self.scale)
+        actions = np.stack([columns[entry] for entry in plain], axis=-1).astype(np.float32)
+        if spec is not None:
+            return actions, spec.action, columns
         low, high = actions.min(axis=0), actions.max(axis=0)
         self.notify(f"{name} has the actions {', '.join(names)}; they are taken as they are, within their own bounds.")
         return actions, ActionFormat.native(spaces.Box(low, high, dtype=np.float32)), columns

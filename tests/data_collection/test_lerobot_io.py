@@ -221,8 +221,16 @@ def test_other_actions_are_taken_as_they_are(tmp_path):
     assert "shoulder, wrist; they are taken as they are" in told[0]
     episode = dataset.read_episode(0)
     np.testing.assert_array_equal(episode.rewards, episode.actions[:, 1])
-    with pytest.raises(DatasetError, match="no driving actions, so that --fill has no use"):
+    with pytest.raises(DatasetError, match="to which --fill throttle adds none"):
         import_lerobot(source, tmp_path / "more", fill={"throttle": 0.3})
+
+
+def test_names_that_a_formula_cannot_tell_apart_are_numbered_and_factors_reach_the_actions(tmp_path):
+    source = foreign(tmp_path / "src", names=("wrist.x", "wrist_x"))
+    dataset = import_lerobot(source, tmp_path / "out", scale={"action_1": -2.0}, reward="action_1")
+    first = dataset.read_episode(0)
+    np.testing.assert_allclose(first.actions[1], np.linspace(0, 0.9, 34)[2:4] * [1, -2], atol=1e-6)
+    np.testing.assert_array_equal(first.rewards, first.actions[:, 1])
 
 
 def test_steering_alone_needs_a_throttle_to_be_driving(tmp_path):
