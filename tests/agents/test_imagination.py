@@ -32,10 +32,11 @@ def mean_dream_return(world, choose):
     ("algo", "steps", "further"),
     [
         ("ppo", 20_000, {"num_envs": 32, "batch_size": 128, "learning_rate": 2e-3, "target_kl": None}),
-        (
+        pytest.param(
             "sac",
             8_192,
             {"num_envs": 32, "learning_rate": 3e-3, "algorithm": {"learning_starts": 256, "gradient_steps": 8}},
+            marks=pytest.mark.slow,
         ),
     ],
 )

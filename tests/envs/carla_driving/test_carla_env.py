@@ -191,6 +191,7 @@ def test_the_end_of_the_route_terminates_and_completes_it(shared_server, make_en
     assert reward > 90
 
 
+@pytest.mark.slow
 def test_a_driver_that_stops_at_the_junction_runs_no_red_light_and_is_not_stuck(server, make_env):
     """It stops 1 m before the junction, not at the trigger of the light; lights of three groups are red for 32 s."""
     env = make_env(server, town="Town02", action_repeat=2, end={"off_road": False})
