@@ -372,7 +372,6 @@ def test_the_command_guesses_converts_there_and_back_and_refuses_what_has_no_use
     assert "--cut-gap has no use in a conversion from lerobot" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_it_trains_and_dreams(tmp_path):
     import gymnasium as gym
 
