@@ -186,6 +186,7 @@ def test_the_traffic_manager_drives_and_hands_the_wheel_back(env):
     np.testing.assert_array_equal(env.step(given)[-1]["applied_action"], given)
 
 
+@pytest.mark.slow
 def test_disturbances_are_short_and_what_they_give_is_what_happens(env):
     behaviour = make_behaviour("noisy-traffic-manager", describe_simulator(env))
     stretches, kinds = [], set()

@@ -184,6 +184,7 @@ def test_the_page_shows_the_whole_run_and_needs_nothing_else(run_folder):
     assert next(row for row in page.rows if row[0] == "agent" and len(row) == 9)[-1] == "3"
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_pages(run_folder):
     first = write_report(run_folder).read_bytes()
     assert write_report(run_folder).read_bytes() == first
