@@ -128,6 +128,7 @@ def test_other_behaviours_are_recorded_with_what_they_gave(reference):
     np.testing.assert_array_equal(dataset.read_episode(header.index).actions, given)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_again_and_again_costs_no_episode(reference, tmp_path):
     out = tmp_path / "data"
     stop = threading.Event()
