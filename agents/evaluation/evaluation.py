@@ -41,7 +41,8 @@ _DRIVING_METRICS: dict[str, tuple[str, str]] = {
     "infraction_penalty_2_1": ("infraction_penalty_2_1", "last"),
     "driving_score_2_1": ("driving_score_2_1", "last"),
 }
-_PER_KM = "_per_km"
+PER_KM = "_per_km"
+"""How the names of rates of infractions end."""
 _KM = "km"
 _END = "end"
 _ROUTE_DONE = "route_done"
@@ -271,7 +272,7 @@ def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str
         return metrics
     total_km = sum(result.info_last[_KM] for result in results)
     for name in infos:
-        if name.endswith(_PER_KM):
+        if name.endswith(PER_KM):
             infractions = sum(result.info_last[name] * result.info_last[_KM] for result in results)
             metrics[name] = infractions / total_km
     success = statistics.fmean(result.texts.get(_END) == _ROUTE_DONE for result in results)

@@ -33,13 +33,15 @@ class SavedEvaluation(BaseModel):
     mean_return: float
     ci95: tuple[float, float] | None = None
     driving: dict[str, float] = Field(default_factory=dict)
+    texts: dict[str, list[str]] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_number_for_each_episode(self) -> SavedEvaluation:
-        counts = {len(self.returns), len(self.lengths), len(self.seeds), *map(len, self.returns_by_horizon.values())}
+        counts = {len(self.returns), len(self.lengths), len(self.seeds)}
+        counts.update(map(len, self.returns_by_horizon.values()), map(len, self.texts.values()))
         if len(counts) > 1:
-            raise ValueError("returns, lengths and seeds are of different numbers of episodes")
+            raise ValueError("returns, lengths, seeds or texts are of different numbers of episodes")
         return self
 
 

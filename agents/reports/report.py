@@ -20,6 +20,7 @@ from wm_gym.agents.evaluation.reality_gap import RealityGap, Windows
 from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
 from wm_gym.agents.evaluation.scorecard import Scorecard
 from wm_gym.agents.reports import figures
+from wm_gym.agents.reports.carla_scores import carla_section
 from wm_gym.agents.reports.drives import Drive, Film, make_film, measure_gap, record_drives
 from wm_gym.agents.reports.judgement import JSON_NAME as SCORECARD_NAME
 from wm_gym.agents.reports.judgement import read_scorecard
@@ -118,6 +119,7 @@ def write_report(
         "From recorded drives to an agent trained in a dream",
         *_introduction(run),
         _returns_section(run),
+        _carla_section(run),
         *_drive_sections(run, seed, out / GIF_NAME, connection),
         _judge_section(run),
         _curves_section(run),
@@ -231,6 +233,11 @@ def _returns_section(run: _Run) -> Html | None:
         ),
         *([heading("How they drove"), table(columns, driving_rows, chief=chief)] if driving_rows else []),
     )
+
+
+def _carla_section(run: _Run) -> Html | None:
+    named = {_LABELS.get(name, name): evaluation for name, evaluation in run.evaluations.items()}
+    return carla_section(named, _LABELS["agent"])
 
 
 def _comparison(run: _Run) -> str | None:

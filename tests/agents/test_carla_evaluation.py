@@ -12,7 +12,9 @@ from wm_gym.actions import ActionFormat
 from wm_gym.agents.baselines.simulator_training import train_in_simulator
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.evaluation.evaluation import evaluate
+from wm_gym.agents.evaluation.results_file import read_evaluation
 from wm_gym.agents.policies.pixel_config import make_pixel_config
+from wm_gym.agents.reports.carla_scores import carla_section
 from wm_gym.cli.main import build_parser, main
 from wm_gym.cli.options import carla_connections
 from wm_gym.data_collection.recording.driving import begin_episode
@@ -243,6 +245,17 @@ def test_how_each_drive_ended_is_told(servers, tmp_path, capsys):
     command += ["--episodes", "2", "--frame-size", "32", "--env-set", "end={max_s: 0.4}"]
     assert main(command) == 0
     assert "ended by: time 2" in capsys.readouterr().out
+
+
+def test_the_report_shows_the_scores_of_the_drives(servers, tmp_path):
+    path = tmp_path / "result.json"
+    settings = {**SETTINGS, "end": {"max_s": 0.4}}
+    driving = run("autopilot", [at(servers[0])], simulator_kwargs=settings, json_path=path).driving
+    shown = carla_section({"autopilot": read_evaluation(path)})
+    for cell in (f"{driving['route_completion']:.1f} %", f"{driving['driving_score']:.1f}", f"{driving['km']:.2f}"):
+        assert f"<td>{cell}</td>" in shown
+    assert shown.count("<td>0.00</td>") >= len(PER_KM)  # nothing happens in 0.4 s
+    assert '<th>time</th></tr></thead><tbody><tr><td class="words">autopilot</td><td>3</td>' in shown
 
 
 @pytest.mark.slow

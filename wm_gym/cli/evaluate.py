@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from wm_gym.envs.carla.route_files import FileRoute
 
 _EPISODES = 20
-_CUT = "the limit on its steps"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -212,12 +210,14 @@ def _print_condition(condition: Condition) -> None:
 
 def _print_routes(result: EvaluationResult, routes: list[FileRoute]) -> None:
     """The result as a whole, and a line for each route."""
+    from wm_gym.agents.evaluation.ends import CUT
+
     _print_result(result)
     for route, numbers, end in zip(routes, result.last_infos, result.texts["end"], strict=True):
         print(
             f"  route {route.route_id} ({route.town}, {numbers['route_length']:.0f} m): completion "
             f"{numbers['route_completion']:.1f} %, driving score {numbers['driving_score']:.1f} (2.1: "
-            f"{numbers['driving_score_2_1']:.1f}), {end or _CUT}"
+            f"{numbers['driving_score_2_1']:.1f}), {end or CUT}"
         )
 
 
@@ -238,8 +238,9 @@ def _print_result(result: EvaluationResult) -> None:
 
 def _ends(result: EvaluationResult) -> str:
     """How often drives ended in which way."""
-    ends = Counter(end or _CUT for end in result.texts["end"])
-    return ", ".join(f"{end} {count}" for end, count in ends.most_common())
+    from wm_gym.agents.evaluation.ends import ends_in_words
+
+    return ends_in_words(result.texts["end"])
 
 
 def _gap_lines(gap: RealityGap) -> Iterator[str]:
