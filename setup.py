@@ -57,7 +57,7 @@ setup(
     package_dir=FOLDER_OF_PACKAGE,
     package_data={
         "wm_gym": ["configs/*.yaml", "assets/**/*", "by_rows.cpp", "py.typed"],
-        "wm_gym.agents.reports": ["templates/*"],
+        "wm_gym.agents.reports": ["templates/*", "assets/*"],
         **{f"wm_gym.agents.{pages}": ["assets/*"] for pages in ("web", "play", "view")},
     },
     install_requires=[

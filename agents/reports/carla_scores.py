@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from wm_gym.agents.evaluation.ends import count_ends
 from wm_gym.agents.evaluation.evaluation import PER_KM
 from wm_gym.agents.evaluation.results_file import SavedEvaluation
-from wm_gym.agents.reports.page import Html, heading, paragraph, section, table
+from wm_gym.agents.reports.page import NOTHING, Html, heading, paragraph, section, table
 
-_NOTHING = "\N{EN DASH}"
 _MARK = "driving_score"  # only drives in CARLA have one
 # Scores of an evaluation: column head, factor and format.
 _SCORES: dict[str, tuple[str, float, str]] = {
@@ -23,8 +22,8 @@ _SCORES: dict[str, tuple[str, float, str]] = {
 }
 _INFRACTIONS = {
     "collisions_pedestrian": "collisions with pedestrians",
-    "collisions_vehicle": "with vehicles",
-    "collisions_static": "with what stands",
+    "collisions_vehicle": "collisions with vehicles",
+    "collisions_static": "collisions with static objects",
     "red_lights": "red lights run",
     "off_road": "times off the road",
     "route_deviations": "deviations from the route",
@@ -74,7 +73,7 @@ def carla_section(evaluations: Mapping[str, SavedEvaluation], chief: str = "agen
             table(
                 ("driver", *(end.replace("_", " ") for end in ends)),
                 [
-                    [name, *(str(found.get(end, 0)) if found else _NOTHING for end in ends)]
+                    [name, *(str(found.get(end, 0)) if found else NOTHING for end in ends)]
                     for name, found in counts.items()
                 ],
                 chief=place,
@@ -85,12 +84,12 @@ def carla_section(evaluations: Mapping[str, SavedEvaluation], chief: str = "agen
 
 def _score(evaluation: SavedEvaluation, name: str) -> str:
     _, factor, form = _SCORES[name]
-    return form.format(factor * evaluation.driving[name]) if name in evaluation.driving else _NOTHING
+    return form.format(factor * evaluation.driving[name]) if name in evaluation.driving else NOTHING
 
 
 def _rate(evaluation: SavedEvaluation, kind: str) -> str:
     rate = evaluation.driving.get(f"{kind}{PER_KM}")
-    return _NOTHING if rate is None else f"{rate:.2f}"
+    return NOTHING if rate is None else f"{rate:.2f}"
 
 
 def _infractions(evaluations: Mapping[str, SavedEvaluation]) -> list[str]:

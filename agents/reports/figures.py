@@ -241,7 +241,7 @@ def draw_agent_curves(rows: Sequence[Row]) -> bytes | None:
     """
     panels = []
     for kind, key, title, factor in _AGENT_PANELS:
-        found = [row for row in rows if row.get("kind") == kind and row.get(key) is not None]
+        found = [row for row in rows if row.get("kind") == kind and None not in (row.get(key), row.get("dream_steps"))]
         if found:
             steps = np.array([row["dream_steps"] for row in found], np.float64)
             values = factor * np.array([row[key] for row in found], np.float64)

@@ -17,13 +17,16 @@ from markupsafe import Markup
 Html: TypeAlias = Markup
 """Markup that is ready to be put into a page; plain ``str`` is text that has yet to be escaped."""
 
-_TEMPLATES = Path(__file__).parent / "templates"
+NOTHING = "\N{EN DASH}"
+"""Stands in a table for what is not known."""
+TEMPLATES = Path(__file__).parent / "templates"
+"""Folder of the markup and of how pages look."""
 
 
 @cache
 def _environment() -> Environment:
     return Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

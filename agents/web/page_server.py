@@ -23,7 +23,7 @@ SHARED_ASSETS = Path(__file__).parent / "assets"
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 _HEADERS = {
     # Nothing but this server is asked for anything, nothing else shows the page, and its address is not passed on.
-    "content-security-policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'; "
+    "content-security-policy": "default-src 'self'; img-src {images}; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'none'",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
@@ -47,6 +47,8 @@ class PageServer:
 
     max_message_bytes = 4096
     """Most that a browser may send over a WebSocket at once."""
+    image_sources = "'self' blob:"
+    """Where a page's pictures may come from, in the words of a content security policy."""
 
     def __init__(
         self, assets: Path, listening: socket.socket, say: Callable[[str], None], host: str = "127.0.0.1"
@@ -78,7 +80,7 @@ class PageServer:
         import uvicorn
 
         config = uvicorn.Config(
-            _Guarded(self._app(), self.guard, self._say),
+            _Guarded(self._app(), self.guard, self._say, self.image_sources),
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -120,8 +122,9 @@ class PageServer:
 class _Guarded:
     """Refuses what the guard refuses, with a sentence in the log, and gives every answer its headers."""
 
-    def __init__(self, app: ASGIApp, guard: Guard, say: Callable[[str], None]) -> None:
+    def __init__(self, app: ASGIApp, guard: Guard, say: Callable[[str], None], image_sources: str) -> None:
         self._app = app
+        self._headers = {name.encode(): value.format(images=image_sources).encode() for name, value in _HEADERS.items()}
         self._guard = guard
         self._say = say
 
@@ -132,7 +135,7 @@ class _Guarded:
         is_websocket = scope["type"] == "websocket"
         refusal = self._guard.refusal(scope["path"], headers, is_websocket=is_websocket)
         if refusal is None:
-            await self._app(scope, receive, send if is_websocket else _with_headers(send))
+            await self._app(scope, receive, send if is_websocket else self._with_headers(send))
             return
         what = "a WebSocket" if is_websocket else "a request"
         self._say(f"{what} was refused, because {refusal}.")
@@ -141,15 +144,14 @@ class _Guarded:
             await send({"type": "websocket.close", "code": 1008, "reason": ""})  # before it is accepted: HTTP 403
             return
         answer = PlainTextResponse("Refused. Open the address that wm-gym printed.\n", status_code=403)
-        await answer(scope, receive, _with_headers(send))
+        await answer(scope, receive, self._with_headers(send))
 
+    def _with_headers(self, send: Send) -> Send:
+        async def wrapped(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = self._headers
+                kept = [(name, value) for name, value in message["headers"] if name.lower() not in own]
+                message = {**message, "headers": [*kept, *own.items()]}
+            await send(message)
 
-def _with_headers(send: Send) -> Send:
-    async def wrapped(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            own = {name.encode(): value.encode() for name, value in _HEADERS.items()}
-            kept = [(name, value) for name, value in message["headers"] if name.lower() not in own]
-            message = {**message, "headers": [*kept, *own.items()]}
-        await send(message)
-
-    return wrapped
+        return wrapped
