@@ -18,7 +18,8 @@ from wm_gym.data_collection.conversion.lerobot_packages import av, pyarrow
 from wm_gym.data_collection.conversion.lerobot_statistics import Statistics
 from wm_gym.data_collection.conversion.video_files import VideoWriter, pixel_format
 from wm_gym.data_collection.datasets.dataset import Dataset
-from wm_gym.data_collection.datasets.episode import Episode
+from wm_gym.data_collection.datasets.episode import INFO_PREFIX, Episode
+from wm_gym.data_collection.datasets.episode_file import read_steps
 from wm_gym.data_collection.datasets.remote_folder import local_folder
 from wm_gym.errors import ConfigError, DatasetError
 from wm_gym.files import describe_os_error, folder_written_atomically, is_free, write_json_atomically
@@ -293,8 +294,9 @@ class _Export:
 def _info_features(dataset: Dataset) -> dict[str, str]:
     """The infos of all episodes by the names of their features, in which LeRobot allows no slash."""
     found: dict[str, str] = {}
-    for position in range(dataset.num_episodes):
-        for name in dataset.read_episode(position).infos:
+    for header in dataset.episodes:
+        names = sorted(name for name in read_steps(header) if name.startswith(INFO_PREFIX))
+        for name in (name.removeprefix(INFO_PREFIX) for name in names):
             feature = layout.INFO_PREFIX + name.replace("/", "_")
             while found.get(feature, name) != name:
                 feature += "_"

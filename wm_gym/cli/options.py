@@ -35,16 +35,6 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
-def add_serving(parser: argparse.ArgumentParser, port: int) -> None:
-    """``--host`` and ``--port`` of a command that serves a page."""
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: 127.0.0.1, which only this machine reaches)",
-    )
-    parser.add_argument("--port", type=int, default=port, help=f"port, 0 for any that is free (default: {port})")
-
-
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """``--cache``; see :func:`download_cache`."""
     parser.add_argument(

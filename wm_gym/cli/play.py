@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, add_serving, first_carla_connection
+from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, first_carla_connection
+from wm_gym.cli.serving import add_serving, say, serve
 
 DEFAULT_PORT = 8765
 
@@ -57,7 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     from wm_gym.agents.play.server import PlayServer
-    from wm_gym.agents.web.listening import check_requirements, listen, warning_of
+    from wm_gym.agents.web.listening import check_requirements, listen
 
     check_requirements("wm-gym play")
     connection = first_carla_connection(arguments)
@@ -76,11 +77,6 @@ def run(arguments: argparse.Namespace) -> int:
             seed=arguments.seed or 0,
             device=arguments.device,
         )
-        server = PlayServer(setup, listening, lambda line: print(line, flush=True), arguments.host)
-        warning = warning_of(arguments.host, "drive")
-        if warning is not None:
-            print(warning, flush=True)
-        print(f"Open {server.url} in a browser; Ctrl-C ends.", flush=True)
-        server.run()
-    print("ended.", flush=True)
+        server = PlayServer(setup, listening, say, arguments.host)
+        serve(server, arguments.host, "drive")
     return 0

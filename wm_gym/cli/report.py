@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, add_serving, first_carla_connection
+from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, first_carla_connection
+from wm_gym.cli.serving import add_serving, say, serve
 
 DEFAULT_PORT = 8767
 
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from wm_gym.agents.web.listening import check_requirements, listen, warning_of
+    from wm_gym.agents.web.listening import check_requirements, listen
 
     check_requirements("wm-gym report --serve")
     with listen(arguments.host, arguments.port) as listening:
@@ -50,11 +51,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         from wm_gym.agents.reports.server import ReportServer
 
         report = LiveReport(arguments.folder)
-        server = ReportServer(report, listening, lambda line: print(line, flush=True), arguments.host)
-        warning = warning_of(arguments.host, "see the run")
-        if warning is not None:
-            print(warning, flush=True)
-        print(f"Open {server.url} in a browser; Ctrl-C ends.", flush=True)
-        server.run()
-    print("ended.", flush=True)
+        server = ReportServer(report, listening, say, arguments.host)
+        serve(server, arguments.host, "see the run")
     return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_cache, add_command, add_serving, download_cache
+from wm_gym.cli.options import Subparsers, add_cache, add_command, download_cache
+from wm_gym.cli.serving import add_serving, say, serve
 
 DEFAULT_PORT = 8766
 
@@ -32,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    from wm_gym.agents.web.listening import check_requirements, listen, warning_of
+    from wm_gym.agents.web.listening import check_requirements, listen
 
     check_requirements("wm-gym view")
     listening = listen(arguments.host, arguments.port)  # a port that is taken shows before anything is read
@@ -41,15 +42,10 @@ def run(arguments: argparse.Namespace) -> int:
         from wm_gym.agents.view.server import ViewServer
 
         setup = load_view(arguments.path, arguments.model, downloads=download_cache(arguments), device=arguments.device)
-        server = ViewServer(setup, listening, lambda line: print(line, flush=True), arguments.host)
+        server = ViewServer(setup, listening, say, arguments.host)
         for problem in setup.shelf.survey.problems.values():
-            print(problem, flush=True)
+            say(problem)
         if setup.imagination is None:
-            print(f"Without a world model: {setup.model_name}.", flush=True)
-        warning = warning_of(arguments.host, "see the dataset")
-        if warning is not None:
-            print(warning, flush=True)
-        print(f"Open {server.url} in a browser; Ctrl-C ends.", flush=True)
-        server.run()
-    print("ended.", flush=True)
+            say(f"Without a world model: {setup.model_name}.")
+        serve(server, arguments.host, "see the dataset")
     return 0
