@@ -296,7 +296,7 @@ def _page(job: Job, environment: dict[str, str]) -> str:
     lines = ["# Measured on a GPU" if job.device.startswith("cuda") else "# A rehearsal without a GPU", ""]
     lines += [
         f"{datetime.now(timezone.utc):%Y-%m-%d}, `python benchmarks/gpu.py`.",
-        "Products in fp32 are of full precision (no TF32).",
+        "Products in fp32 are of full precision; convolutions round to TF32, as is PyTorch's default.",
         "",
         "```",
         *_machine(environment),

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from wm_gym.envs.carla.observed_vector import DEFAULT_NAMES, vector_fields
 from wm_gym.envs.carla.weather import WEATHER_NAMES
@@ -67,8 +78,12 @@ class BirdViewConfig(_Section):
 class TrafficConfig(_Section):
     """Other road users."""
 
-    vehicles: int = Field(default=0, ge=0, description="Vehicles driven by the Traffic Manager.")
-    walkers: int = Field(default=0, ge=0, description="Pedestrians.")
+    vehicles: NonNegativeInt | list[NonNegativeInt] = Field(
+        default=0, description="Vehicles driven by the Traffic Manager, or numbers to draw from for each episode."
+    )
+    walkers: NonNegativeInt | list[NonNegativeInt] = Field(
+        default=0, description="Pedestrians, or numbers to draw from for each episode."
+    )
     four_wheeled_only: bool = Field(default=True, description="No bicycles and motorcycles.")
     speed_difference: float = Field(
         default=20.0, lt=100, description="Per cent that vehicles stay below the limit; negative ones exceed it."
@@ -77,6 +92,22 @@ class TrafficConfig(_Section):
     hybrid_physics_radius: float = Field(
         default=0.0, ge=0, description="Metres around the ego vehicle with full physics; 0 for everywhere."
     )
+
+    @field_validator("vehicles", "walkers", mode="wrap")
+    @classmethod
+    def _check_numbers(cls, given: Any, parse: ValidatorFunctionWrapHandler) -> Any:
+        with suppress(ValidationError):
+            if (numbers := parse(given)) != []:
+                return numbers
+        raise ValueError(f"{given!r} is no number of 0 or more, nor a list of such numbers")
+
+    def drawn(self, rng: np.random.Generator) -> tuple[int, int]:
+        """The vehicles and the pedestrians of an episode; where there is one number alone, nothing is drawn."""
+        vehicles, walkers = (
+            numbers if isinstance(numbers, int) else numbers[int(rng.integers(len(numbers)))]
+            for numbers in (self.vehicles, self.walkers)
+        )
+        return vehicles, walkers
 
 
 class RouteConfig(_Section):

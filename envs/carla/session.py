@@ -309,8 +309,18 @@ class CarlaSession:
     ) -> EpisodeActors:
         library = self._world.get_blueprint_library()
         ego = self._spawn_ego(library, request, town, rng, route)
+        # A generator of its own, so that a seed means the same route under any traffic.
+        traffic_rng = np.random.default_rng((request.seed, _TRAFFIC_STREAM))
+        vehicles, walkers = self._config.traffic.drawn(traffic_rng)
         traffic = Traffic(
-            self._client, self._world, town.map, self._config.traffic, role=self._role, tick=self._ticker.tick
+            self._client,
+            self._world,
+            town.map,
+            vehicles,
+            walkers,
+            four_wheeled_only=self._config.traffic.four_wheeled_only,
+            role=self._role,
+            tick=self._ticker.tick,
         )
         episode = EpisodeActors(ego, traffic)
         self._episode = episode  # from here on, an end of any kind finds everything
@@ -327,10 +337,8 @@ class CarlaSession:
         start_cameras(episode.cameras.values(), self._ticker.tick, connection.timeout_s + connection.image_timeout_s)
         self._world.reset_all_traffic_lights()
         episode.manager_seed = int(rng.integers(2**31))
-        if self._config.traffic.vehicles > 0:
+        if traffic.vehicles > 0:
             self._prepare_manager(episode.manager_seed)
-        # A generator of its own, so that a seed means the same route under any traffic.
-        traffic_rng = np.random.default_rng((request.seed, _TRAFFIC_STREAM))
         episode.traffic.spawn_vehicles(traffic_rng, self._manager, ego.get_location())
         episode.traffic.spawn_walkers(traffic_rng)
         physics = ego.get_physics_control()
@@ -381,7 +389,7 @@ class CarlaSession:
 
     def _hand_over(self, episode: EpisodeActors) -> None:
         """Let the Traffic Manager drive the ego vehicle; once it has, actions of ours simply override it."""
-        if self._config.traffic.vehicles == 0:
+        if episode.traffic.vehicles == 0:
             self._prepare_manager(episode.manager_seed)
         assert self._manager is not None
         episode.ego.set_autopilot(True, self._manager.get_port())

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wm_gym.envs.carla.client import perhaps_gone
-from wm_gym.envs.carla.config import TrafficConfig
 
 if TYPE_CHECKING:
     import carla
@@ -32,7 +31,9 @@ class Traffic:
         client: The connection.
         world: The world.
         carla_map: Its map.
-        config: How much traffic.
+        vehicles: How many, at most.
+        walkers: How many pedestrians, at most.
+        four_wheeled_only: Whether bicycles and motorcycles are left out.
         role: Role name of everything spawned, by which it is found again.
         tick: Simulates a frame.
     """
@@ -42,8 +43,10 @@ class Traffic:
         client: carla.Client,
         world: carla.World,
         carla_map: carla.Map,
-        config: TrafficConfig,
+        vehicles: int,
+        walkers: int,
         *,
+        four_wheeled_only: bool,
         role: str,
         tick: Callable[[], int],
     ) -> None:
@@ -51,7 +54,9 @@ class Traffic:
         self._client = client
         self._world = world
         self._map = carla_map
-        self._config = config
+        self.vehicles = vehicles
+        self.walkers = walkers
+        self._four_wheeled_only = four_wheeled_only
         self._role = role
         self.vehicle_ids: list[int] = []
         self.walker_ids: list[int] = []
@@ -64,13 +69,13 @@ class Traffic:
         """Spawn vehicles on free spawn points and hand them to the Traffic Manager; some may not fit."""
         import carla
 
-        if self._config.vehicles == 0 or manager is None:
+        if self.vehicles == 0 or manager is None:
             return
         blueprints = sorted(self._world.get_blueprint_library().filter("vehicle.*"), key=lambda found: found.id)
-        if self._config.four_wheeled_only:
+        if self._four_wheeled_only:
             blueprints = [found for found in blueprints if int(found.get_attribute("number_of_wheels")) == 4]
         points = [point for point in self._map.get_spawn_points() if point.location.distance(taken) > _CLOSE_TO_EGO_M]
-        order = rng.permutation(len(points))[: self._config.vehicles]
+        order = rng.permutation(len(points))[: self.vehicles]
         commands = []
         for index in order:
             blueprint = blueprints[int(rng.integers(len(blueprints)))]
@@ -89,7 +94,7 @@ class Traffic:
         """Spawn pedestrians and send them on their way."""
         import carla
 
-        if self._config.walkers == 0:
+        if self.walkers == 0:
             return
         blueprints = sorted(self._world.get_blueprint_library().filter("walker.pedestrian.*"), key=lambda b: b.id)
         has_mesh = self._world.get_random_location_from_navigation() is not None
@@ -97,7 +102,7 @@ class Traffic:
             # Where they are and where they go is drawn by CARLA's client, whose generator is its own.
             self._world.set_pedestrians_seed(int(rng.integers(2**31)))
         commands, strolls = [], []
-        for _ in range(self._config.walkers):
+        for _ in range(self.walkers):
             blueprint = blueprints[int(rng.integers(len(blueprints)))]
             blueprint.set_attribute("role_name", self._role)
             speed = float(rng.uniform(*_WALKING_M_S))

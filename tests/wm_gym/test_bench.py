@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from wm_gym.bench import render_markdown
-from wm_gym.bench.components import measure_components, measure_sequences
+from wm_gym.bench.components import _Memory, _while_fast_enough, measure_components, measure_sequences
 from wm_gym.bench.loader import measure_loader
 from wm_gym.bench.peak import matmul_peak, measure_peak
 from wm_gym.bench.scaling import measure_scaling
@@ -55,6 +55,19 @@ def test_sequences_are_left_out_where_a_call_would_take_too_long():
     assert "sequences_per_s" in short.rows[0]
     assert "sequences_per_s" not in short.rows[1]
     assert "| debug | 2 | - | - | - | - | - |" in render_markdown([short], {}, measured_on("cpu"))
+
+
+def test_batches_that_do_not_fit_in_the_memory_are_left_out():
+    def call_of(batch):
+        def call():
+            if batch > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        return call
+
+    rows = [{"batch": 1}, {"batch": 2}, {"batch": 4}, {"batch": 8}]
+    measured = _while_fast_enough(rows, call_of, 0.01, 60, _Memory("cpu"))
+    assert [row["batch"] for row, *_ in measured] == [1, 2]
 
 
 @pytest.mark.slow

@@ -254,6 +254,21 @@ def test_draws_that_rounding_decides_are_counted_and_others_compared():
         check_file(part, OtherWhereNear(part.module, 1e-2), 0, label="toy.pt")
 
 
+def test_file_and_model_are_compared_in_the_same_precision():
+    """On CUDA, convolutions round their inputs to TF32 unless told otherwise: a loaded file's as well."""
+    rounded: list[bool] = []
+
+    def look(y):
+        rounded.append(torch.backends.cudnn.allow_tf32)
+        return y
+
+    part, before = part_of(Doubling()), torch.backends.cudnn.allow_tf32
+    check_file(part, Changed(part.module, look), 0, label="toy.pt")
+    assert rounded
+    assert not any(rounded)
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_a_model_that_never_decides_cannot_be_checked():
     part = part_of(Drawn(), lambda number, generator: (torch.full((number, 3), 1 / 3),))
     with pytest.raises(ExportError, match="of 1000 random inputs, 1000 led to draws between two classes"):
@@ -412,10 +427,12 @@ def test_the_core_knows_no_agent():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_tensorrt_agrees_with_the_model(kind, driving_spec, tmp_path):
-    pytest.importorskip("tensorrt")
+@pytest.mark.parametrize("back_end", ["torchscript", "tensorrt"])
+def test_files_on_a_gpu_agree_with_the_model(kind, back_end, driving_spec, tmp_path):
+    if back_end == "tensorrt":
+        pytest.importorskip("tensorrt")
     model = model_of(kind, driving_spec).to("cuda")
-    settings = ExportSettings(formats=("torchscript", "tensorrt"), repeats=1)
+    settings = ExportSettings(formats=(back_end,), repeats=1)
     result = export_parts(model_parts(model), model, tmp_path / "export", settings, progress=False)
     for file in result.manifest["files"]:
         assert file["device"].startswith("cuda")

@@ -84,7 +84,7 @@ def measure_sequences(
             "autocast to bf16. Training: the configuration's loss without LPIPS, its gradient and an update by "
             "AdamW, in the precision that training takes here.",
             _MEMORY_NOTE,
-            f"A dash: a call would take more than {limit_s:g} s.",
+            f"A dash: a call would take more than {limit_s:g} s, or does not fit in the GPU's memory.",
         ),
     )
 
@@ -158,12 +158,16 @@ def _while_fast_enough(
     limit_s: float,
     memory: _Memory,
 ) -> Iterator[tuple[dict[str, Any], float, float | None]]:
-    """Time and memory of the call for each row's batch, until one would take longer than ``limit_s``."""
+    """Time and memory of the call for each row's batch, until one would take longer than ``limit_s`` or does not fit."""
     latency_of_one = 0.0
     for row in rows:
         if latency_of_one * row["batch"] > limit_s:
             return
-        latency = median_seconds(call_of(row["batch"]), seconds, memory.device)
+        try:
+            latency = median_seconds(call_of(row["batch"]), seconds, memory.device)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()  # what the other measurements need
+            return
         latency_of_one = latency / row["batch"]
         yield row, latency, memory.held_mb()
 

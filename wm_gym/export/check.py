@@ -78,8 +78,9 @@ def check_file(part: Part, loaded: LoadedFile, seed: int, *, label: str) -> Chec
                     "classes; train the model before exporting it."
                 )
             inputs = part.draw_inputs(size, generator)
-            expected, margins = _run_eagerly(part, inputs)
-            outputs = loaded(inputs)
+            with _without_tf32():
+                expected, margins = _run_eagerly(part, inputs)
+                outputs = loaded(inputs)
             differences = _differences(part, expected, outputs, label)  # (B,)
             decided = margins >= DRAW_MARGIN
             differs = ~(differences <= TOLERANCE)  # true for NaN too
@@ -97,7 +98,7 @@ def check_file(part: Part, loaded: LoadedFile, seed: int, *, label: str) -> Chec
 def _run_eagerly(part: Part, inputs: Tensors) -> tuple[Tensors, Tensor]:
     """The part's outputs on the CPU, and for each row the smallest margin of any draw ``(B,)`` (infinite without)."""
     margins = [torch.full((inputs[0].shape[0],), torch.inf)]
-    with _margins_recorded(part.module, margins), _without_tf32():
+    with _margins_recorded(part.module, margins):
         outputs = part.module(*inputs)
     return tuple(output.cpu() for output in outputs), torch.stack(margins).amin(0)
 
@@ -118,7 +119,7 @@ def _margins_recorded(module: nn.Module, margins: list[Tensor]) -> Iterator[None
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Convolutions on CUDA round their inputs to 10 bits unless told otherwise."""
+    """Convolutions on CUDA round their inputs to 10 bits unless told otherwise, those of a loaded file too."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

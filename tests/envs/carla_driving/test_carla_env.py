@@ -315,6 +315,20 @@ def test_traffic_drives_and_walks(server, make_env):
     assert {user.kind for user in env.unwrapped.road_users()} <= {"vehicle", "pedestrian"}
 
 
+def test_how_many_others_there_are_may_be_drawn_for_each_episode(server, make_env):
+    env = make_env(server, traffic={"vehicles": [0, 5, 12], "walkers": [0, 3]})
+
+    def others(seed):
+        env.reset(seed=seed)
+        kinds = [actor[1].partition(".")[0] for actor in server.spawned()]
+        return kinds.count("vehicle") - 1, kinds.count("walker")
+
+    counted = {seed: others(seed) for seed in range(8)}
+    assert {vehicles for vehicles, _ in counted.values()} == {0, 5, 12}
+    assert len({walkers for _, walkers in counted.values()}) > 1
+    assert [others(seed) for seed in (7, 2)] == [counted[7], counted[2]]
+
+
 def test_the_traffic_manager_can_drive_and_says_what_it_did(shared_server, make_env):
     env = make_env(shared_server)
     env.reset(seed=1)
@@ -332,7 +346,12 @@ def test_settings_are_checked_before_anything_is_started():
     cases = (
         ({"wether": "ClearNoon"}, "unknown key 'wether'.*did you mean 'weather'"),
         ({"weather": "Snow"}, "'Snow' is no weather"),
-        ({"traffic": {"vehicles": -1}}, "traffic.vehicles"),
+        (
+            {"traffic": {"vehicles": -1}},
+            r"'traffic.vehicles': -1 is no number of 0 or more, nor a list of such numbers",
+        ),
+        ({"traffic": {"vehicles": [0, -1]}}, r"'traffic.vehicles': \[0, -1\] is no number"),
+        ({"traffic": {"walkers": []}}, r"'traffic.walkers': \[\] is no number"),
         ({"route": {"min_length": 100, "max_length": 50}}, "max_length=50.0 is below min_length=100.0"),
         ({"action": "wheel"}, "action='wheel' is not offered"),
         ({"port": 0}, "port"),
