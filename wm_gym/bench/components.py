@@ -158,7 +158,7 @@ def _while_fast_enough(
     limit_s: float,
     memory: _Memory,
 ) -> Iterator[tuple[dict[str, Any], float, float | None]]:
-    """Time and memory of the call for each row's batch, until one would take longer than ``limit_s`` or does not fit."""
+    """Time and memory of the call for each row's batch, until one takes longer than ``limit_s`` or does not fit."""
     latency_of_one = 0.0
     for row in rows:
         if latency_of_one * row["batch"] > limit_s:

@@ -348,7 +348,7 @@ def test_settings_are_checked_before_anything_is_started():
         ({"weather": "Snow"}, "'Snow' is no weather"),
         (
             {"traffic": {"vehicles": -1}},
-            r"'traffic.vehicles': -1 is no number of 0 or more, nor a list of such numbers",
+            r"'traffic.vehicles': -1 is no number of 0 or more, nor a list of such",
         ),
         ({"traffic": {"vehicles": [0, -1]}}, r"'traffic.vehicles': \[0, -1\] is no number"),
         ({"traffic": {"walkers": []}}, r"'traffic.walkers': \[\] is no number"),
