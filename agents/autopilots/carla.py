@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -98,7 +98,7 @@ _PACE = (0.6, 1.15)
 """Slowest and fastest varied pace, as fractions of the planned speed."""
 
 _SLOWLY_OVER = 0.7
-"""Share of the red lights that a reckless driver does not run at full pace."""
+"""Share of the red lights and of others that a reckless driver does not come to at full pace."""
 _OVER = (0.3, 5.0)
 """m/s that it brakes to."""
 _OVER_FROM = (-4.0, 4.0)
@@ -299,11 +299,11 @@ class CarlaAutopilot:
 
 
 class RecklessAutopilot(CarlaAutopilot):
-    """Drives the route as if there were nobody else, and over red lights, so that recordings show what comes of it.
+    """Drives over red lights and into the vehicle ahead, so that recordings show what comes of it.
 
     A world model must learn that an episode ends because of the place, however the vehicle came there: a policy soon
     finds the manner that the recordings lack. So some lights are run at full pace, others after braking on the line or
-    near it, down to creeping over it.
+    near it, down to creeping over it; and so are others run into.
     """
 
     name = "reckless"
@@ -312,15 +312,22 @@ class RecklessAutopilot(CarlaAutopilot):
         super().__init__(varied_pace=True)
         self._random = np.random.default_rng(0)
         self._line: float | None = None
-        self._over, self._from, self._decay = math.inf, 0.0, 0.0
+        self._at_lights = self._at_others = _Manner(math.inf, 0.0, 0.0)
 
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
-        """As the base class does it; how each light is run follows from the seed, too."""
+        """As the base class does it; how each light is run and others are run into follows from the seed, too."""
         super().reset(env, seed)
         self._random = np.random.default_rng((seed, 3))
+        self._at_others = _Manner.draw(np.random.default_rng((seed, 4)))
         self._line = None
 
     def _heeding(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
+        speed = simulator.ego_state.speed
+        permitted = min(self._over_light(simulator), self._into_others(simulator, route))
+        return min(_ACCELERATION, _SPEED_GAIN * (permitted - speed))
+
+    def _over_light(self, simulator: CarlaSimulator) -> float:
+        """The speed in m/s with which the next red light is driven towards."""
         half_length = simulator.wheelbase / 2 + _FRONT_OVERHANG
         front = simulator.route_state.distance + half_length
         light = simulator.light_ahead()
@@ -328,24 +335,52 @@ class RecklessAutopilot(CarlaAutopilot):
             line, is_red = front + light[0], light[1] in ("red", "yellow")
             if self._line is None and is_red:
                 self._line = line
-                self._draw_manner()
+                self._at_lights = _Manner.draw(self._random)
             elif self._line is not None and not is_red and abs(line - self._line) < _NEXT_LIGHT:
                 self._line = None
         if self._line is None:
-            return _ACCELERATION
+            return math.inf
         # The light is run by the rear, when the simulator tells of the next one already.
         to_line = self._line - front
         if to_line < -2 * half_length - _RUN:
             self._line = None
-        permitted = self._over + self._decay * max(0.0, to_line - self._from)
-        return min(_ACCELERATION, _SPEED_GAIN * (permitted - simulator.ego_state.speed))
+        return self._at_lights.speed(to_line)
 
-    def _draw_manner(self) -> None:
-        """At which speed in m/s a red light is driven over, from which place on, and how the driver comes to that."""
-        is_slow = self._random.random() < _SLOWLY_OVER
-        self._over = float(np.exp(self._random.uniform(*np.log(_OVER)))) if is_slow else math.inf
-        self._from = float(self._random.uniform(*_OVER_FROM))
-        self._decay = float(np.exp(self._random.uniform(*np.log(_OVER_DECAY))))
+    def _into_others(self, simulator: CarlaSimulator, route: Route) -> float:
+        """The speed in m/s with which the first road user on the way is driven towards."""
+        ego, distance = simulator.ego_state, simulator.route_state.distance
+        sight = _SIGHT[0] + _SIGHT[1] * max(0.0, ego.speed)
+        nearest = first_on_route(route, distance, sight, ego, simulator.road_users())
+        if nearest is None:
+            return math.inf
+        gap = nearest[0] - simulator.wheelbase / 2 - _FRONT_OVERHANG
+        # A light is run after its line, but nobody drives on after a collision.
+        return max(0.0, nearest[1]) + self._at_others.speed(gap + _OVER_FROM[0])
+
+
+class _Manner(NamedTuple):
+    """How a reckless driver comes to a place.
+
+    Attributes:
+        pace: m/s there, infinite for one that does not brake.
+        begin: Metres before the place where it has that speed; negative ones are past it.
+        decay: How its speed decays until then, in 1/s.
+    """
+
+    pace: float
+    begin: float
+    decay: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> _Manner:
+        """Any manner: at full pace, after braking, or creeping."""
+        is_slow = rng.random() < _SLOWLY_OVER
+        pace = float(np.exp(rng.uniform(*np.log(_OVER)))) if is_slow else math.inf
+        return cls(pace, float(rng.uniform(*_OVER_FROM)), float(np.exp(rng.uniform(*np.log(_OVER_DECAY)))))
+
+    def speed(self, metres: float) -> float:
+        """m/s at so many metres before the place."""
+        return self.pace + self.decay * max(0.0, metres - self.begin)
 
 
 class _Pedals:

@@ -432,6 +432,23 @@ def test_a_reckless_driver_runs_red_lights_in_every_manner(straight):
     assert 1 <= sum(braked) < 35
 
 
+@pytest.mark.parametrize("speed", [0.0, 4.0])
+def test_a_reckless_driver_runs_into_others_in_every_manner(straight, speed):
+    faster = []
+    for seed in range(40):
+        ahead = lambda seconds: user_at(straight, 60 + speed * seconds, speed=speed)  # noqa: E731
+        vehicle, autopilot = Bicycle(straight, step_s=0.2, users=[ahead]), RecklessAutopilot()
+        autopilot.reset(vehicle, seed)
+        while vehicle.front < 60 + speed * vehicle.seconds - HALF_LENGTH and vehicle.seconds < 60:
+            vehicle.step(autopilot.act(NO_FRAME))
+        if vehicle.seconds < 60:
+            faster.append(vehicle.speed - speed)
+    assert len(faster) >= 35
+    assert sum(difference < 1 for difference in faster) >= 5
+    assert sum(1 < difference < 5 for difference in faster) >= 5
+    assert sum(difference > 6 for difference in faster) >= 5
+
+
 def test_a_reckless_drive_follows_from_the_seed(straight):
     light = light_at(60, lambda v: "red")
     fresh, used = RecklessAutopilot(), RecklessAutopilot()
