@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -34,7 +34,7 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode import Episode
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import DreamModel, resolve_model
-from wm_gym.errors import BundleError, DatasetError
+from wm_gym.errors import BundleError, DatasetError, did_you_mean
 from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -60,6 +60,9 @@ class CloningConfig(BaseModel):
     )
     top_fraction: float = Field(
         default=1.0, gt=0, le=1, description="Share of the episodes that are copied: those with the best returns."
+    )
+    behaviours: tuple[str, ...] = Field(
+        default=(), description="Copy only what these drivers did, named as the dataset names them; none: all of them."
     )
     validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of the episodes held out.")
     validate_every: int = Field(default=100, ge=1, description="Updates between validations.")
@@ -166,6 +169,7 @@ def clone_behaviour(
     if not isinstance(loaded, WorldModel):
         raise BundleError(f"an agent is saved with its WorldModel, which a {type(loaded).__name__} is not; give one.")
     _check_fits(dataset, loaded)
+    _check_drivers(dataset, chosen.behaviours)
     action_format = loaded.simulator.action
     action = action_format.resolve(chosen.action or ("steer_accel" if action_format.kind == "driving" else "native"))
     resolved = chosen.model_copy(update={"action": action})
@@ -197,7 +201,7 @@ def _clone_into(
     progress: bool,
 ) -> None:
     assert config.action is not None  # it is resolved
-    copied, held_out = (best_episodes(part, config.top_fraction) for part in (train, validation))
+    copied, held_out = (best_episodes(part, config.top_fraction, config.behaviours) for part in (train, validation))
     with progress_bar(len(copied) + len(held_out), "episode", "watch the recorded drives", enabled=progress) as bar:
         demonstrations = watch(model, train, copied, config.action, bar)
         check = watch(model, validation, held_out, config.action, bar)
@@ -215,16 +219,33 @@ def _clone_into(
         "actions": len(demonstrations.actions),
         "mean_return": float(np.mean([train.episodes[position].return_ for position in copied])),
         "top_fraction": config.top_fraction,
+        "behaviours": list(config.behaviours),
         "validation_episodes": len(held_out),
     }
     recipe = _agent_config(config)
     folder.install(lambda path: save_agent(path, policy, model, recipe, metrics, trained_in="data"), MANIFEST)
 
 
-def best_episodes(dataset: Dataset, fraction: float) -> list[int]:
-    """Positions of the share of the episodes with the best returns, at least one, in the order of the dataset."""
-    count = math.ceil(len(dataset) * fraction - 1e-9)
-    by_return = sorted(range(len(dataset)), key=lambda position: -dataset.episodes[position].return_)
+def best_episodes(dataset: Dataset, fraction: float, behaviours: Collection[str] = ()) -> list[int]:
+    """Positions of the share of the episodes with the best returns, at least one, in the order of the dataset.
+
+    Args:
+        dataset: The dataset.
+        fraction: The share.
+        behaviours: Names of the drivers whose episodes count; none: those of all.
+
+    Raises:
+        DatasetError: There is no such episode.
+    """
+    drivers = [header.behaviour for header in dataset.episodes]
+    chosen = [position for position, driver in enumerate(drivers) if not behaviours or driver in behaviours]
+    if not chosen:
+        raise DatasetError(
+            f"of the episodes to copy, or of those held out, none was driven by {' or '.join(behaviours)}; change "
+            "validation_fraction, or name more behaviours."
+        )
+    count = math.ceil(len(chosen) * fraction - 1e-9)
+    by_return = sorted(chosen, key=lambda position: -dataset.episodes[position].return_)
     return sorted(by_return[: max(1, count)])
 
 
@@ -378,6 +399,16 @@ def _agent_config(config: CloningConfig) -> AgentConfig:
         final_learning_rate=config.final_learning_rate,
         batch_size=config.batch_size,
     )
+
+
+def _check_drivers(dataset: Dataset, behaviours: Iterable[str]) -> None:
+    drivers = sorted({header.behaviour for header in dataset.episodes})
+    for name in behaviours:
+        if name not in drivers:
+            raise DatasetError(
+                f"no episode of {str(dataset.path)!r} was driven by {name!r}{did_you_mean(name, drivers)}; its drivers "
+                f"are {', '.join(drivers)}."
+            )
 
 
 def _check_fits(dataset: Dataset, model: WorldModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,33 @@ def test_only_the_best_drives_are_copied_where_that_is_asked(tiny_model, tmp_pat
     metrics = load_agent(tmp_path / "clone").metrics
     assert (metrics["episodes"], metrics["actions"], metrics["top_fraction"]) == (3, 13, 0.5)
     assert metrics["mean_return"] == pytest.approx(31 / 3)
+
+
+def test_only_some_drivers_are_copied_where_that_is_asked(tiny_model, tmp_path, rng):
+    made = make_dataset(tmp_path / "made", tiny_model.simulator, [2] * 8, rng)
+    drivers = ["noisy", "random", "noisy", "noisy(reckless)"] * 2
+    episodes = [replace(made.read_episode(number), behaviour=name) for number, name in enumerate(drivers)]
+    dataset = Dataset.create(tmp_path / "data", made.metadata, episodes)
+    assert best_episodes(dataset, 1.0, ("noisy",)) == [0, 2, 4, 6]
+    assert best_episodes(dataset, 0.5, ("noisy", "noisy(reckless)")) == [4, 6, 7]
+    tiny_model.save_pretrained(tmp_path / "model")
+    command = ["train-agent", "--in", "data", "--data", str(dataset.path), "--model", str(tmp_path / "model")]
+    command += ["--out", str(tmp_path / "clone"), "--steps", "5", "--quiet", "--device", "cpu"]
+    assert main([*command, "--set", "validation_fraction=0.25", "--set", "behaviours=[noisy, noisy(reckless)]"]) == 0
+    held_out = dataset.split(0.25)[1]
+    left = sum(name != "random" for name in drivers) - sum(h.behaviour != "random" for h in held_out.episodes)
+    assert load_agent(tmp_path / "clone").metrics["episodes"] == left
+    for behaviours, message in (
+        (
+            ("noisi",),
+            r"was driven by 'noisi' \(did you mean 'noisy'\?\); its drivers are noisy, noisy\(reckless\), rand",
+        ),
+        (("random",), "none was driven by random; change validation_fraction, or name more behaviours"),
+    ):
+        config = CloningConfig(behaviours=behaviours, validation_fraction=0.01)
+        with pytest.raises(DatasetError, match=message):
+            clone_behaviour(dataset.path, tiny_model, out=tmp_path / "other", config=config, progress=False)
+    assert not (tmp_path / "other" / "agent.yaml").exists()
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(tiny_model, car_racing_data, tmp_path, rng):
