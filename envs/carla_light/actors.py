@@ -17,7 +17,7 @@ WHEELBASES_IN_LENGTH = 0.586
 
 Vector = tuple[float, float, float]
 _ZERO: Vector = (0.0, 0.0, 0.0)
-_GREEN, _OFF = 2, 3
+_GREEN = 2
 _ACTIVE = 1
 # CARLA's ActorDynamicState: number, state, transform, velocities, acceleration, and 54 bytes for each kind's own.
 _HEAD = "<IB15f"
@@ -66,7 +66,7 @@ class Actor:
         light_state: Traffic lights: 0 red, 1 yellow, 2 green.
         sign_id: Traffic lights: the OpenDRIVE signal.
         trigger: Traffic lights: centre and half sizes of the box before the junction in which vehicles heed it.
-        light: For a vehicle: the traffic light that it stands at, and its state.
+        light: For a vehicle: the traffic light that it stands at, and its state; ``None`` away from lights.
         speed_limit: For a vehicle: km/h where it is.
         dynamics: For a vehicle that has moved: its wheels, pedals and gears.
     """
@@ -201,7 +201,8 @@ class Actor:
         )  # fmt: skip
         if self.kind == "vehicle":
             c = self.control
-            light, state = self.light or (0, _OFF)
+            # Away from lights CARLA says green; any other state makes the Traffic Manager stop at the next junction.
+            light, state = self.light or (0, _GREEN)
             return _VEHICLE.pack(
                 *head, c.throttle, c.steer, c.brake, c.hand_brake, c.reverse, c.manual_gear_shift, c.gear,
                 self.speed_limit, state, self.light is not None, light, 0,

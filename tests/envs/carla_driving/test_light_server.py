@@ -88,3 +88,37 @@ def test_the_environment_launches_it_and_ends_it(make_env):
     env.close()
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
+
+
+LIGHTS_OF_A_VEHICLE = """
+import os, sys
+import carla
+
+client = carla.Client("127.0.0.1", int(sys.argv[1]))
+client.set_timeout(5.0)
+world = client.get_world()
+settings = world.get_settings()
+settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
+world.apply_settings(settings)
+light = world.get_actors().filter("traffic.traffic_light")[0]
+light.set_state(carla.TrafficLightState.Red)
+light.freeze(True)
+place = light.get_stop_waypoints()[0]
+blueprint = world.get_blueprint_library().find("vehicle.tesla.model3")
+for transform in (place.transform, place.previous(30.0)[0].transform):
+    transform.location.z += 0.5
+    vehicle = world.spawn_actor(blueprint, transform)
+    world.tick()
+    world.tick()
+    print(vehicle.is_at_traffic_light(), vehicle.get_traffic_light_state(), flush=True)
+    vehicle.destroy()
+    world.tick()
+os._exit(0)
+"""
+
+
+def test_away_from_lights_a_vehicle_is_told_green_as_carla_does(server):
+    """With any other state, the Traffic Manager has it stop at the next junction as at one without lights."""
+    command = [sys.executable, "-c", LIGHTS_OF_A_VEHICLE, str(server.port)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["True", "Red", "False", "Green"]
