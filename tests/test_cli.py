@@ -213,10 +213,6 @@ def test_wrong_options_for_carla(command, options, sentence, capsys, tmp_path):
     ("options", "sentence"),
     [
         (["--model", "bundled"], "--carla belongs to --rounds or --select-drives; give one of them as well"),
-        (
-            ["--model", "bundled", "--initial", "bundled", "--rounds", "1"],
-            "--initial and --rounds do not go together; leave one of them out",
-        ),
         (["--in", "data", "--model", "bundled", "--data", "x"], "--carla belongs to --in simulator and dream"),
         (["--in", "simulator", "--env", "car-racing"], "--carla belongs to --env carla, not to --env car-racing"),
         (

@@ -88,7 +88,9 @@ class RoundsConfig(BaseModel):
         "agent's settings. They are recorded to show where the dream is wrong, and show most of it when nothing keeps "
         "them from haste; the later ones show the model what the last will do.",
     )
-    continue_agent: bool = Field(default=False, description="Go on from the agent before, rather than anew.")
+    continue_agent: bool = Field(
+        default=False, description="Go on from the agent of the round before, rather than anew or from the initial one."
+    )
     select_drives: int = Field(
         default=8, ge=0, description="Drives on training tracks that choose among the last round's checkpoints."
     )
@@ -154,6 +156,7 @@ def train_agent_in_rounds(
     out: str | Path,
     config: RoundsConfig,
     agent_config: AgentConfig,
+    initial: str | Path | None = None,
     device: str = "auto",
     max_episode_steps: int | None = None,
     worker_connections: Sequence[Mapping[str, Any]] | None = None,
@@ -167,6 +170,8 @@ def train_agent_in_rounds(
         out: The run's folder, which becomes the last round's agent.
         config: Settings of the rounds.
         agent_config: Settings of every agent.
+        initial: Folder of an agent, such as a clone, whose policy each agent goes on from; with ``continue_agent`` the
+            first one alone. ``None`` trains them anew.
         device: Device for training.
         max_episode_steps: Steps after which recorded and selecting drives are cut; ``None`` leaves it to the simulator.
         worker_connections: For each process that records, where its simulator runs, as for ``collect``; the first one's
@@ -187,6 +192,7 @@ def train_agent_in_rounds(
         list(data),
         config,
         agent_config,
+        initial=None if initial is None else str(initial),
         device=device,
         limit=max_episode_steps,
         connections=connection_of_each(config.workers, worker_connections),
@@ -199,6 +205,7 @@ class _Settings(BaseModel):
 
     rounds: RoundsConfig
     agent: AgentConfig
+    initial: str | None = None
     model: str
     data: tuple[str, ...]
     max_episode_steps: int | None
@@ -215,6 +222,7 @@ class _Rounds:
         config: RoundsConfig,
         agent_config: AgentConfig,
         *,
+        initial: str | None,
         device: str,
         limit: int | None,
         connections: list[dict[str, Any]],
@@ -225,6 +233,7 @@ class _Rounds:
         self.given_data = data
         self.config = config
         self.agent_config = agent_config
+        self.initial = initial
         self.device = device
         self.limit = limit
         self.connections = connections
@@ -237,12 +246,16 @@ class _Rounds:
         for connection in connections:
             check_connection(self.simulator.id, connection)
         self.model_config = _config_of(manifest.provenance, config)
-        open_training_data(data, self.model_config.training.validation_fraction)  # says early what is wrong with it
+        # What is wrong with these is said early.
+        open_training_data(data, self.model_config.training.validation_fraction)
+        if initial is not None:
+            load_agent(initial, "cpu")
 
     def run(self) -> RoundsSummary:
         settings = _Settings(
             rounds=self.config,
             agent=self.agent_config,
+            initial=self.initial,
             model=str(self.given_model),
             data=tuple(str(folder) for folder in self.given_data),
             max_episode_steps=self.limit,
@@ -313,7 +326,7 @@ class _Rounds:
             config = config.model_copy(update={"steps": self.config.agent_steps})
         if number < min(self.config.unlimited_agents, self.config.rounds):
             config = config.model_copy(update={"reward_limit": None})
-        initial = self._folder(number - 1) / "agent" if number > 0 and self.config.continue_agent else None
+        initial = self._folder(number - 1) / "agent" if number > 0 and self.config.continue_agent else self.initial
         returns = [best_recorded_return(Dataset.open(folder), config.horizon) for folder in self._datasets(number)]
         drives = self.config.select_drives if number == self.config.rounds else 0
         with selection_for(model, drives, max_episode_steps=self.limit, connection=self.connections[0]) as selection:

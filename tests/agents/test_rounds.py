@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from wm_gym.agents.baselines.behaviour_cloning import CloningConfig, clone_behaviour
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import load_agent
 from wm_gym.agents.training.rounds import RoundsConfig, train_agent_in_rounds
@@ -34,9 +35,16 @@ def trained_model(car_racing_data, tmp_path_factory):
     return out
 
 
-def run(model, data, out, config, agent_config):
+def run(model, data, out, config, agent_config, *, initial=None):
     return train_agent_in_rounds(
-        model, [data], out=out, config=config, agent_config=agent_config, max_episode_steps=12, progress=False
+        model,
+        [data],
+        out=out,
+        config=config,
+        agent_config=agent_config,
+        initial=initial,
+        max_episode_steps=12,
+        progress=False,
     )
 
 
@@ -97,6 +105,24 @@ def test_an_agent_may_go_on_from_the_one_before(trained_model, car_racing_data, 
     assert json.loads((out / "round-0" / "agent" / "run.json").read_text())["initial"] is None
     scales = [json.loads((out / f"round-{n}" / "agent" / "metrics.json").read_text())["reward_scale"] for n in (0, 1)]
     assert scales[0] == scales[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("continues", [False, True])
+def test_rounds_may_begin_from_an_agent(trained_model, car_racing_data, small_config, tmp_path, continues):
+    clone, out = tmp_path / "clone", tmp_path / "rounds"
+    clone_behaviour(car_racing_data, trained_model, out=clone, steps=5, device="cpu", progress=False)
+    unlike = small_config.model_copy(update={"net_arch": CloningConfig().net_arch})
+    config = ROUNDS.model_copy(update={"rounds": 1, "continue_agent": continues})
+    run(trained_model, car_racing_data, out, config, unlike, initial=clone)
+    begun = [json.loads((out / f"round-{n}" / "agent" / "run.json").read_text())["initial"] for n in (0, 1)]
+    assert begun[0] is not None
+    assert (begun[0] == begun[1]) is not continues
+    with pytest.raises(TrainingError, match="initial"):
+        run(trained_model, car_racing_data, out, config, unlike)
+    with pytest.raises(BundleError):
+        run(trained_model, car_racing_data, tmp_path / "other", config, unlike, initial=tmp_path / "no_agent")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow

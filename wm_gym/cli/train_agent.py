@@ -165,8 +165,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
 def _check_rounds(arguments: argparse.Namespace) -> None:
     """Refuse what does not go with rounds, or not without them."""
     if arguments.rounds is not None:
-        if arguments.initial is not None:
-            raise ConfigError("--initial and --rounds do not go together; leave one of them out.")
         if arguments.data is None:
             raise ConfigError(
                 "--rounds needs --data, the dataset that the world model was trained on; give it as well."
@@ -200,6 +198,7 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         config=make_rounds_config(_given(given), arguments.set_rounds),
         agent_config=make_agent_config(_given(overrides), arguments.changes),
+        initial=arguments.initial,
         device=arguments.device,
         worker_connections=carla_connections(arguments),
         progress=not arguments.quiet,
