@@ -64,6 +64,8 @@ _ARRIVED = 0.5
 """A vehicle that stands no more than so many metres before where it should stop stays there."""
 _PAST_LINE = 2.0
 """With its front so many metres beyond the line of a red light, the vehicle is in the junction and drives on."""
+_QUEUE = 1.0
+"""m/s below which the vehicle ahead is one that waits."""
 _NEXT_LIGHT = 5.0
 """A stop line that is so many metres further away than a moment before is another one."""
 _FRONT_OVERHANG = 1.0
@@ -216,7 +218,8 @@ class CarlaAutopilot:
 
     def _heeding(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
         """The acceleration in m/s^2 that lights and other road users permit."""
-        permitted = min(self._following(simulator, route, planned), self._stopping(simulator))
+        ahead = _first_ahead(simulator, route)
+        permitted = min(self._following(simulator, ahead, planned), self._stopping(simulator, ahead))
         return min(permitted, self._yielding(simulator, route))
 
     def _steering_curvature(self, simulator: CarlaSimulator, route: Route) -> float:
@@ -250,18 +253,16 @@ class CarlaAutopilot:
         beyond, heading = max(0.0, distance - route.length), math.radians(float(route.headings[-1]))
         return x + beyond * math.cos(heading), y + beyond * math.sin(heading)
 
-    def _following(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
+    @staticmethod
+    def _following(simulator: CarlaSimulator, ahead: _Ahead | None, planned: float) -> float:
         """The acceleration in m/s^2 that the first road user on the way permits."""
-        ego, distance = simulator.ego_state, simulator.route_state.distance
-        sight = _SIGHT[0] + _SIGHT[1] * max(0.0, ego.speed)
-        nearest = first_on_route(route, distance, sight, ego, simulator.road_users())
-        if nearest is None:
+        if ahead is None:
             return _ACCELERATION
-        gap, speed = nearest[0] - simulator.wheelbase / 2 - _FRONT_OVERHANG, nearest[1]
+        own = simulator.ego_state.speed
         # The planned speed is kept elsewhere: here, driving faster than it must not brake more for others far away.
-        followed = following_acceleration(ego.speed, max(planned, ego.speed), gap, speed)
+        followed = following_acceleration(own, max(planned, own), ahead.gap, ahead.speed)
         # The model would creep up to a standing vehicle for ever.
-        has_arrived = speed < _STANDSTILL and gap < _VEHICLE_GAP + _ARRIVED
+        has_arrived = ahead.speed < _STANDSTILL and ahead.gap < _VEHICLE_GAP + _ARRIVED
         return min(followed, -1.0) if has_arrived else followed
 
     def _yielding(self, simulator: CarlaSimulator, route: Route) -> float:
@@ -273,23 +274,30 @@ class CarlaAutopilot:
             return _ACCELERATION
         return -max(1.0, speed**2 / (2 * max(place - front - _CROSSING_MARGIN, 0.1)))
 
-    def _stopping(self, simulator: CarlaSimulator) -> float:
-        """The acceleration in m/s^2 that the next traffic light permits: even braking to a stop before its line."""
+    def _stopping(self, simulator: CarlaSimulator, ahead: _Ahead | None) -> float:
+        """The acceleration in m/s^2 that the next traffic light permits: even braking to a stop before its line.
+
+        At green as well where a queue leaves no room beyond the line: a vehicle that waits on the line runs the light
+        when it turns red.
+        """
         light, speed = simulator.light_ahead(), max(0.0, simulator.ego_state.speed)
         to_line, state = light if light is not None else (math.inf, "green")
         is_free = state not in ("red", "yellow")
         if is_free or to_line > self._to_line + _NEXT_LIGHT:
             self._stops = None
         self._to_line = to_line
-        if is_free:
-            return _ACCELERATION
         room = to_line - _LINE_GAP
         braking = speed**2 / (2 * max(room, 0.1))
-        if self._stops is None:
+        if is_free:
+            length = simulator.wheelbase + 2 * _FRONT_OVERHANG
+            has_queue = ahead is not None and ahead.speed < _QUEUE and ahead.gap < to_line + length + _VEHICLE_GAP
+            if not has_queue or to_line < 0 or braking > _GIVE_UP_BRAKING:
+                return _ACCELERATION
+        elif self._stops is None:
             # Decided once for each light: to brake when a light turns red that was driven towards would end in the
             # junction, and a vehicle that gave up braking half-way would be too slow to pass before red.
             self._stops = state == "red" or braking <= _GIVE_UP_BRAKING
-        if not self._stops or to_line < -_PAST_LINE:
+        if self._stops is False or to_line < -_PAST_LINE:
             return _ACCELERATION
         if room < _ARRIVED:
             return -max(braking, 1.0)
@@ -348,14 +356,25 @@ class RecklessAutopilot(CarlaAutopilot):
 
     def _into_others(self, simulator: CarlaSimulator, route: Route) -> float:
         """The speed in m/s with which the first road user on the way is driven towards."""
-        ego, distance = simulator.ego_state, simulator.route_state.distance
-        sight = _SIGHT[0] + _SIGHT[1] * max(0.0, ego.speed)
-        nearest = first_on_route(route, distance, sight, ego, simulator.road_users())
-        if nearest is None:
+        ahead = _first_ahead(simulator, route)
+        if ahead is None:
             return math.inf
-        gap = nearest[0] - simulator.wheelbase / 2 - _FRONT_OVERHANG
         # A light is run after its line, but nobody drives on after a collision.
-        return max(0.0, nearest[1]) + self._at_others.speed(gap + _OVER_FROM[0])
+        return max(0.0, ahead.speed) + self._at_others.speed(ahead.gap + _OVER_FROM[0])
+
+
+class _Ahead(NamedTuple):
+    """The first road user on the way: metres from the own front to its rear, and its speed in m/s along the way."""
+
+    gap: float
+    speed: float
+
+
+def _first_ahead(simulator: CarlaSimulator, route: Route) -> _Ahead | None:
+    ego, distance = simulator.ego_state, simulator.route_state.distance
+    sight = _SIGHT[0] + _SIGHT[1] * max(0.0, ego.speed)
+    nearest = first_on_route(route, distance, sight, ego, simulator.road_users())
+    return None if nearest is None else _Ahead(nearest[0] - simulator.wheelbase / 2 - _FRONT_OVERHANG, nearest[1])
 
 
 class _Manner(NamedTuple):

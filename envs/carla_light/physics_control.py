@@ -15,6 +15,7 @@ from wm_gym.envs.carla_light.vehicle_dynamics import (
     MAX_RPM,
     MAX_STEER_DEG,
     STEERING_CURVE,
+    TYRE_FRICTION,
 )
 
 _CENTIMETRES = 100.0
@@ -41,4 +42,4 @@ def physics_control(vehicle: Actor) -> list[Any]:
 def _wheel(pose: Pose, *, is_front: bool) -> list[Any]:
     position = [pose.x * _CENTIMETRES, pose.y * _CENTIMETRES, pose.z * _CENTIMETRES]
     steer, hand_brake = (MAX_STEER_DEG, 0.0) if is_front else (0.0, 3000.0)
-    return [3.5, 0.25, steer, 32.0, 1500.0, hand_brake, 3.0, 17.0, 1000.0, position]
+    return [TYRE_FRICTION, 0.25, steer, 32.0, 1500.0, hand_brake, 3.0, 17.0, 1000.0, position]

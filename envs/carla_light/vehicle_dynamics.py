@@ -5,7 +5,8 @@ for motion planning on roads" (IEEE Intelligent Vehicles Symposium 2017) and its
 parameters of their vehicle 2, a BMW 320i: axle loads shift with the longitudinal acceleration. Below 9 m/s and in
 reverse it is their kinematic single-track model within the friction circle. What is added here is that tyres saturate:
 where theirs are linear in the slip angle, the lateral force of an axle is ``grip * load * tanh(stiffness * slip)``, and
-what braking and driving take is missing there.
+what braking and driving take is missing there. Their cornering stiffness is kept; the most grip there is is that of
+CARLA's wheels, several times a road's, since its Traffic Manager takes bends at speeds that need it.
 
 Wheel and pedals follow their targets no faster than in Unreal Engine 4's wheeled vehicles, which CARLA's are (default
 ``RiseRate`` and ``FallRate`` of ``WheeledVehicleMovementComponent``). Engine and gearbox are plain: constant torque up
@@ -36,9 +37,10 @@ _GYRATION = 1791.6 / MASS_KG / (_FRONT_M + _REAR_M) ** 2
 """Moment of inertia about the vertical axis for each kilogram and square metre of wheelbase."""
 _HEIGHT = 0.21
 """Of the centre of gravity, in wheelbases."""
-_STIFFNESS = 20.898
+TYRE_FRICTION = 3.5
+"""Of CARLA's wheels."""
+_STIFFNESS = 20.898 * 1.0489 / TYRE_FRICTION
 """Of the tyres: lateral force for each radian of slip, in units of grip times load."""
-_GRIP = 1.0489
 
 _WHEEL_M = 0.32
 _TORQUE_NM, _POWER_W, _EFFICIENCY = 200.0, 110e3, 0.9
@@ -178,16 +180,16 @@ class VehicleDynamics:
         forward = motion.forward
         steer = self._steer * math.radians(MAX_STEER_DEG) * _steering_part(abs(forward) * 3.6)
         braking = self._brake * _BRAKE_M_S2 + _HAND_BRAKE_M_S2 * pedals.hand_brake
-        tyres = min(_GRIP * GRAVITY, max(-_GRIP * GRAVITY, self._engine))
-        braking = min(braking, _GRIP * GRAVITY)
+        tyres = min(TYRE_FRICTION * GRAVITY, max(-TYRE_FRICTION * GRAVITY, self._engine))
+        braking = min(braking, TYRE_FRICTION * GRAVITY)
         resistance = braking + _ROLLING_M_S2 + _AIR * forward * forward
         if pedals.direction != 0 and self._throttle < 0.05:
             resistance += _ENGINE_DRAG_M_S2 * min(1.0, abs(forward))
         if forward < _KINEMATIC_M_S:
             after = _slowed(forward + (tyres - GRAVITY * slope) * step, resistance * step)
             motion.forward = after
-            used = min(1.0, (abs(tyres) + braking) / (_GRIP * GRAVITY))
-            left = math.sqrt(max(1.0 - used**2, _LEAST_GRIP_LEFT**2)) * _GRIP * GRAVITY
+            used = min(1.0, (abs(tyres) + braking) / (TYRE_FRICTION * GRAVITY))
+            left = math.sqrt(max(1.0 - used**2, _LEAST_GRIP_LEFT**2)) * TYRE_FRICTION * GRAVITY
             most = left / max(abs(after), 0.1)
             aim = min(most, max(-most, after * math.tan(steer) / self.wheelbase))
             is_sliding = abs(motion.right - motion.yaw_rate * self._rear) > _ROLLING_M_S
@@ -199,7 +201,7 @@ class VehicleDynamics:
             motion.right += missing
             return
         used = tyres - math.copysign(braking, forward)
-        grip = _GRIP * GRAVITY
+        grip = TYRE_FRICTION * GRAVITY
         left = math.sqrt(max(1.0 - (used / grip) ** 2, _LEAST_GRIP_LEFT**2)) * grip
         shift = _HEIGHT * used / GRAVITY
         right, yaw_rate, front, rear = motion.right, motion.yaw_rate, self._front, self._rear

@@ -405,6 +405,22 @@ def test_at_yellow_it_stops_where_that_is_possible(straight, metres, stops):
         assert log["speed"][log["seconds"] > 15].min() > 12
 
 
+@pytest.mark.parametrize(("beyond", "waits"), [(2.0, True), (6.0, True), (14.0, False)])
+def test_at_green_it_waits_before_the_line_until_there_is_room_beyond(straight, beyond, waits):
+    """A vehicle that stands on the line when the light turns red runs it as soon as the queue moves on."""
+
+    def queue(seconds):  # its rear stands behind the line, and moves on after a minute
+        moved = max(0.0, seconds - 60) * 5
+        return user_at(straight, 200 + beyond + HALF_LENGTH + moved, speed=5.0 if moved else 0.0)
+
+    vehicle = Bicycle(straight, users=[queue], light=light_at(200, lambda v: "green"))
+    drive(vehicle, 55)
+    assert vehicle.speed == 0
+    assert (vehicle.front < 200) is waits
+    drive(vehicle, 90)
+    assert vehicle.front - 2 * HALF_LENGTH > 200
+
+
 @pytest.mark.parametrize("metres", [22, 24, 26])
 def test_it_never_gives_up_braking_half_way(straight, metres):
     """Weak brakes make a stop that was possible harder and harder; to drive on then is to run the red light."""
