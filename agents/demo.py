@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from wm_gym.agents.baselines.behaviour_cloning import CloningSummary, clone_behaviour, make_cloning_config
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
@@ -38,6 +39,13 @@ Result = TypeVar("Result")
 _SCORES = {"success": "success", "route_completion": "completion %", "driving_score": "driving score"}
 """What the table shows beside the returns, where a simulator tells it."""
 
+_DRIVERS = {
+    "agent": "PPO trained in the dream",
+    "clone": "the clone that it began from",
+    "random": "random",
+    "autopilot": "autopilot (reads the simulator)",
+}
+
 
 class DemoSettings(BaseModel):
     """How much of each step the demo does.
@@ -51,6 +59,8 @@ class DemoSettings(BaseModel):
         patience: Recorded episodes are cut after so many steps in a row without a reward above 0.
         config: Preset of the world model.
         model_changes: ``key=value`` changes to it.
+        clone_changes: ``key=value`` changes to the cloning of the recorded drivers, from which the agent goes on;
+            ``None`` trains it anew.
         agent_changes: ``key=value`` changes to the agent's configuration.
         select_drives: Drives on training tracks by which the agent is chosen among its checkpoints; 0 takes the last.
         evaluation_episodes: Held-out tracks for each driver.
@@ -69,6 +79,7 @@ class DemoSettings(BaseModel):
     patience: int | None = Field(default=40, ge=1)
     config: str = "tiny"
     model_changes: tuple[str, ...] = ()
+    clone_changes: tuple[str, ...] | None = None
     agent_changes: tuple[str, ...] = (
         "steps=400000",
         "reward_limit=4.5",
@@ -81,17 +92,6 @@ class DemoSettings(BaseModel):
     workers: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
 
-
-QUICK = {
-    "model_changes": (),
-    "episodes": 8,
-    "config": "debug",
-    "agent_changes": ("steps=20000", "num_envs=32", "horizon=10", "validate_every=10000"),
-    "select_drives": 1,
-    "evaluation_episodes": 2,
-    "max_episode_steps": 50,
-}
-"""Changes for a run of about a minute that shows that every step works; its agent cannot drive."""
 
 CARLA: Mapping[str, Any] = {
     "simulator": "carla",
@@ -106,14 +106,50 @@ CARLA: Mapping[str, Any] = {
     },
     "held_out_kwargs": {"town": "Town02"},
     "episodes": 200,
-    "behaviour": "noisy:0.4,swerving:0.2,noisy(reckless):0.2,autopilot:0.15,random:0.05",
+    "behaviour": "noisy:0.38,swerving:0.12,autopilot:0.1,reckless:0.25,noisy(reckless):0.1,random:0.05",
     "patience": None,
     "config": "town",
     "model_changes": ("training.steps=1000", "training.latent.steps=1500"),
-    "agent_changes": ("steps=600000", "gamma=0.995", "horizon=15", "final_learning_rate=0.1"),
+    # The reckless are recorded for the world model alone.
+    "clone_changes": ("steps=1500", "behaviours=[noisy, autopilot, swerving]"),
+    # Horizons in which a car can brake, a critic that knows what the clone's stops are worth before they are unlearnt,
+    # and nothing to gain from haste: docs/experiments.md has what each of them brings.
+    "agent_changes": (
+        "steps=800000",
+        "num_envs=128",
+        "critic_steps=150000",
+        "horizon=30",
+        "gae_lambda=0.98",
+        "gamma=0.995",
+        "learning_rate=0.00005",
+        "final_learning_rate=0.1",
+        "ent_coef=0",
+        "reward_scale=0.05",
+        "reward_limit=0.3",
+    ),
     "select_drives": 0,
 }
 """The loop in CARLA, from the bird's-eye view: trained in one town, driven in another."""
+
+
+def quick(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with sizes that show in about a minute that every step works; the agent cannot drive.
+
+    Args:
+        values: Fields of :class:`DemoSettings`.
+    """
+    small: dict[str, Any] = {
+        "model_changes": (),
+        "episodes": 8,
+        "config": "debug",
+        "agent_changes": ("steps=20000", "num_envs=32", "horizon=10", "validate_every=10000"),
+        "select_drives": 1,
+        "evaluation_episodes": 2,
+        "max_episode_steps": 50,
+    }
+    if values.get("clone_changes") is not None:
+        small["clone_changes"] = ("steps=20",)
+    return {**values, **small}
 
 
 def run_demo(
@@ -128,7 +164,8 @@ def run_demo(
     """Collect, train a world model, train PPO in its dreams, evaluate in the simulator, write a report.
 
     Args:
-        out: Folder for ``data/``, ``model/``, ``agent/``, ``evaluation/``, ``report/`` and ``summary.json``.
+        out: Folder for ``data/``, ``model/``, ``clone/`` where there is one, ``agent/``, ``evaluation/``, ``report/``
+            and ``summary.json``.
         settings: The simulator, and the sizes of the steps.
         worker_connections: For each worker, where its simulator runs, as for ``collect``; they set the number of
             workers.
@@ -142,7 +179,7 @@ def run_demo(
     folder = Path(out)
     workers = settings.workers if worker_connections is None else len(worker_connections)
     connection = None if worker_connections is None else worker_connections[0]
-    stages = _Stages(folder, say)
+    stages = _Stages(folder, 5 if settings.clone_changes is None else 6, say)
 
     collected = stages.run(
         f"collect {settings.episodes} episodes on {SIMULATORS.get(settings.simulator, settings.simulator)}",
@@ -165,6 +202,8 @@ def run_demo(
         f"train a world model ({settings.config}) on {collected.num_steps} steps",
         lambda: _train_model(folder, settings, device, progress),
     )
+    if settings.clone_changes is not None:
+        stages.run("clone the recorded drivers", lambda: _clone(folder, settings, device, progress))
     trained = stages.run(
         "train PPO in its dreams",
         lambda: _train_agent(folder, settings, connection, device, progress),
@@ -173,19 +212,20 @@ def run_demo(
 
     def drive(name: str, driver: str) -> Path:
         file = folder / "evaluation" / f"{name}.json"
-        origin = (name, made_of["settings"], made_of["agent"] if name == "agent" else None)
+        is_trained = driver != name
+        origin = (name, made_of["settings"], file_sha256(Path(driver) / MANIFEST) if is_trained else None)
         return stages.once(
             file,
             origin,
             lambda: evaluate(
                 driver,
-                settings.simulator if driver == name else None,
+                None if is_trained else settings.simulator,
                 episodes=settings.evaluation_episodes,
                 seed=HELD_OUT_FROM,
                 workers=workers,
                 worker_connections=worker_connections,
                 simulator_kwargs={
-                    **(settings.simulator_kwargs if driver == name else {}),
+                    **({} if is_trained else settings.simulator_kwargs),
                     **settings.held_out_kwargs,
                 },
                 max_episode_steps=settings.max_episode_steps,
@@ -194,7 +234,10 @@ def run_demo(
             ),
         )
 
-    drivers = {"agent": str(folder / "agent"), "random": "random", "autopilot": "autopilot"}
+    drivers = {"agent": str(folder / "agent")}
+    if settings.clone_changes is not None:
+        drivers["clone"] = str(folder / "clone")
+    drivers |= {"random": "random", "autopilot": "autopilot"}
     results = stages.run(
         f"drive {settings.evaluation_episodes} held-out {_places(settings)} with each driver",
         lambda: {name: drive(name, driver) for name, driver in drivers.items()},
@@ -244,8 +287,8 @@ class _Stages:
     ``stages.json`` in the run's folder holds both.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
+    def __init__(self, folder: Path, count: int, say: Callable[[str], None]) -> None:
+        self._folder, self._count, self._say = folder, count, say
         self._file = folder / "stages.json"
         record = (
             read_json(self._file, error=WMGymError, remedy="remove it; nothing but times is lost")
@@ -265,7 +308,7 @@ class _Stages:
     def run(self, title: str, work: Callable[[], Result]) -> Result:
         """Do the next stage."""
         self._titles.append(title)
-        self._say(f"[{len(self._titles)}/5] {title}")
+        self._say(f"[{len(self._titles)}/{self._count}] {title}")
         started = time.monotonic()
         try:
             return work()
@@ -291,11 +334,14 @@ class _Stages:
 def render_table(summary: dict[str, Any]) -> str:
     """The returns as a text table."""
     places = _places(DemoSettings.model_validate(summary["settings"]))
-    held_out = f"{summary['drivers']['agent']['episodes']} held-out {places}"
+    driven = summary["drivers"]
+    held_out = f"{driven['agent']['episodes']} held-out {places}"
     rows = [
-        ("PPO trained in the dream", summary["drivers"]["agent"], held_out),
-        ("random", summary["drivers"]["random"], held_out),
-        ("autopilot (reads the simulator)", summary["drivers"]["autopilot"], held_out),
+        *(
+            (title, summary["drivers"][name], held_out)
+            for name, title in _DRIVERS.items()
+            if name in summary["drivers"]
+        ),
         ("the collected data", summary["data"], f"{summary['data']['episodes']} training {places}"),
     ]
     scores = {key: title for key, title in _SCORES.items() if key in rows[0][1]}
@@ -330,6 +376,17 @@ def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bo
     ).run()
 
 
+def _clone(folder: Path, settings: DemoSettings, device: str, progress: bool) -> CloningSummary:
+    return clone_behaviour(
+        folder / "data",
+        folder / "model",
+        out=folder / "clone",
+        config=make_cloning_config({"seed": settings.seed}, settings.clone_changes or ()),
+        device=device,
+        progress=progress,
+    )
+
+
 def _train_agent(
     folder: Path, settings: DemoSettings, connection: Mapping[str, Any] | None, device: str, progress: bool
 ) -> TrainingSummary:
@@ -340,6 +397,7 @@ def _train_agent(
             model,
             out=folder / "agent",
             config=make_agent_config({"seed": settings.seed}, settings.agent_changes),
+            initial=None if settings.clone_changes is None else folder / "clone",
             device=device,
             progress=progress,
             on_checkpoint=selection,

@@ -110,8 +110,10 @@ def test_the_demo_in_carla_trains_in_one_town_and_drives_in_another(tmp_path, ca
     told = capsys.readouterr().out
     assert "driving score" in told
     assert "2 held-out routes" in told
+    assert "the clone that it began from" in told
+    assert json.loads((out / "agent" / "run.json").read_text())["initial"] is not None
     assert Dataset.open(out / "data").metadata.simulator.kwargs["town"] == "Town01"
-    for driver in ("agent", "random", "autopilot"):
+    for driver in ("agent", "clone", "random", "autopilot"):
         result = json.loads((out / "evaluation" / f"{driver}.json").read_text())
         assert result["simulator"]["kwargs"]["town"] == "Town02"
         assert result["simulator"]["kwargs"]["reward"] in ("route_completion", {"preset": "route_completion"})

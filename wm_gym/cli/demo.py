@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; it prints the returns."""
-    from wm_gym.agents.demo import CARLA, QUICK, DemoSettings, run_demo
+    from wm_gym.agents.demo import CARLA, DemoSettings, quick, run_demo
 
     is_carla = arguments.env == "carla"
     if is_carla and all(option_value(arguments, option) is None for option in CARLA_OPTIONS):
@@ -49,7 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     connections = carla_connections(arguments)
     if connections is not None:
         arguments.workers = len(connections)
-    values = {**(CARLA if is_carla else {}), **(QUICK if arguments.quick else {})}
+    values = dict(CARLA if is_carla else {})
+    if arguments.quick:
+        values = quick(values)
     for name in ("episodes", "evaluation_episodes", "workers", "seed"):
         if getattr(arguments, name) is not None:
             values[name] = getattr(arguments, name)
