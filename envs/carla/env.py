@@ -118,8 +118,9 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
       change_lane_left, change_lane_right: that of the next junction or lane change from 25 m before it),
       `"route_points"` (metres forward and to the right of ten points of the route, 5 to 50 m ahead) and
       `"distance_left"` (m). On request also what only the simulator knows: `"light_state"` (none, red, yellow, green,
-      off), `"light_distance"`, `"vehicle_distance"` (m), `"vehicle_speed"` (m/s). A value that the server does not
-      give is an error.
+      off), `"light_distance"` (m), `"vehicle_ahead"` (whether there is a vehicle on the next 60 m of the route, its
+      distance in m and its speed in m/s, or else their upper bounds), and the older `"vehicle_distance"` and
+      `"vehicle_speed"` (without a vehicle: 60 and the own speed). A value that the server does not give is an error.
     * How to reach a server: `host`, `port` (or the variable `WM_GYM_CARLA=HOST:PORT`), `timeout_s`, `launch`,
       `restart`, ...: the fields of `wm_gym.envs.carla.config.ConnectionConfig`. No dataset and no model records them.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from wm_gym.envs.carla.drive import Drive
 
 DEFAULT_NAMES = ("speed", "speed_limit", "steering", "acceleration", "command", "route_points", "distance_left")
-PRIVILEGED_NAMES = ("light_state", "light_distance", "vehicle_distance", "vehicle_speed")
+PRIVILEGED_NAMES = ("light_state", "light_distance", "vehicle_distance", "vehicle_speed", "vehicle_ahead")
 
 ROUTE_POINTS = 10
 ROUTE_POINT_SPACING_M = 5.0
@@ -31,6 +31,7 @@ SIGHT_M = 60.0
 
 COMMANDS = ("left", "right", "straight", "lane_follow", "change_lane_left", "change_lane_right")
 LIGHT_STATES = ("none", "red", "yellow", "green", "off")
+VEHICLE_STATES = ("none", "there")
 _OFF_ROUTE_M = 10.0
 """So far from its route, a vehicle's points still lie within their bounds, which are as narrow as that permits: what a
 model tells apart is a part of them."""
@@ -59,6 +60,13 @@ _FIELDS: dict[str, Fields] = {
     "vehicle_distance": (VectorField(name="vehicle_distance", unit="m", low=0.0, high=SIGHT_M, privileged=True),),
     "vehicle_speed": (
         VectorField(name="vehicle_speed", unit="m/s", low=-10.0, high=_SPEED_BOUND_M_S, privileged=True),
+    ),
+    # Without a vehicle both numbers are at their bounds. A speed that is then the own one, as above, teaches a model
+    # that the vehicle ahead speeds up as we do.
+    "vehicle_ahead": (
+        VectorField.of_classes("vehicle_ahead", VEHICLE_STATES, privileged=True),
+        VectorField(name="vehicle_ahead_distance", unit="m", low=0.0, high=SIGHT_M, privileged=True),
+        VectorField(name="vehicle_ahead_speed", unit="m/s", low=-10.0, high=_SPEED_BOUND_M_S, privileged=True),
     ),
 }
 
@@ -147,12 +155,17 @@ class _Moment:
         return state, distance
 
     @cached_property
-    def vehicle(self) -> tuple[float, float]:
-        """Metres from the ego vehicle's centre to the next vehicle on the route, and its speed; else the ego's own."""
+    def vehicle(self) -> tuple[float, float] | None:
+        """Metres from the ego vehicle's centre to the next vehicle on the route, and its speed."""
         ego, distance = self.tick.ego, self.drive.route_state.distance
         vehicles = [user for user in self.tick.road_users if user.kind == "vehicle"]
-        found = first_on_route(self.drive.route, distance, SIGHT_M, ego, vehicles)
-        return found if found is not None else (SIGHT_M, ego.speed)
+        return first_on_route(self.drive.route, distance, SIGHT_M, ego, vehicles)
+
+    @property
+    def vehicle_ahead(self) -> tuple[float, float, float]:
+        """Whether there is such a vehicle, and the two numbers, or their upper bounds."""
+        there = VEHICLE_STATES.index("there")
+        return (0.0, SIGHT_M, _SPEED_BOUND_M_S) if self.vehicle is None else (there, *self.vehicle)
 
 
 _READERS: dict[str, Callable[[_Moment], Sequence[float]]] = {
@@ -165,6 +178,7 @@ _READERS: dict[str, Callable[[_Moment], Sequence[float]]] = {
     "distance_left": lambda moment: [moment.drive.route_state.remaining],
     "light_state": lambda moment: [LIGHT_STATES.index(moment.light[0])],
     "light_distance": lambda moment: [moment.light[1]],
-    "vehicle_distance": lambda moment: [moment.vehicle[0]],
-    "vehicle_speed": lambda moment: [moment.vehicle[1]],
+    "vehicle_distance": lambda moment: [SIGHT_M if moment.vehicle is None else moment.vehicle[0]],
+    "vehicle_speed": lambda moment: [moment.tick.ego.speed if moment.vehicle is None else moment.vehicle[1]],
+    "vehicle_ahead": lambda moment: moment.vehicle_ahead,
 }

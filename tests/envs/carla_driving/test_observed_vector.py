@@ -130,7 +130,7 @@ def test_privileged_fields_say_so_and_tell_light_and_vehicle(shared_server, make
     assert all(field.privileged for field in vector_fields(PRIVILEGED_NAMES))
     assert not any(field.privileged for field in vector_fields(DEFAULT_NAMES))
     env = make_env(shared_server, vector=PRIVILEGED_NAMES, traffic={"vehicles": 10})
-    seen = set()
+    seen, others = set(), set()
     for seed in range(6):
         observed, _ = env.reset(seed=seed)
         for _ in range(40):
@@ -142,10 +142,16 @@ def test_privileged_fields_say_so_and_tell_light_and_vehicle(shared_server, make
                 assert values["light_distance"] == pytest.approx(max(-10, ahead[0]), abs=1e-3)
                 seen.add(ahead[1])
             assert 0 <= values["vehicle_distance"] <= 60
+            is_there = values["vehicle_distance"] < 60
+            numbers = values["vehicle_distance"], values["vehicle_speed"] if is_there else 40
+            told = values["vehicle_ahead"], values["vehicle_ahead_distance"], values["vehicle_ahead_speed"]
+            assert told == (is_there, *numbers)
+            others.add(is_there)
             observed, _, terminated, truncated, _ = env.step(np.array([0, 0.5, 0, 1], np.float32))
             if terminated or truncated:
                 break
     assert seen
+    assert others == {False, True}
 
 
 def test_what_the_server_does_not_give_is_an_error():
