@@ -10,6 +10,13 @@ FOLDER = Path(__file__).parents[3].parent / "shared" / "carla-maps"
 TOWNS = ("Town01", "Town02", "Town04", "Town06", "Town07", "Town10HD")
 
 
+def maps_folder() -> Path:
+    """The folder of the maps, or the test is skipped."""
+    if not FOLDER.exists():
+        pytest.skip(f"there is no {FOLDER}")
+    return FOLDER
+
+
 def load_map(town: str):
     """CARLA's map of a town, or the test is skipped."""
     carla = pytest.importorskip("carla")

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from tests.carla_server.client import ticked_world
 from tests.carla_server.process import command, free_port
 from wm_gym.envs.carla.client import missing_carla_message
 from wm_gym.errors import SimulatorError, SimulatorLostError
@@ -285,10 +286,7 @@ def test_a_server_that_a_stranger_ticks_is_refused(server, make_env):
 
     client = carla.Client("127.0.0.1", server.port)
     client.set_timeout(5.0)
-    world = client.get_world()
-    settings = world.get_settings()
-    settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
-    world.apply_settings(settings)
+    world = ticked_world(client)
     stop = threading.Event()
 
     def tick():

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from tests.carla_server.client import ticked_world
 from tests.carla_server.process import StandIn
 
-from .real_maps import FOLDER, TOWNS
+from .real_maps import TOWNS, maps_folder
 
 KMH = 1.609344
 
@@ -24,20 +25,16 @@ def town_of():
     Each has a server of its own: CARLA's client may abort the process when a server is made to load another town.
     """
     carla = pytest.importorskip("carla.libcarla")
-    if not FOLDER.exists():
-        pytest.skip(f"there is no {FOLDER}")
+    folder = maps_folder()
     clients = {}  # they live until all servers have ended
     with ExitStack() as servers:
 
         def world_of(town):
             if town not in clients:
-                server = servers.enter_context(StandIn(None, "--town", str(FOLDER / f"{town}.xodr")))
+                server = servers.enter_context(StandIn(None, "--town", str(folder / f"{town}.xodr")))
                 clients[town] = carla.Client("127.0.0.1", server.port)
                 clients[town].set_timeout(60.0)
-            world = clients[town].get_world()
-            settings = world.get_settings()
-            settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
-            world.apply_settings(settings)
+            world = ticked_world(clients[town])
             world.tick()
             return world
 
@@ -191,9 +188,7 @@ def test_a_vehicle_follows_the_height_of_a_hilly_road(town04):
 
 @pytest.fixture
 def maps_server():
-    if not FOLDER.exists():
-        pytest.skip(f"there is no {FOLDER}")
-    with StandIn(None, "--town", str(FOLDER)) as server:
+    with StandIn(None, "--town", str(maps_folder())) as server:
         yield server
 
 

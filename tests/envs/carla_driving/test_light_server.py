@@ -12,6 +12,7 @@ import sys
 import gymnasium as gym
 import pytest
 
+from tests.carla_server.client import run_script
 from tests.carla_server.process import free_port
 from wm_gym.cli.main import main
 from wm_gym.envs.carla.config import ConnectionConfig
@@ -93,13 +94,11 @@ def test_the_environment_launches_it_and_ends_it(make_env):
 LIGHTS_OF_A_VEHICLE = """
 import os, sys
 import carla
+from tests.carla_server.client import ticked_world
 
 client = carla.Client("127.0.0.1", int(sys.argv[1]))
 client.set_timeout(5.0)
-world = client.get_world()
-settings = world.get_settings()
-settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
-world.apply_settings(settings)
+world = ticked_world(client)
 light = world.get_actors().filter("traffic.traffic_light")[0]
 light.set_state(carla.TrafficLightState.Red)
 light.freeze(True)
@@ -119,6 +118,4 @@ os._exit(0)
 
 def test_away_from_lights_a_vehicle_is_told_green_as_carla_does(server):
     """With any other state, the Traffic Manager has it stop at the next junction as at one without lights."""
-    command = [sys.executable, "-c", LIGHTS_OF_A_VEHICLE, str(server.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.split() == ["True", "Red", "False", "Green"]
+    assert run_script(LIGHTS_OF_A_VEHICLE, server.port).split() == ["True", "Red", "False", "Green"]

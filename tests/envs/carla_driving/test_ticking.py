@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
+from tests.carla_server.client import run_script
 from tests.carla_server.process import StandIn, free_port
 from wm_gym.envs.carla.ticking import Ticker, synchronous_manager, wake_traffic_manager
 
@@ -59,14 +58,12 @@ def test_a_stuck_tick_is_freed_by_a_call_to_the_managers_port():
 REAL_MANAGER = """
 import os, sys, time
 import carla
+from tests.carla_server.client import ticked_world
 from wm_gym.envs.carla.ticking import Ticker, wake_traffic_manager
 
 client = carla.Client("127.0.0.1", int(sys.argv[1]))
 client.set_timeout(5.0)
-world = client.get_world()
-settings = world.get_settings()
-settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
-world.apply_settings(settings)
+world = ticked_world(client)
 port = int(sys.argv[2])
 manager = client.get_trafficmanager(port)
 manager.set_synchronous_mode(True)
@@ -89,9 +86,7 @@ os._exit(0)  # the Traffic Manager may abort a process at its end
 
 def test_waking_a_real_traffic_manager_changes_nothing_else(server):
     """In a process of its own: a Traffic Manager whose server ends would take this one along."""
-    command = [sys.executable, "-c", REAL_MANAGER, str(server.port), str(free_port())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    _, speed, _, still = done.stdout.split()
+    _, speed, _, still = run_script(REAL_MANAGER, server.port, free_port()).split()
     assert float(speed) > 1.0  # it still drives
     assert still == "True"  # and the world still waits for ticks
 
@@ -103,6 +98,7 @@ def test_waking_nobody_is_no_error():
 NAPPING_MANAGER = """
 import os, sys, time
 import carla
+from tests.carla_server.client import ticked_world
 from wm_gym.envs.carla.ticking import Ticker, synchronous_manager
 
 class Client:
@@ -115,10 +111,7 @@ class Client:
 
 client = carla.Client("127.0.0.1", int(sys.argv[1]))
 client.set_timeout(5.0)
-world = client.get_world()
-settings = world.get_settings()
-settings.synchronous_mode, settings.fixed_delta_seconds = True, 0.05
-world.apply_settings(settings)
+world = ticked_world(client)
 blueprint = world.get_blueprint_library().find("vehicle.tesla.model3")
 place = world.get_map().get_spawn_points()[0]
 place.rotation.yaw += 10.0  # it has something to correct
@@ -144,9 +137,8 @@ def test_a_manager_whose_thread_lags_behind_controls_vehicles_no_more_often():
     said = []
     for thread in ("is awake", "naps"):
         with StandIn() as server:
-            command = [sys.executable, "-c", NAPPING_MANAGER, str(server.port), str(free_port()), thread]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        said.append([line for line in done.stdout.splitlines() if line.startswith("VehicleControl")])
+            printed = run_script(NAPPING_MANAGER, server.port, free_port(), thread)
+        said.append([line for line in printed.splitlines() if line.startswith("VehicleControl")])
     assert len(said[0]) == 4
     assert said[0] == said[1]
 
