@@ -9,11 +9,15 @@ from wm_gym.acceleration import AcceleratedModel
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.training.imagination import ImaginationTrainer
+from wm_gym.clips import Clips
 from wm_gym.config import load_config
 from wm_gym.data_collection.datasets.training_data import open_training_data
+from wm_gym.precision import without_tf32 as full_precision
 from wm_gym.simulator import SimulatorSpec
+from wm_gym.training.captured import CapturedGradients
 from wm_gym.training.log import read_metrics
-from wm_gym.training.trainer import WorldModelTrainer
+from wm_gym.training.trainer import Objective, WorldModelTrainer, make_fabric, make_gradients, make_loss
+from wm_gym.vector import VectorField
 from wm_gym.world_model import WorldModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -27,6 +31,12 @@ def model(request):
     model = WorldModel(config, simulator).eval()
     torch.nn.init.normal_(model.reward_head.mlp[-1].weight)  # heads begin at zero, where nothing could differ
     return model
+
+
+@pytest.fixture
+def without_tf32():
+    with full_precision():
+        yield
 
 
 @torch.inference_mode()
@@ -87,6 +97,60 @@ def test_a_world_model_trains_on_the_gpu(car_racing_data, tmp_path, kind, precis
     assert rows[config.training.steps - 1]["loss"] < rows[0]["loss"]
     on_cpu = WorldModel.from_pretrained(tmp_path / "run", "cpu")
     assert on_cpu.fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["gru", "rssm", "transformer", "town"])
+def test_recorded_updates_are_those_that_are_launched_one_by_one(kind, without_tf32):
+    """Losses, gradients and what the model notes of its inputs, over clips of changing shape and content."""
+    fields = (
+        VectorField(name="speed", unit="m/s", low=-10.0, high=40.0),
+        VectorField.of_classes("light", ("red", "green")),
+    )
+    simulator = SimulatorSpec(
+        id="x", frame_size=(64, 64), action=ActionFormat.driving(), vector=fields if kind == "town" else ()
+    )
+    changes = [] if kind == "town" else [f"model.dynamics.kind={kind}", "model.dynamics.groups=4"]
+    config = load_config(
+        "town" if kind == "town" else "debug", [*changes, "training.precision=32-true", "loss.prediction=1"]
+    )
+    fabric, _ = make_fabric("32-true", "cuda", 1)
+    found = []
+    for can_capture in (False, True):
+        torch.manual_seed(0)
+        objective = Objective(WorldModel(config.model, simulator).train(), make_loss(config, None))
+        torch.nn.init.normal_(objective.model.reward_head.mlp[-1].weight)
+        optimizer = torch.optim.SGD(objective.parameters(), lr=1e-3)
+        wrapped, optimizer = fabric.setup(objective, optimizer)
+        gradients = make_gradients(fabric, wrapped, can_capture=can_capture)
+        assert isinstance(gradients, CapturedGradients) is can_capture
+        generator = torch.Generator().manual_seed(1)
+        for update, length in enumerate((6, 6, 8, 6)):
+            clips = Clips(
+                torch.rand(3, length, 3, 64, 64, generator=generator) * 2 - 1,
+                torch.rand(3, length - 1, 4, generator=generator),
+                torch.randn(3, length - 1, generator=generator),
+                torch.rand(3, length - 1, generator=generator) < 0.2,
+                torch.rand(3, length, len(simulator.vector), generator=generator).round(),
+                is_real=torch.rand(3, length - 1, generator=generator) < 0.7 if update % 2 else None,
+            )
+            draws = objective.loss.draw(clips, generator)
+            torch.manual_seed(update)
+            moved = Clips(*(None if value is None else value.to("cuda") for value in clips))
+            loss, terms = gradients(moved, draws.to(fabric.device))
+            state = {name: value.clone() for name, value in objective.model.state_dict().items()}
+            grads = [None if p.grad is None else p.grad.clone() for p in objective.parameters()]
+            found.append((float(loss), {name: float(term) for name, term in terms.items()}, state, grads))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=not can_capture)
+        if can_capture:
+            assert gradients.is_captured
+    for (loss, terms, state, grads), (other, *others) in zip(found[:4], found[4:], strict=True):
+        assert other == pytest.approx(loss, rel=1e-3)
+        assert others[0] == pytest.approx(terms, rel=1e-3, abs=1e-5)
+        for name, value in state.items():
+            torch.testing.assert_close(others[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
+        for one, two in zip(grads, others[2], strict=True):
+            assert one is None or torch.allclose(one, two, rtol=1e-2, atol=1e-4)
 
 
 def test_ppo_learns_in_dreams_on_the_gpu():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,9 +117,27 @@ def _filter(model: WorldModel, clips: Clips[Tensor], latents: Tensor, context: i
     )
 
 
-def temporal_weights(horizon: int, strength: float) -> Tensor:
+def temporal_weights(horizon: int, strength: float, device: torch.device | None = None) -> Tensor:
     """``w_t = 1 + (t / T) * strength`` for ``t = 1 .. T`` (docs/guide.md, "Loss"): ``(T,)``."""
-    return 1 + torch.arange(1, horizon + 1) / horizon * strength
+    return 1 + torch.arange(1, horizon + 1, device=device) / horizon * strength
+
+
+class Draws(NamedTuple):
+    """What one call of the loss draws at random, apart from the dynamics' states.
+
+    Attributes:
+        context: Frames observed before prediction starts.
+        decoded: ``(S,)`` int64, the observed time steps that are decoded; ``None`` where none are.
+        ahead: ``(S,)`` int64, the predicted time steps that are decoded, counted from ``context``; likewise.
+    """
+
+    context: int
+    decoded: Tensor | None
+    ahead: Tensor | None
+
+    def to(self, device: torch.device) -> Draws:
+        """The same on the device."""
+        return Draws(self.context, *(None if steps is None else steps.to(device) for steps in self[1:]))
 
 
 class WorldModelLoss(nn.Module):
@@ -162,52 +180,63 @@ class WorldModelLoss(nn.Module):
             clips: The clips.
             generator: Draws the frames to observe and the time steps to decode (on the CPU).
         """
-        weights = self.config
-        with_open_loop = weights.prediction > 0
+        return self.given(model, clips, self.draw(clips, generator).to(clips.actions.device))
+
+    def draw(self, clips: Clips[Any], generator: torch.Generator | None = None) -> Draws:
+        """Draw what a call needs for these clips, arrays or tensors; on the CPU."""
+        weights, length = self.config, clips.actions.shape[1] + 1
         context = self.context
         if self.context_range is not None and generator is not None:
             fewest, most = self.context_range
             context = int(torch.randint(fewest, most + 1, (), generator=generator))
-        unrolled = unroll(model, clips, context, self.gradient_checkpointing, with_open_loop)
+        decoded = ahead = None
+        shown = None if clips.shown is None else torch.as_tensor(clips.shown).cpu()
+        if weights.reconstruction > 0 or weights.squared > 0 or weights.perceptual > 0:
+            decoded = self._steps(length, generator) if shown is None else shown
+        if weights.prediction > 0:
+            ahead = self._steps(length - context, generator) if shown is None else shown[shown >= context] - context
+        return Draws(context, decoded, ahead)
 
-        def real(values: Tensor) -> Tensor:
-            """``(B, T - 1, ...)`` without the steps after an episode's end: ``(N, ...)``."""
-            return values if clips.is_real is None else values[clips.is_real]
+    def given(self, model: WorldModel, clips: Clips[Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
+        """As :meth:`forward`, with what :meth:`draw` gave; no shape depends on what a tensor holds."""
+        weights = self.config
+        unrolled = unroll(model, clips, draws.context, self.gradient_checkpointing, draws.ahead is not None)
 
-        # Those steps count as 0, so that processes with more or fewer of them average to what one would have.
-        share: float | Tensor = 1.0 if clips.is_real is None else clips.is_real.float().mean()
+        def mean(values: Tensor) -> Tensor:
+            """Of ``(B, T - 1, ...)``; steps after an episode's end count as 0.
+
+            So processes with more or fewer of them average to what one would have.
+            """
+            if clips.is_real is None:
+                return values.mean()
+            return (values * clips.is_real.to(values).unflatten(1, (-1, *[1] * (values.dim() - 2)))).mean()
+
         terms = {"regularisation": unrolled.observed.float().square().mean()}
         if unrolled.predicted is not None and weights.consistency > 0:
-            error = unrolled.predicted - unrolled.latents[:, 1:].detach()
-            terms["consistency"] = share * real(error).float().square().mean()
-        features = real(unrolled.features)
-        terms["reward"] = share * model.reward_head.loss(features, real(clips.rewards))
-        terms["continuation"] = share * model.continuation_head.loss(features, real(clips.terminated))
+            terms["consistency"] = mean((unrolled.predicted - unrolled.latents[:, 1:].detach()).float().square())
+        terms["reward"] = mean(model.reward_head.losses(unrolled.features, clips.rewards))
+        terms["continuation"] = mean(model.continuation_head.losses(unrolled.features, clips.terminated))
         if unrolled.vector_loss is not None:
-            terms["vector"] = share * real(unrolled.vector_loss).mean()
+            terms["vector"] = mean(unrolled.vector_loss)
         elif model.simulator.vector:
             assert unrolled.seen is not None
             assert isinstance(model.vector_head, VectorHead)
             terms["vector"] = model.vector_head.loss(unrolled.seen, clips.vectors)
         if unrolled.divergence is not None:
             for name, divergence in unrolled.divergence._asdict().items():
-                terms[f"kl_{name}"] = share * real(divergence).clamp(min=weights.free_nats).mean()
-        if weights.reconstruction > 0 or weights.squared > 0 or weights.perceptual > 0:
-            terms.update(self._reconstruction_terms(model, unrolled.observed, clips, generator))
-        if unrolled.open_loop is not None and with_open_loop:
-            terms["prediction"] = self._prediction_term(model, unrolled.open_loop, clips, context, generator)
+                terms[f"kl_{name}"] = mean(divergence.clamp(min=weights.free_nats))
+        if draws.decoded is not None:
+            terms.update(self._reconstruction_terms(model, unrolled.observed, clips, draws.decoded))
+        if unrolled.open_loop is not None and draws.ahead is not None:
+            terms["prediction"] = self._prediction_term(model, unrolled.open_loop, clips, draws.context, draws.ahead)
 
         total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
         return total, {name: value.detach() for name, value in terms.items()}
 
     def _reconstruction_terms(
-        self, model: WorldModel, observed: Tensor, clips: Clips[Tensor], generator: torch.Generator | None
+        self, model: WorldModel, observed: Tensor, clips: Clips[Tensor], decoded: Tensor
     ) -> dict[str, Tensor]:
-        if clips.shown is None:
-            decoded = self._steps(clips.frames.shape[1], generator)
-            target = clips.frames[:, decoded]
-        else:
-            decoded, target = clips.shown, clips.frames
+        target = clips.frames[:, decoded] if clips.shown is None else clips.frames
         reconstruction = self._decode(model, observed[:, decoded])
         error = reconstruction - target
         terms = {"reconstruction": error.abs().mean()}
@@ -219,23 +248,12 @@ class WorldModelLoss(nn.Module):
         return terms
 
     def _prediction_term(
-        self,
-        model: WorldModel,
-        open_loop: Tensor,
-        clips: Clips[Tensor],
-        context: int,
-        generator: torch.Generator | None,
+        self, model: WorldModel, open_loop: Tensor, clips: Clips[Tensor], context: int, ahead: Tensor
     ) -> Tensor:
-        horizon = open_loop.shape[1]
-        if clips.shown is None:
-            ahead = self._steps(horizon, generator)
-            target = clips.frames[:, context + ahead]
-        else:
-            is_ahead = clips.shown >= context
-            ahead = clips.shown[is_ahead] - context
-            target = clips.frames[:, is_ahead]
-            if not len(ahead):
-                return open_loop.new_zeros(())
+        if not len(ahead):
+            return open_loop.new_zeros(())
+        # The steps of ``shown`` rise, so those that were predicted are the last ones.
+        target = clips.frames[:, context + ahead] if clips.shown is None else clips.frames[:, -len(ahead) :]
         prediction = self._decode(model, open_loop[:, ahead])
         difference = (prediction - target).abs()
         if clips.is_real is None:
@@ -243,7 +261,7 @@ class WorldModelLoss(nn.Module):
         else:
             is_real = clips.is_real[:, context - 1 + ahead].to(difference)  # (B, S)
             error = (difference.mean(dim=(2, 3, 4)) * is_real).mean(dim=0)
-        weight = temporal_weights(horizon, self.config.temporal).to(error)[ahead]
+        weight = temporal_weights(open_loop.shape[1], self.config.temporal, error.device).to(error)[ahead]
         return (weight * error).mean()
 
     def _steps(self, available: int, generator: torch.Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Single precision, whatever a program has made PyTorch's default."""
+"""Single precision, whatever a program or the device has made PyTorch's default."""
 
 from __future__ import annotations
 
@@ -17,3 +17,17 @@ def single_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Keep convolutions on CUDA from rounding their inputs to 10 bits, as they do unless told otherwise.
+
+    A traced convolution keeps what held when it was traced.
+    """
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

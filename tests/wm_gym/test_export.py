@@ -424,6 +424,19 @@ def test_the_core_knows_no_agent():
         assert not re.search(r"^\s*(from|import) (wm_gym\.(agents|envs)|stable_baselines3)", file.read_text(), re.M)
 
 
+def test_a_traced_convolution_is_of_full_precision_on_every_device(tiny_model, tmp_path):
+    file = tmp_path / "encoder.pt"
+    encoder = next(part for part in model_parts(tiny_model) if part.name == "encoder")
+    before = torch.backends.cudnn.allow_tf32
+    TorchScript().write(encoder, file)
+    assert torch.backends.cudnn.allow_tf32 == before
+    graph = torch.jit.load(str(file)).inlined_graph
+    convolutions = graph.findAllNodes("aten::_convolution", recurse=True)
+    assert convolutions
+    for node in convolutions:
+        assert next(value for value in reversed(list(node.inputs()))).toIValue() is False  # allow_tf32
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -114,8 +114,8 @@ def test_stochastic_loss_worked_out_by_hand(stochastic_model, clips):
             + 0.7 * errors.square().mean()
             + 0.5 * prediction
             + 0.01 * torch.stack([state.latent for state in observed]).square().mean()
-            + 2.0 * model.reward_head.loss(stacked, clips.rewards)
-            + model.continuation_head.loss(stacked, clips.terminated)
+            + 2.0 * model.reward_head.losses(stacked, clips.rewards).mean()
+            + model.continuation_head.losses(stacked, clips.terminated).mean()
             + (0.3 + 0.2) * kl
         )
     torch.testing.assert_close(terms["kl_dynamics"], kl)

@@ -78,7 +78,7 @@ def test_reward_head_learns_the_mean_of_a_pulse_not_its_median():
     assert abs(float(head.mean(features[:1]).detach())) < 1e-3
     for _ in range(300):
         optimizer.zero_grad()
-        head.loss(features, rewards).backward()
+        head.losses(features, rewards).mean().backward()
         optimizer.step()
     assert float(head.mean(features[:1]).detach()) == pytest.approx(1.2, abs=0.1)
 
@@ -96,7 +96,7 @@ def test_continuation_starts_at_going_on_and_learns_ends():
     optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
     for _ in range(200):
         optimizer.zero_grad()
-        head.loss(features, torch.tensor([True, False])).backward()
+        head.losses(features, torch.tensor([True, False])).mean().backward()
         optimizer.step()
     probability = head.probability(features)
     assert probability[0] < 0.1

@@ -111,8 +111,8 @@ def test_loss_is_the_weighted_sum_worked_out_by_hand(tiny_model, debug_config):
             + prediction
             + 0.01 * latents.square().mean()
             + 0.5 * (unrolled.predicted - latents[:, 1:]).square().mean()
-            + 2.0 * tiny_model.reward_head.loss(unrolled.features, clips.rewards)
-            + tiny_model.continuation_head.loss(unrolled.features, clips.terminated)
+            + 2.0 * tiny_model.reward_head.losses(unrolled.features, clips.rewards).mean()
+            + tiny_model.continuation_head.losses(unrolled.features, clips.terminated).mean()
         )
     torch.testing.assert_close(terms["prediction"], prediction)
     torch.testing.assert_close(total.detach(), expected)

@@ -9,7 +9,8 @@ import torch
 from wm_gym.bench.random_models import random_model
 from wm_gym.clips import Clips
 from wm_gym.config import Config
-from wm_gym.training.trainer import Objective, make_fabric, make_loss
+from wm_gym.training.captured import CapturedGradients
+from wm_gym.training.trainer import Objective, make_fabric, make_gradients, make_loss
 
 
 class SyntheticTraining:
@@ -22,12 +23,16 @@ class SyntheticTraining:
     """
 
     def __init__(self, config: Config, device: str, devices: int = 1) -> None:
-        self.fabric, _ = make_fabric(config.training.precision, device, devices)
+        self.fabric, scaler = make_fabric(config.training.precision, device, devices)
         self.fabric.launch()
         model = random_model(config.model, "cpu").train()  # fabric moves it
-        objective = Objective(model, make_loss(config, None))
+        self._loss = make_loss(config, None)
+        objective = Objective(model, self._loss)
         optimizer = torch.optim.AdamW(objective.parameters(), lr=config.training.learning_rate)
-        self._objective, self._optimizer = self.fabric.setup(objective, optimizer)
+        wrapped, self._optimizer = self.fabric.setup(objective, optimizer)
+        self._gradients = make_gradients(
+            self.fabric, wrapped, can_capture=scaler is None and not config.training.gradient_checkpointing
+        )
         self._config = config
         self._generator = torch.Generator().manual_seed(0)
 
@@ -38,10 +43,9 @@ class SyntheticTraining:
 
     def update_on(self, clips: Clips[torch.Tensor]) -> None:
         """One update on these clips."""
-        loss, _ = self._objective(clips, self._generator)
-        self.fabric.backward(loss)
+        self._gradients(clips, self._loss.draw(clips, self._generator).to(self.fabric.device))
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=not isinstance(self._gradients, CapturedGradients))
 
     def _clips(self, batch: int, frames: int) -> Clips[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)

@@ -19,6 +19,7 @@ import torch
 from wm_gym.errors import ExportError
 from wm_gym.export.parts import Part, Tensors
 from wm_gym.files import write_bytes_atomically
+from wm_gym.precision import without_tf32
 
 _EXAMPLE_SIZE = 3
 """Batch size that parts are exported with: exporters take 1 for a constant."""
@@ -121,7 +122,7 @@ class TorchScript(BackEnd):
     def write(self, part: Part, file: Path) -> None:
         """Trace, freeze and save."""
         # No random number and no branch depends on the inputs, which is all that a trace would miss.
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), without_tf32():
             traced = torch.jit.trace(part.module, _example(part), check_trace=False)
             # By way of memory: on a full disk torch ends the process.
             content = io.BytesIO()

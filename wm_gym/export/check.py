@@ -14,6 +14,7 @@ from wm_gym.errors import ExportError
 from wm_gym.export.back_ends import LoadedFile
 from wm_gym.export.parts import Part, Tensors
 from wm_gym.models.dynamics.rssm import CategoricalDraw
+from wm_gym.precision import without_tf32
 
 TOLERANCE = 1e-4
 """Largest absolute difference of any output, in float32."""
@@ -78,7 +79,7 @@ def check_file(part: Part, loaded: LoadedFile, seed: int, *, label: str) -> Chec
                     "classes; train the model before exporting it."
                 )
             inputs = part.draw_inputs(size, generator)
-            with _without_tf32():
+            with without_tf32():
                 expected, margins = _run_eagerly(part, inputs)
                 outputs = loaded(inputs)
             differences = _differences(part, expected, outputs, label)  # (B,)
@@ -115,17 +116,6 @@ def _margins_recorded(module: nn.Module, margins: list[Tensor]) -> Iterator[None
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Convolutions on CUDA round their inputs to 10 bits unless told otherwise, those of a loaded file too."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def _differences(part: Part, expected: Tensors, outputs: Tensors, label: str) -> Tensor:

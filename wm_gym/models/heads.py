@@ -60,9 +60,9 @@ class RewardHead(nn.Module):
         target.scatter_(-1, lower.unsqueeze(-1), (1 - weight).unsqueeze(-1))
         return target.scatter_(-1, upper.unsqueeze(-1), weight.unsqueeze(-1))
 
-    def loss(self, features: Tensor, reward: Tensor) -> Tensor:
-        """Mean cross-entropy of the rewards ``(...,)`` under the prediction from ``(..., F)``."""
-        return -(self.two_hot(reward) * self(features).float().log_softmax(-1)).sum(-1).mean()
+    def losses(self, features: Tensor, reward: Tensor) -> Tensor:
+        """Cross-entropy ``(...,)`` of the rewards ``(...,)`` under the prediction from ``(..., F)``."""
+        return -(self.two_hot(reward) * self(features).float().log_softmax(-1)).sum(-1)
 
 
 class ContinuationHead(nn.Module):
@@ -85,6 +85,7 @@ class ContinuationHead(nn.Module):
         """``(..., F)`` to the probability ``(...,)``."""
         return self(features).float().sigmoid()
 
-    def loss(self, features: Tensor, terminated: Tensor) -> Tensor:
-        """Mean binary cross-entropy against ``terminated`` ``(...,)`` bool."""
-        return F.binary_cross_entropy_with_logits(self(features).float(), (~terminated).float())
+    def losses(self, features: Tensor, terminated: Tensor) -> Tensor:
+        """Binary cross-entropy ``(...,)`` against ``terminated`` ``(...,)`` bool."""
+        wanted = (~terminated).float()
+        return F.binary_cross_entropy_with_logits(self(features).float(), wanted, reduction="none")

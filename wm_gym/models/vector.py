@@ -31,6 +31,8 @@ class VectorFields(nn.Module):
         fields: Of the vector.
     """
 
+    places: Tensor
+    """``(M,)``: of the measured entries in the vector."""
     low: Tensor
     high: Tensor
 
@@ -39,12 +41,14 @@ class VectorFields(nn.Module):
         self.measured = [place for place, field in enumerate(fields) if not field.classes]
         self.classes = [(place, len(field.classes)) for place, field in enumerate(fields) if field.classes]
         self.dim = len(self.measured) + sum(count for _, count in self.classes)
+        # A list would be copied to the device at every use.
+        self.register_buffer("places", torch.tensor(self.measured, dtype=torch.long), persistent=False)
         self.register_buffer("low", torch.tensor([fields[place].low for place in self.measured]), persistent=False)
         self.register_buffer("high", torch.tensor([fields[place].high for place in self.measured]), persistent=False)
 
     def scaled(self, vectors: Tensor) -> Tensor:
         """Measured entries of ``(..., V)`` in [-1, 1]: ``(..., M)``."""
-        values = 2 * (vectors[..., self.measured] - self.low) / (self.high - self.low) - 1
+        values = 2 * (vectors[..., self.places] - self.low) / (self.high - self.low) - 1
         return values.clamp(-1, 1)
 
     def expand(self, vectors: Tensor) -> Tensor:

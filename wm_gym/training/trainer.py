@@ -29,9 +29,10 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from torch import nn
 
 from wm_gym.bundle import MANIFEST, load_model, save_model
+from wm_gym.clips import Clips
 from wm_gym.config import Config, LatentPhaseConfig, TrainingConfig
 from wm_gym.errors import BundleError, DatasetError, TrainingError, WMGymError
-from wm_gym.losses import WorldModelLoss
+from wm_gym.losses import Draws, WorldModelLoss
 from wm_gym.metrics import open_loop_metrics
 from wm_gym.perceptual import load_perceptual_network
 from wm_gym.precision import single_precision
@@ -42,6 +43,7 @@ from wm_gym.shared_cores import adapt_threads
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.tensor_files import load_parameters
+from wm_gym.training.captured import CapturedGradients, Gradients
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import MetricsLog
@@ -221,6 +223,12 @@ class WorldModelTrainer:
                 if self._scaler is not None and resumed["scaler"] is not None:
                     self._scaler.load_state_dict(resumed["scaler"])
         wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
+        gradients = make_gradients(
+            fabric,
+            wrapped,
+            micro_batches=training.accumulation,
+            can_capture=self._scaler is None and not training.gradient_checkpointing,
+        )
         clock = CheckpointClock(training.checkpoint_overhead)
         started, done_before = time.monotonic(), progress.done
         updates = loader.updates(progress.done, stop)
@@ -229,7 +237,7 @@ class WorldModelTrainer:
                 _set_learning_rate(optimizer, learning_rate_at(update, self.config))
                 noise.manual_seed(_mix(training.seed, update, 0))
                 adapt_threads()
-                totals = self._update(wrapped, wrapped_optimizer, micro_batches, update)
+                totals = self._update(wrapped, gradients, wrapped_optimizer, micro_batches, update)
                 progress.done = update + 1
                 bar.update()
                 bar.set_postfix(loss=f"{totals['loss']:.3f}", reward=f"{totals['reward']:.3f}", refresh=False)
@@ -279,7 +287,9 @@ class WorldModelTrainer:
             episodes, latent.decoded, self.train_source, latent.batch_size, latent.clip_length, **common
         )
 
-    def _update(self, wrapped: Any, optimizer: Any, micro_batches: list[Any], update: int) -> dict[str, float]:
+    def _update(
+        self, wrapped: Any, gradients: Gradients, optimizer: Any, micro_batches: list[Any], update: int
+    ) -> dict[str, float]:
         training = self.config.training
         fabric = self.fabric
         sums: dict[str, torch.Tensor] = {}
@@ -287,14 +297,12 @@ class WorldModelTrainer:
         # not, nor do the states that are drawn for a clip (SharedNoise).
         torch.manual_seed(_mix(training.seed, update, fabric.global_rank))
         for micro, arrays in enumerate(micro_batches):
-            generator = torch.Generator().manual_seed(_mix(training.seed, update, micro))
-            clips = to_tensors(arrays, fabric.device)
+            draws = wrapped.loss.draw(arrays, torch.Generator().manual_seed(_mix(training.seed, update, micro)))
             is_last = micro + 1 == len(micro_batches)
             with fabric.no_backward_sync(wrapped, enabled=not is_last):
-                loss, terms = wrapped(clips, generator)
-                fabric.backward(loss / len(micro_batches))
-            for name, value in {"loss": loss.detach(), **terms}.items():
-                sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + value.float() / len(micro_batches)
+                value, terms = gradients(to_tensors(arrays, fabric.device), draws.to(fabric.device))
+            for name, part in {"loss": value, **terms}.items():
+                sums[name] = sums.get(name, torch.zeros((), device=fabric.device)) + part.float() / len(micro_batches)
         totals = {}
         for name, value in sums.items():
             mean = fabric.all_reduce(value, reduce_op="mean")
@@ -309,7 +317,7 @@ class WorldModelTrainer:
             )
         norm = fabric.clip_gradients(wrapped, optimizer, max_norm=training.clip_norm, error_if_nonfinite=False)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=not isinstance(gradients, CapturedGradients))
         totals["gradient_norm"] = float(norm) if norm is not None and math.isfinite(float(norm)) else 0.0
         totals["learning_rate"] = learning_rate_at(update, self.config)
         return totals
@@ -472,10 +480,33 @@ class Objective(nn.Module):
         self.model = model
         self.loss = loss
 
-    def forward(self, clips: Any, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, clips: Any, draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The total loss and its terms; see :class:`wm_gym.losses.WorldModelLoss`."""
-        total, terms = self.loss(self.model, clips, generator)
+        total, terms = self.loss.given(self.model, clips, draws)
         return total, terms
+
+
+def make_gradients(fabric: Fabric, wrapped: Any, *, micro_batches: int = 1, can_capture: bool) -> Gradients:
+    """What adds a micro-batch's share of an update's gradient to the parameters'.
+
+    On a single GPU it is recorded as CUDA graphs; processes that wait for each other cannot be.
+
+    Args:
+        fabric: Where the training runs.
+        wrapped: An :class:`Objective` that was set up with it.
+        micro_batches: Of an update.
+        can_capture: False where the loss is scaled by what the last update showed, or activations are computed twice,
+            with random numbers kept between.
+    """
+
+    def gradients(clips: Clips[torch.Tensor], draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        loss, terms = wrapped(clips, draws)
+        fabric.backward(loss / micro_batches)
+        return loss.detach(), terms
+
+    if fabric.device.type != "cuda" or fabric.world_size > 1 or not can_capture:
+        return gradients
+    return CapturedGradients(gradients, wrapped)
 
 
 def learning_rate_at(update: int, config: Config) -> float:
