@@ -206,7 +206,7 @@ def run_demo(
         stages.run("clone the recorded drivers", lambda: _clone(folder, settings, device, progress))
     trained = stages.run(
         "train PPO in its dreams",
-        lambda: _train_agent(folder, settings, connection, device, progress),
+        lambda: _train_agent(folder, settings, worker_connections, device, progress),
     )
     made_of = {"settings": settings.model_dump(mode="json"), "agent": file_sha256(folder / "agent" / MANIFEST)}
 
@@ -388,11 +388,21 @@ def _clone(folder: Path, settings: DemoSettings, device: str, progress: bool) ->
 
 
 def _train_agent(
-    folder: Path, settings: DemoSettings, connection: Mapping[str, Any] | None, device: str, progress: bool
+    folder: Path,
+    settings: DemoSettings,
+    connections: Sequence[Mapping[str, Any]] | None,
+    device: str,
+    progress: bool,
 ) -> TrainingSummary:
     model = folder / "model"
-    drives, limit = settings.select_drives, settings.max_episode_steps
-    with selection_for(model, drives, max_episode_steps=limit, connection=connection) as selection:
+    drivers = max(1, (settings.workers if connections is None else len(connections)) - 1)  # PPO is at work beside them
+    with selection_for(
+        model,
+        settings.select_drives,
+        max_episode_steps=settings.max_episode_steps,
+        workers=drivers,
+        worker_connections=None if connections is None else connections[:drivers],
+    ) as selection:
         return train_agent(
             model,
             out=folder / "agent",

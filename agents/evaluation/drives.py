@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -38,6 +39,7 @@ from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 
 _DEFAULT_FPS = 20.0
+_INTERRUPT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class DriveSettings:
     """What every process of an evaluation needs to know.
 
     Attributes:
-        driver: Name of a behaviour, folder of an agent, or ``"bundled"``.
+        driver: Name of a behaviour, folder of an agent, or ``"bundled"``; ``None`` where each drive tells.
         is_agent: Whether it is an agent.
         simulator: The simulator.
         device: Where an agent computes.
@@ -57,7 +59,7 @@ class DriveSettings:
         reset_options: Options of the simulator's reset for each episode, by its number, or none.
     """
 
-    driver: str
+    driver: str | None
     is_agent: bool
     simulator: SimulatorSpec
     device: str
@@ -67,11 +69,6 @@ class DriveSettings:
     horizons: Sequence[int] = ()
     connection: Mapping[str, Any] = field(default_factory=dict)
     reset_options: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def name(self) -> str:
-        """A short name of the driver."""
-        return Path(self.driver).name if self.is_agent else self.driver
 
 
 @dataclass(frozen=True)
@@ -145,17 +142,15 @@ def run_drives(
         SimulatorError: A process died.
         SimulatorLostError: No simulator can be reached any more.
     """
-    places = [replace(settings, connection=connection) for connection in connections[: len(seeds)]]
-    losses = Losses(len(places))
-    if len(places) > 1:
-        yield from _run_in_processes(places, seeds, losses)
+    if len(connections) > 1 and len(seeds) > 1:
+        with DrivePool(settings, connections[: len(seeds)]) as pool:
+            yield from pool.run(seeds)
     else:
-        yield from _run_here(places[0], seeds, losses)
-    for sentence in losses.given_up:
-        warnings.warn(sentence, stacklevel=2)
+        yield from _run_here(replace(settings, connection=connections[0]), seeds)
 
 
-def _run_here(settings: DriveSettings, seeds: Sequence[int], losses: Losses) -> Iterator[DriveResult]:
+def _run_here(settings: DriveSettings, seeds: Sequence[int]) -> Iterator[DriveResult]:
+    losses = Losses(1)
     with _one_thread(), _Cockpit(settings) as cockpit:
         for index, seed in enumerate(seeds):
             result: DriveResult | None = None
@@ -166,6 +161,12 @@ def _run_here(settings: DriveSettings, seeds: Sequence[int], losses: Losses) -> 
                     losses.add(0, index, str(error), _describe(index, seed))
             losses.finished(0)
             yield result
+    _warn_of(losses)
+
+
+def _warn_of(losses: Losses) -> None:
+    for sentence in losses.given_up:
+        warnings.warn(sentence, stacklevel=3)
 
 
 def _describe(index: int, seed: int) -> str:
@@ -187,19 +188,25 @@ class _Cockpit:
     def __init__(self, settings: DriveSettings, check_open: Callable[[], None] = lambda: None) -> None:
         self.settings = settings
         self.check_open = check_open
-        spec = settings.simulator
+        self.driver: str | None = None
+        if settings.driver is not None:
+            self._take_driver(settings.driver)
+        self.env: gym.Env[Any, Any] = make_simulator_from_spec(settings.simulator, connection=settings.connection)
+
+    def _take_driver(self, driver: str) -> None:
+        settings = self.settings
+        self.driver = driver
         self.behaviour: Behaviour = (
-            Driver.load(settings.driver, settings.device)
-            if settings.is_agent
-            else make_behaviour(settings.driver, spec)
+            Driver.load(driver, settings.device) if settings.is_agent else make_behaviour(driver, settings.simulator)
         )
         self.recorder: _StateRecorder | None = None
         if settings.gap_horizon is not None and isinstance(self.behaviour, Driver):
             self.recorder = self.behaviour.observer = _StateRecorder(self.behaviour.model)
-        self.env: gym.Env[Any, Any] = make_simulator_from_spec(spec, connection=settings.connection)
 
-    def drive(self, index: int, seed: int) -> DriveResult:
-        """One episode; the first one is filmed if a video is wanted."""
+    def drive(self, index: int, seed: int, driver: str | None = None) -> DriveResult:
+        """One episode, by another driver of the same kind if one is given; the first is filmed if a video is wanted."""
+        if driver is not None and driver != self.driver:
+            self._take_driver(driver)
         if index > 0 or self.settings.video is None:
             return self._drive(self.env, index, seed, None)
         # A server simulates for one environment only; there, the frames make the film.
@@ -291,19 +298,53 @@ def _film(video: VideoWriter | None, env: gym.Env[Any, Any], step: Step) -> None
     video.add(np.asarray(step.observed.image if picture is None else picture, np.uint8))
 
 
-def _run_in_processes(places: Sequence[DriveSettings], seeds: Sequence[int], losses: Losses) -> Iterator[DriveResult]:
-    waiting = list(range(len(seeds)))
-    missing = len(seeds)
-    with ProcessPool(_work, places) as pool:
-        for _ in places:
-            pool.start_one().is_ready = True  # what it is given waits in the pipe
+class DrivePool:
+    """Processes that drive, kept from one set of episodes to the next.
+
+    Args:
+        settings: Driver and simulator.
+        connections: Where the simulator of each process runs.
+    """
+
+    def __init__(self, settings: DriveSettings, connections: Sequence[Mapping[str, Any]]) -> None:
+        self._losses = Losses(len(connections))
+        self._pool = ProcessPool(_work, [replace(settings, connection=connection) for connection in connections])
+        self._done = 0
+        self._is_interrupted = threading.Event()
+
+    def interrupt(self) -> None:
+        """Make a :meth:`run` in another thread stop its processes and end with an exception."""
+        self._is_interrupted.set()
+
+    def run(self, seeds: Sequence[int], driver: str | None = None) -> Iterator[DriveResult]:
+        """Drive one episode for each seed; see :func:`run_drives`.
+
+        Args:
+            seeds: Of the episodes.
+            driver: Another one than the settings', of the same kind.
+        """
+        while self._pool.free_places:
+            self._pool.start_one().is_ready = True  # what it is given waits in the pipe
+        try:
+            yield from self._run(seeds, driver)
+            self._done += len(seeds)
+        except BaseException:
+            self._pool.stop()  # others may be on their way still, and would report to the next call
+            raise
+
+    def _run(self, seeds: Sequence[int], driver: str | None) -> Iterator[DriveResult]:
+        pool, losses = self._pool, self._losses
+        waiting = list(range(len(seeds)))
+        missing = len(seeds)
         while missing:
             # What one process has lost goes to another one, if that has nothing else to do.
             for worker in sorted(pool.running, key=lambda worker: losses.in_a_row(worker.place)):
                 if worker.task is None and waiting:
                     following = waiting.pop(0)
-                    worker.give(following, (following, seeds[following]))
-            for worker, report in list(pool.reports(timeout_s=None)):
+                    worker.give(following, (following, seeds[following], driver))
+            if self._is_interrupted.is_set():
+                raise _Stopped
+            for worker, report in list(pool.reports(_INTERRUPT_EVERY_S)):
                 if report is None:
                     raise SimulatorError(
                         f"a process of the evaluation ended with {worker.ended}; run it again "
@@ -317,12 +358,25 @@ def _run_in_processes(places: Sequence[DriveSettings], seeds: Sequence[int], los
                 assert index is not None
                 if isinstance(report, _Failure):
                     waiting.insert(0, index)
-                    if losses.add(worker.place, index, str(report.error), _describe(index, seeds[index])):
+                    name = _describe(index, seeds[index])
+                    if losses.add(worker.place, self._done + index, str(report.error), name):
                         pool.remove(worker, close_place=True)
                     continue
                 losses.finished(worker.place)
                 missing -= 1
                 yield report
+
+    def close(self) -> None:
+        """End the processes, before their next step."""
+        self._pool.stop()
+
+    def __enter__(self) -> DrivePool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close()
+        if kind is None:
+            _warn_of(self._losses)
 
 
 def _work(settings: DriveSettings, connection: Connection) -> None:
@@ -332,9 +386,9 @@ def _work(settings: DriveSettings, connection: Connection) -> None:
     try:
         with _Cockpit(settings, lambda: _check_open(connection)) as cockpit:
             while True:
-                index, seed = connection.recv()
+                index, seed, driver = connection.recv()
                 try:
-                    result: DriveResult | _Failure = cockpit.drive(index, seed)
+                    result: DriveResult | _Failure = cockpit.drive(index, seed, driver)
                 except SimulatorLostError as error:
                     result = _Failure(error, str(error))
                 connection.send(result)

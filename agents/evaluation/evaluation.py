@@ -203,13 +203,14 @@ def evaluate(
     )
     seeds = [seed + index for index in range(episodes)]
     results: list[DriveResult] = []
-    with progress_bar(episodes, "episode", f"evaluate {settings.name}", enabled=progress) as bar:
+    name = Path(driver).name if settings.is_agent else driver
+    with progress_bar(episodes, "episode", f"evaluate {name}", enabled=progress) as bar:
         for result in run_drives(settings, seeds, places):
             results.append(result)
             bar.update()
             bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in results):.1f}", refresh=False)
     results.sort(key=lambda result: result.index)
-    outcome = _summarise(settings, seeds, results, time.monotonic() - started)
+    outcome = _summarise(str(driver), settings, seeds, results, time.monotonic() - started)
     # What the episodes have shown is told before anything is written that could fail.
     notify(outcome)
     for result in results:
@@ -221,7 +222,7 @@ def evaluate(
 
 
 def _summarise(
-    settings: DriveSettings, seeds: list[int], results: list[DriveResult], wall_s: float
+    driver: str, settings: DriveSettings, seeds: list[int], results: list[DriveResult], wall_s: float
 ) -> EvaluationResult:
     returns = [result.return_ for result in results]
     infos = {
@@ -232,7 +233,7 @@ def _summarise(
         for name in sorted({name for result in results for name in result.info_means})
     }
     return EvaluationResult(
-        driver=settings.driver,
+        driver=driver,
         simulator=settings.simulator,
         episodes=len(results),
         seeds=seeds,

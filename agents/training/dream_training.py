@@ -16,10 +16,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -36,6 +39,7 @@ from wm_gym.agents.bundles.folder import (
 from wm_gym.agents.policies.config import AgentConfig, make_agent_config
 from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.training.imagination import ImaginationTrainer, Snapshot
+from wm_gym.agents.training.selection import DriveSelection
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import resolve_model, start_states_of
 from wm_gym.envs.simulators import return_ceiling
@@ -95,7 +99,7 @@ def train_agent(
     initial: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
-    on_checkpoint: Validation | None = None,
+    on_checkpoint: Validation | DriveSelection | None = None,
     best_recorded: float | None = None,
 ) -> TrainingSummary:
     """Train an agent in the dreams of a world model and write it as a folder.
@@ -112,8 +116,10 @@ def train_agent(
         initial: Folder of an agent whose policy training goes on from; ``None`` begins anew.
         resume: Whether to go on with an unfinished run; otherwise a folder that holds one is refused.
         progress: Show a progress bar.
-        on_checkpoint: Called every ``config.validate_every`` dream steps (a tenth of the training by default) and at
-            the end. With scores, the agent that is saved is the one with the best score, else the last one.
+        on_checkpoint: Scores the agent every ``config.validate_every`` dream steps (a tenth of the training by default)
+            and at the end, and at the beginning where there is an ``initial`` one. With scores, the agent that is saved
+            is the one with the best score, else the last one. A function is waited for; the drives of a
+            :class:`~wm_gym.agents.training.selection.DriveSelection` go on beside the training.
         best_recorded: The most that a recorded episode got in ``horizon`` steps
             (:func:`~wm_gym.agents.alarm.best_recorded_return`). Dreams that pay more on average raise a warning, as do
             those that pay more than the task can give, where the simulator knows its ceiling.
@@ -177,6 +183,21 @@ def train_agent(
     )
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A policy whose score is on its way.
+
+    Attributes:
+        dream_steps: Of its training.
+        policy: Its parameters.
+        score: Waits for the score.
+    """
+
+    dream_steps: int
+    policy: dict[str, Any]
+    score: Callable[[], float | None]
+
+
 class _Run:
     """One training in one folder."""
 
@@ -190,7 +211,7 @@ class _Run:
         predecessor: LoadedAgent | None,
         alarm: DreamReturnAlarm,
         progress: bool,
-        validation: Validation | None,
+        validation: Validation | DriveSelection | None,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -204,42 +225,55 @@ class _Run:
         self.best_file = folder.checkpoints / "best.pt"
         self.validate_every = config.validate_every or math.ceil(config.steps / _VALIDATIONS)
         self.best_score: float | None = None
-        self.last_validation = 0
+        self.last_validation: int | None = None
+        self.pending: _Pending | None = None
 
     def train(self) -> None:
         """Train from the last checkpoint, or from the beginning, to the end, and save the agent."""
         initial, scale = None, None
         if self.predecessor is not None:
             initial, scale = self.predecessor.policy, self.predecessor.metrics.get("reward_scale")
-        with ImaginationTrainer(
-            self.model,
-            self.config,
-            start_states=self.bank,
-            initial=initial,
-            reward_scale=scale,
-            progress=self.progress,
-        ) as trainer:
-            if self.last_file.exists():
-                state = load_checkpoint(
-                    self.last_file, self.folder.contents, keys=("snapshot", "best_score", "last_validation")
+        with ExitStack() as held:
+            trainer = held.enter_context(
+                ImaginationTrainer(
+                    self.model,
+                    self.config,
+                    start_states=self.bank,
+                    initial=initial,
+                    reward_scale=scale,
+                    progress=self.progress,
                 )
+            )
+            self.scratch = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="wm_gym_agent_")))
+            if self.last_file.exists():
+                keys = ("snapshot", "best_score", "last_validation")
+                state = load_checkpoint(self.last_file, self.folder.contents, keys=keys)
                 self.best_score, self.last_validation = state["best_score"], state["last_validation"]
                 with restoring(self.last_file):
+                    if "pending" in state:
+                        trainer.policy.load_state_dict(state["pending"]["policy"])
+                        self._begin_validation(trainer, state["pending"]["dream_steps"])
                     trainer.restore(state["snapshot"])
-            with MetricsLog(self.folder.path, keep_before=trainer.dream_steps + 1, step_key="dream_steps") as log:
-                self._train_rounds(trainer, log)
+            log = held.enter_context(
+                MetricsLog(self.folder.path, keep_before=trainer.dream_steps + 1, step_key="dream_steps")
+            )
+            self._train_rounds(trainer, log)
             self._finish(trainer)
 
     def _train_rounds(self, trainer: ImaginationTrainer, log: MetricsLog) -> None:
         clock = CheckpointClock(self.config.checkpoint_overhead)
         good = trainer.snapshot()
         try:
+            if self.predecessor is not None and self.last_validation is None:
+                self._validate(trainer, log)  # a training that spoils its policy keeps the one that it began from
             while trainer.dream_steps < self.config.steps:
                 report = trainer.train_round()
                 log.write("train", trainer.dream_steps, report)
                 self.alarm.check(report["ep_rew_mean"])
                 good = trainer.snapshot()
-                self._validate(trainer, log)
+                is_last = trainer.dream_steps >= self.config.steps
+                if is_last or trainer.dream_steps - (self.last_validation or 0) >= self.validate_every:
+                    self._validate(trainer, log)
                 if clock.is_due():
                     began = time.monotonic()
                     self._save(trainer, good)
@@ -247,34 +281,57 @@ class _Run:
         except (KeyboardInterrupt, WMGymError):
             self._save(trainer, good)
             raise
+        self._settle(log)
         self._save(trainer, good)
 
     def _validate(self, trainer: ImaginationTrainer, log: MetricsLog) -> None:
-        """Let the caller score the agent when it is time; keep the best policy."""
-        steps = trainer.dream_steps
-        is_due = steps - self.last_validation >= self.validate_every or steps >= self.config.steps
-        if self.validation is None or not is_due:
+        """Have the agent scored as it is."""
+        self._settle(log)
+        self._begin_validation(trainer, trainer.dream_steps)
+        if not isinstance(self.validation, DriveSelection):
+            self._settle(log)
+
+    def _begin_validation(self, trainer: ImaginationTrainer, dream_steps: int) -> None:
+        """Have the policy scored, beside the training where that can be."""
+        if self.validation is None:
             return
-        trainer.policy.set_training_mode(False)
-        score = self.validation(Driver(self.model, trainer.policy, self.config.action))
-        self.last_validation = steps
+        policy = trainer.policy
+        policy.set_training_mode(False)
+        if isinstance(self.validation, DriveSelection):
+            folder = save_agent(self.scratch / f"{dream_steps}", policy, self.model, self.config)
+            wait = self.validation.start(folder)
+        else:
+            score = self.validation(Driver(self.model, policy, self.config.action))
+            wait = lambda: score  # noqa: E731
+        self.pending = _Pending(dream_steps, copy.deepcopy(policy.state_dict()), wait)
+        self.last_validation = dream_steps
+
+    def _settle(self, log: MetricsLog) -> None:
+        """Wait for the score that is on its way; keep the best policy."""
+        pending = self.pending
+        if pending is None:
+            return
+        score = pending.score()
+        self.pending = None
         if score is None:
             return
-        log.write("validation", steps, {"score": float(score)})
+        log.write("validation", pending.dream_steps, {"score": float(score)})
         if math.isfinite(score) and (self.best_score is None or score > self.best_score):
             self.best_score = float(score)
-            state = {
-                "dream_steps": steps,
-                "score": self.best_score,
-                "policy": copy.deepcopy(trainer.policy.state_dict()),
-            }
+            state = {"dream_steps": pending.dream_steps, "score": self.best_score, "policy": pending.policy}
             save_checkpoint(self.best_file, state, self.folder.contents)
 
     def _save(self, trainer: ImaginationTrainer, snapshot: Snapshot) -> None:
-        state = {"snapshot": snapshot, "best_score": self.best_score, "last_validation": self.last_validation}
+        state: dict[str, Any] = {
+            "snapshot": snapshot,
+            "best_score": self.best_score,
+            "last_validation": self.last_validation,
+        }
         replay = trainer.replay()
         if replay is not None:
             state["snapshot"] = {**snapshot, "replay": replay}
+        if self.pending is not None:
+            state["pending"] = {"dream_steps": self.pending.dream_steps, "policy": self.pending.policy}
         save_checkpoint(self.last_file, state, self.folder.contents)
 
     def _finish(self, trainer: ImaginationTrainer) -> None:

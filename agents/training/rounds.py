@@ -329,7 +329,9 @@ class _Rounds:
         initial = self._folder(number - 1) / "agent" if number > 0 and self.config.continue_agent else self.initial
         returns = [best_recorded_return(Dataset.open(folder), config.horizon) for folder in self._datasets(number)]
         drives = self.config.select_drives if number == self.config.rounds else 0
-        with selection_for(model, drives, max_episode_steps=self.limit, connection=self.connections[0]) as selection:
+        with selection_for(
+            model, drives, max_episode_steps=self.limit, worker_connections=self.connections
+        ) as selection:
             summary = train_agent(
                 model,
                 out=self._folder(number) / "agent",

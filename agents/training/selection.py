@@ -8,17 +8,16 @@ can; they choose among checkpoints and teach nothing.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-
-from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.evaluation.drives import DrivePool, DriveResult, DriveSettings
 from wm_gym.bundle import read_manifest
-from wm_gym.data_collection.recording.driving import drive_episode
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
+from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.envs.simulators import make_simulator_from_spec
 from wm_gym.errors import ConfigError, SimulatorLostError
 from wm_gym.simulator import SimulatorSpec
@@ -33,7 +32,8 @@ def selection_for(
     drives: int,
     *,
     max_episode_steps: int | None = None,
-    connection: Mapping[str, Any] | None = None,
+    workers: int = 1,
+    worker_connections: Sequence[Mapping[str, Any]] | None = None,
 ) -> Iterator[DriveSelection | None]:
     """A selection in the simulator that a world model was trained on, for ``train_agent``; ``None`` for no drives.
 
@@ -41,32 +41,38 @@ def selection_for(
 
     Raises:
         BundleError: There is no such world model.
-        ConfigError: The number of episodes is negative.
+        ConfigError: A number is out of range.
         SimulatorError: The simulator cannot be made.
     """
     if drives == 0:
         yield None
         return
-    simulator = read_manifest(model)[1].simulator
-    with DriveSelection(simulator, drives, max_episode_steps=max_episode_steps, connection=connection) as selection:
+    with DriveSelection(
+        read_manifest(model)[1].simulator,
+        drives,
+        max_episode_steps=max_episode_steps,
+        workers=workers,
+        worker_connections=worker_connections,
+    ) as selection:
         yield selection
 
 
 class DriveSelection:
-    """Scores an agent by its mean return over a few episodes; an ``on_checkpoint`` of ``train_agent``.
+    """Scores agents by their mean return over a few episodes, in processes beside the training.
 
     Args:
         simulator: Where to drive.
         episodes: Drives for each score.
         seed: Of the first episode; the others follow.
         max_episode_steps: Steps after which an episode is cut; ``None`` leaves it to the simulator.
-        connection: Where the simulator runs, where it needs to be told.
+        workers: Processes that drive, each with one thread, on the CPU.
+        worker_connections: For each worker, where its simulator runs, where that needs to be told.
 
     Attributes:
         frames: Simulator steps driven so far, which a comparison of data budgets has to count.
 
     Raises:
-        ConfigError: There are no episodes, or a seed is held out for evaluation.
+        ConfigError: A number is out of range, or a seed is held out for evaluation.
         SimulatorError: The simulator cannot be made.
     """
 
@@ -77,18 +83,23 @@ class DriveSelection:
         *,
         seed: int = FIRST_SEED,
         max_episode_steps: int | None = None,
-        connection: Mapping[str, Any] | None = None,
+        workers: int = 1,
+        worker_connections: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        if episodes < 1:
-            raise ConfigError(f"{episodes} drives cannot choose a checkpoint; give at least 1.")
+        for name, value in (("drives", episodes), ("workers", workers)):
+            if value < 1:
+                raise ConfigError(f"{value} {name} cannot choose a checkpoint; give at least 1.")
         if not 0 <= seed <= HELD_OUT_FROM - episodes:
             raise ConfigError(
                 f"the seeds {seed} to {seed + episodes - 1} are not below {HELD_OUT_FROM}, from where on they are held "
                 "out for evaluation."
             )
         self._seeds = range(seed, seed + episodes)
-        self._max_steps = max_episode_steps
-        self._env: gym.Env[Any, Any] = make_simulator_from_spec(simulator, connection=connection)
+        self._connections = connection_of_each(workers, worker_connections)[:episodes]
+        for connection in self._connections:
+            make_simulator_from_spec(simulator, connection=connection).close()  # or the training would run into it
+        self._pool = DrivePool(DriveSettings(None, True, simulator, "cpu", max_episode_steps, None), self._connections)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="selection")
         self.frames = 0
 
     def __enter__(self) -> DriveSelection:
@@ -97,21 +108,30 @@ class DriveSelection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, driver: Driver) -> float | None:
-        """Mean return of the driver; ``None`` where the simulator was lost, which says nothing of it."""
-        try:
-            return statistics.fmean(self._drive(driver, seed) for seed in self._seeds)
-        except SimulatorLostError:
-            return None
+    def __call__(self, agent: str | Path) -> float | None:
+        """Mean return of the agent in a folder; ``None`` where the simulator was lost, which says nothing of it."""
+        return self.start(agent)()
+
+    def start(self, agent: str | Path) -> Callable[[], float | None]:
+        """Begin the drives of the agent in a folder, which must stay until they end.
+
+        Returns:
+            What waits for them and gives :meth:`__call__`'s result, or raises what went wrong.
+        """
+        return self._thread.submit(self._drive, str(agent)).result
 
     def close(self) -> None:
-        """Close the simulator."""
-        self._env.close()
+        """End the processes, before their next step."""
+        self._pool.interrupt()
+        self._thread.shutdown()
+        self._pool.close()
 
-    def _drive(self, driver: Driver, seed: int) -> float:
-        total, steps = 0.0, -1  # the first step is the reset
-        for step in drive_episode(self._env, driver, seed=seed, behaviour_seed=seed, max_steps=self._max_steps):
-            total += step.reward
-            steps += 1
-        self.frames += steps
-        return total
+    def _drive(self, agent: str) -> float | None:
+        results: list[DriveResult] = []
+        try:
+            results.extend(self._pool.run(self._seeds, agent))
+        except SimulatorLostError:
+            return None
+        finally:
+            self.frames += sum(result.length for result in results)
+        return statistics.fmean(result.return_ for result in sorted(results, key=lambda result: result.index))

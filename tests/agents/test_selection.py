@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from wm_gym.agents.bundles.driver import Driver
-from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.bundles.folder import load_agent, save_agent
 from wm_gym.agents.policies.config import make_agent_config
+from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.training.dream_training import train_agent
+from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.agents.training.selection import FIRST_SEED, DriveSelection
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.envs.simulators import make_simulator_from_spec
 from wm_gym.errors import ConfigError
+from wm_gym.training.log import read_metrics
 
 CONFIG = make_agent_config({"steps": 96, "num_envs": 4, "horizon": 8, "net_arch": (8,), "validate_every": 32})
 
@@ -27,11 +30,11 @@ def test_a_score_is_the_mean_return_of_the_drives(tiny_model, short_spec, tmp_pa
     path = train_agent(tiny_model, out=tmp_path / "run", config=CONFIG, progress=False).path
     driver = Driver.load(path)
     with DriveSelection(short_spec, 2) as selection:
-        score = selection(driver)
+        score = selection(path)
         assert selection.frames == 12
-        assert selection(driver) == score  # the same tracks again
-    with DriveSelection(short_spec, 2, max_episode_steps=1) as selection:
-        selection(driver)
+        assert selection(path) == score  # the same tracks again
+    with DriveSelection(short_spec, 2, max_episode_steps=1, workers=2) as selection:
+        selection(path)
         assert selection.frames == 2
 
     returns = []
@@ -62,6 +65,79 @@ def test_the_agent_that_is_kept_is_the_checkpoint_that_drove_best(tiny_model, tm
     kept = load_agent(tmp_path / "run", torch.device("cpu")).policy.action_net.weight
     torch.testing.assert_close(kept, seen[1])
     assert not torch.equal(seen[1], seen[2])
+
+
+def test_drives_beside_the_training_choose_what_drives_between_its_rounds_do(tiny_model, short_spec, tmp_path):
+    with DriveSelection(short_spec, 2) as selection:
+        beside = train_agent(
+            tiny_model, out=tmp_path / "beside", config=CONFIG, progress=False, on_checkpoint=selection
+        )
+        assert selection.frames == 36  # three checkpoints
+
+        def score(driver: Driver) -> float | None:
+            save_agent(tmp_path / "scored", driver.policy, tiny_model, resolve(CONFIG, tiny_model.simulator.action))
+            return selection(tmp_path / "scored")
+
+        between = train_agent(tiny_model, out=tmp_path / "between", config=CONFIG, progress=False, on_checkpoint=score)
+    assert beside.score == between.score
+    rows = [
+        [row for row in read_metrics(summary.path / "metrics.jsonl") if row["kind"] == "validation"]
+        for summary in (beside, between)
+    ]
+    assert [(row["dream_steps"], row["score"]) for row in rows[0]] == [
+        (row["dream_steps"], row["score"]) for row in rows[1]
+    ]
+    kept = [load_agent(summary.path).policy.action_net.weight for summary in (beside, between)]
+    torch.testing.assert_close(*kept, rtol=0, atol=0)
+
+
+def test_a_training_that_is_stopped_while_drives_are_on_their_way_makes_them_anew(
+    tiny_model, short_spec, tmp_path, monkeypatch
+):
+    with DriveSelection(short_spec, 2) as selection:
+        whole = train_agent(tiny_model, out=tmp_path / "whole", config=CONFIG, progress=False, on_checkpoint=selection)
+    original, rounds = ImaginationTrainer.train_round, []
+
+    def interrupted(trainer):
+        rounds.append(trainer.dream_steps)
+        if len(rounds) == 2:
+            raise KeyboardInterrupt
+        return original(trainer)
+
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch, DriveSelection(short_spec, 2) as selection:
+        patch.setattr(ImaginationTrainer, "train_round", interrupted)
+        patch.setattr(selection, "start", lambda agent: selection.close)  # which never comes to a score
+        with pytest.raises(KeyboardInterrupt):
+            train_agent(tiny_model, out=out, config=CONFIG, progress=False, on_checkpoint=selection)
+    with DriveSelection(short_spec, 2) as selection:
+        resumed = train_agent(tiny_model, out=out, config=CONFIG, progress=False, on_checkpoint=selection)
+        assert selection.frames == 36
+    assert resumed.score == whole.score
+
+
+def test_a_training_that_spoils_its_policy_keeps_the_one_that_it_began_from(tiny_model, tmp_path):
+    first = train_agent(tiny_model, out=tmp_path / "first", config=CONFIG, progress=False)
+    scores = iter((9.0, 1.0, 5.0, 3.0))
+    second = train_agent(
+        tiny_model,
+        out=tmp_path / "second",
+        config=CONFIG,
+        initial=first.path,
+        progress=False,
+        on_checkpoint=lambda _: next(scores),
+    )
+    assert second.score == 9.0
+    agents = [load_agent(summary.path) for summary in (first, second)]
+    torch.testing.assert_close(*(agent.policy.action_net.weight for agent in agents), rtol=0, atol=0)
+    assert agents[1].metrics["saved_at_dream_steps"] == 0
+    assert agents[1].metrics["dream_steps"] == 96
+
+
+def test_a_simulator_that_cannot_be_made_is_refused_before_the_training(short_spec):
+    broken = short_spec.model_copy(update={"kwargs": {"max_frames": -1}})
+    with pytest.raises(ConfigError, match="max_frames=-1 must be a whole number"):
+        DriveSelection(broken, 2)
 
 
 def test_held_out_seeds_and_no_drives_are_refused(short_spec):

@@ -13,7 +13,6 @@ from wm_gym.cli.options import (
     add_common,
     add_simulator,
     carla_connections,
-    first_carla_connection,
     option_value,
     simulator_kwargs,
 )
@@ -95,7 +94,7 @@ def add_parser(subparsers: Subparsers) -> None:
         type=int,
         default=None,
         metavar="K",
-        help="processes for the simulators: with --rounds any number that records, else 1 (default) or num_envs",
+        help="processes for the simulators: with --rounds or --select-drives any number, else 1 (default) or num_envs",
     )
     parser.add_argument(
         "--data",
@@ -170,10 +169,10 @@ def _check_rounds(arguments: argparse.Namespace) -> None:
                 "--rounds needs --data, the dataset that the world model was trained on; give it as well."
             )
         return
-    for option in ("--data", "--frames", "--set-rounds", "--workers"):
+    for option in ("--data", "--frames", "--set-rounds"):
         if option_value(arguments, option) not in (None, []):
             raise ConfigError(f"{option} belongs to --rounds; give that as well, or leave it out.")
-    for option in CARLA_OPTIONS:
+    for option in ("--workers", *CARLA_OPTIONS):
         if option_value(arguments, option) is not None and not arguments.select_drives:
             raise ConfigError(
                 f"{option} belongs to --rounds or --select-drives; give one of them as well, or leave it out."
@@ -223,7 +222,12 @@ def _run_in_dream(arguments: argparse.Namespace) -> int:
     drives = arguments.select_drives or 0
     if drives < 0:
         raise ConfigError(f"--select-drives {drives} must be a whole number of at least 0.")
-    with selection_for(arguments.model, drives, connection=first_carla_connection(arguments)) as selection:
+    with selection_for(
+        arguments.model,
+        drives,
+        workers=1 if arguments.workers is None else arguments.workers,
+        worker_connections=carla_connections(arguments),
+    ) as selection:
         summary = train_agent(
             arguments.model,
             out=arguments.out,
