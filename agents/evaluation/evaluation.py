@@ -203,7 +203,7 @@ def evaluate(
     )
     seeds = [seed + index for index in range(episodes)]
     results: list[DriveResult] = []
-    name = Path(driver).name if settings.is_agent else driver
+    name = Path(driver).name if settings.is_agent else str(driver)
     with progress_bar(episodes, "episode", f"evaluate {name}", enabled=progress) as bar:
         for result in run_drives(settings, seeds, places):
             results.append(result)

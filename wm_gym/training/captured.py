@@ -77,7 +77,7 @@ class CapturedGradients:
         """Record the graph for inputs like these; gradients, buffers and random numbers stay as they are."""
         device = clips.actions.device
         own_clips = Clips(*(value.clone() if isinstance(value, Tensor) else value for value in clips))
-        own_draws = Draws(*(value.clone() if isinstance(value, Tensor) else value for value in draws))
+        own_draws = Draws(draws.context, *(None if steps is None else steps.clone() for steps in draws[1:]))
         random = torch.cuda.get_rng_state(device)
         buffers = [(buffer, buffer.clone()) for buffer in self._module.buffers()]
         parameters = list(self._module.parameters())
