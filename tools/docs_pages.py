@@ -89,7 +89,8 @@ def python_markdown(text: str, change: Callable[[str], str] = str) -> str:
     """
 
     def parts() -> Iterator[str]:
-        fence, shift, before, first, plain = "", "", "", "", list[str]()
+        fence = shift = before = first = ""
+        plain: list[str] = []
         for line in text.splitlines():
             mark = _FENCE.match(line)
             if fence:
