@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_INSTALLED := $(VENV)/.installed-docs
 
 # The oldest Python that is there, of those that setup.py allows.
 MINORS := 10 11 12 13 14
@@ -16,13 +17,14 @@ LOWEST_TESTS := tests/test_bundled.py tests/test_damaged_files.py tests/envs/tes
 	tests/wm_gym/test_bundle.py tests/data_collection/test_dataset.py tests/data_collection/test_episode_file.py \
 	tests/data_collection/test_car_racing_collection.py tests/agents/test_agent_bundle.py
 
-.PHONY: demo test test-all test-lowest lint types format clean help
+.PHONY: demo test test-all test-lowest lint types docs format clean help
 
 help:
 	@echo "make demo    the whole loop on CarRacing, into runs/demo (about 20 minutes on 2 cores)"
 	@echo "make test    the tests but those marked slow (at most 12 minutes on 2 cores)"
 	@echo "make test-all        all of them; make test-lowest: a part with the lowest versions that setup.py allows"
 	@echo "make lint    ruff; make types: mypy; make format: let ruff format"
+	@echo "make docs    the documentation as a site, into site/"
 	@echo "make clean   remove the virtual environment and what was built"
 
 $(INSTALLED): setup.py constraints.txt
@@ -60,6 +62,20 @@ types: $(INSTALLED)
 	rm -rf build/types
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types .
 	cd build/types && $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p wm_gym
+	$(BIN)/mypy tools/docs_pages.py
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+# Docstrings are read from an installed copy, for the same reason. Warnings about them do not fail a strict build, but here.
+docs: $(DOCS_INSTALLED)
+	rm -rf build/docs site
+	$(BIN)/python -m pip install --quiet --no-deps --target build/docs/package .
+	$(BIN)/python tools/docs_pages.py build/docs/package
+	$(BIN)/zensical build --clean --strict > build/docs/log 2>&1 || { cat build/docs/log; exit 1; }
+	cat build/docs/log
+	! grep -E "^(griffe|mkdocstrings)" build/docs/log
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build *.egg-info
+	rm -rf $(VENV) $(LOWEST) build site .cache *.egg-info

@@ -28,6 +28,9 @@ PLAY = ["starlette>=0.37", "uvicorn>=0.29", "websockets>=15.0"]
 # The Hugging Face Hub: models and agents by the name of their repository.
 HUB = ["huggingface_hub>=1.0"]
 
+# The documentation as a site; Python 3.11 or later. ruff breaks the lines of long signatures.
+DOCS = ["zensical>=0.0.73", "mkdocstrings-python>=2.0", "griffe-pydantic>=1.3", "ruff>=0.6"]
+
 # LeRobot's datasets: tables and videos.
 LEROBOT = ["pyarrow>=17.0", "av>=14.0"]
 
@@ -98,6 +101,7 @@ setup(
         "hub": HUB,
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.0", *EXPORT],
+        "docs": DOCS,
         "dev": [
             "pytest>=8.0",
             "hypothesis>=6.100",
@@ -107,6 +111,8 @@ setup(
             "types-PyYAML",
             "types-tqdm",
             "playwright>=1.40",  # drives Debian's Chromium; it downloads none of its own
+            "nbclient>=0.10",  # runs the notebooks of the documentation, with ipykernel
+            "ipykernel>=6.29",
             *EXPORT,
             *PLAY,
             *HUB,

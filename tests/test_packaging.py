@@ -116,7 +116,7 @@ def test_the_commands_of_the_documents_are_those_of_the_makefile_and_of_ci():
         named = re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / document).read_text(encoding="utf-8"), re.MULTILINE)
         assert named and set(named) <= targets, document
     ran = re.findall(r"^make ([a-z-]+)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
-    assert ran == ["clean", "test-lowest", "test-all", "lint", "types"]
+    assert ran == ["clean", "test-lowest", "test-all", "lint", "types", "docs"]
     # What is left out has one name everywhere.
     recipe = re.search(r"^test: .*\n\t.*-m (.*)$", makefile, re.MULTILINE)[1]
     assert recipe == '"not slow"'

@@ -88,7 +88,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         policy={"n_critics": 1},
     ),
 }
-"""Name to entry."""
+"""The algorithms by name: ``ppo``, ``a2c``, ``sac``, ``td3`` and ``ddpg``, each with its class and defaults."""
 
 
 def unknown_algorithm(name: str) -> str:

@@ -21,7 +21,7 @@ class AgentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    algo: str = Field(default="ppo", description="Algorithm: " + ", ".join(ALGORITHMS) + ".")
+    algo: str = Field(default="ppo", description="Algorithm: a name in ALGORITHMS.")
     steps: int = Field(default=1_000_000, ge=1, description="Dream steps in all, summed over the dreams side by side.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="All randomness of the training follows from it.")
 
@@ -59,20 +59,26 @@ class AgentConfig(BaseModel):
     activation: Literal["tanh", "relu", "silu"] | None = Field(default=None, description="Between hidden layers.")
     log_std_init: float | None = Field(default=None, description="Log of the actions' first deviation.")
 
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, description="Learning rate at the beginning.")
     final_learning_rate: float = Field(
         default=1.0, ge=0, le=1, description="Learning rate at the end, as a share of learning_rate (linear decay)."
     )
     gamma: float | None = Field(default=None, ge=0, le=1, description="Discount factor.")
-    gae_lambda: float | None = Field(default=None, ge=0, le=1)
+    gae_lambda: float | None = Field(
+        default=None, ge=0, le=1, description="Decay of generalised advantage estimation (ppo, a2c)."
+    )
     n_steps: int | None = Field(
         default=None, ge=1, description="Steps of each dream between updates (ppo, a2c: None is the horizon)."
     )
-    batch_size: int | None = Field(default=None, ge=1)
-    n_epochs: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1, description="Steps in a minibatch (all but a2c).")
+    n_epochs: int | None = Field(default=None, ge=1, description="Passes over the steps of an update (ppo).")
     ent_coef: float | str | None = Field(default=None, description="Entropy coefficient; sac also takes 'auto'.")
-    clip_range: float | None = Field(default=None, gt=0)
-    target_kl: float | None = Field(default=None, gt=0)
+    clip_range: float | None = Field(
+        default=None, gt=0, description="Furthest that an update moves the ratio of probabilities from 1 (ppo)."
+    )
+    target_kl: float | None = Field(
+        default=None, gt=0, description="An update stops early at 1.5 times this KL divergence (ppo)."
+    )
     exploration_noise: float | None = Field(
         default=None, ge=0, description="Deviation of the noise on actions in [-1, 1] (td3, ddpg)."
     )

@@ -107,10 +107,10 @@ class Dataset:
         path: The dataset's folder, or its URL as text.
         metadata: What ``dataset.json`` says.
 
-    Example::
-
-        dataset = Dataset.open("runs/demo/data")
-        clips = dataset.sample_clips(np.random.default_rng(0), batch_size=16, length=10)
+    ```python
+    dataset = Dataset.open("runs/demo/data")
+    clips = dataset.sample_clips(np.random.default_rng(0), batch_size=16, length=10)
+    ```
     """
 
     def __init__(

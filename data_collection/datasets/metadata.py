@@ -51,6 +51,8 @@ class DatasetMetadata(BaseModel):
     """Content of ``dataset.json``.
 
     Attributes:
+        format: What the file is.
+        version: Of the format.
         simulator: The simulator that the episodes were recorded from.
         codec: How the frames are stored.
         collection: How the episodes were collected; ``None`` for an imported dataset.
