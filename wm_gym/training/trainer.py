@@ -33,7 +33,7 @@ from wm_gym.clips import Clips
 from wm_gym.config import Config, LatentPhaseConfig, TrainingConfig
 from wm_gym.errors import BundleError, DatasetError, TrainingError, WMGymError
 from wm_gym.losses import Draws, WorldModelLoss
-from wm_gym.metrics import open_loop_metrics
+from wm_gym.metrics import held_wheel_metrics, open_loop_metrics
 from wm_gym.perceptual import load_perceptual_network
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -366,7 +366,10 @@ class WorldModelTrainer:
             draws = source.draw_clips(rng, training.validation_clips, length)
         clips = to_tensors(source.read_clips(draws, length), self.fabric.device)
         noise = torch.Generator().manual_seed(training.seed)
-        return open_loop_metrics(model, clips, training.context, noise)
+        measured = open_loop_metrics(model, clips, training.context, noise)
+        if self.simulator.action.kind == "driving":
+            measured["held_wheel"] = held_wheel_metrics(model, clips, training.context, training.seed)
+        return measured
 
     def _finish(self, model: WorldModel, best: float) -> WorldModel:
         """Save the best model with its start states into the run's folder."""
