@@ -7,12 +7,12 @@ recorded episode has got in as many steps.
 
 from __future__ import annotations
 
+import math
 import warnings
-
-import numpy as np
 
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode_file import read_steps
+from wm_gym.data_collection.datasets.window_returns import window_returns
 from wm_gym.errors import ConfigError
 
 _REMEDY = (
@@ -76,8 +76,7 @@ class DreamReturnAlarm:
 def best_recorded_return(dataset: Dataset, steps: int) -> float | None:
     """The most that was earned within ``steps`` successive steps of a recorded episode.
 
-    After an episode that the task ended nothing more can be earned, so that its last steps count as a whole window
-    however few they are. Frames are not read.
+    Frames are not read.
 
     Args:
         dataset: Recorded episodes.
@@ -94,12 +93,7 @@ def best_recorded_return(dataset: Dataset, steps: int) -> float | None:
         raise ConfigError(f"steps={steps} must be a whole number of at least 1.")
     best: float | None = None
     for header in dataset.episodes:
-        rewards = read_steps(header)["rewards"].astype(np.float64)
-        if header.end == "terminated":
-            rewards = np.concatenate((rewards, np.zeros(steps - 1)))
-        if len(rewards) < steps:
-            continue
-        sums = np.concatenate(([0.0], np.cumsum(rewards)))
-        found = float(np.max(sums[steps:] - sums[:-steps]))
-        best = found if best is None else max(best, found)
+        found = window_returns(read_steps(header)["rewards"], steps, ended=header.end == "terminated")
+        if len(found):
+            best = max(float(found.max()), -math.inf if best is None else best)
     return best

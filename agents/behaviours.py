@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pkgutil
 import re
+from collections.abc import Iterable
 
 from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.agents.autopilots import make_autopilot
@@ -91,6 +92,31 @@ def is_held(name: str) -> bool:
 def is_blind(name: str) -> bool:
     """Whether a behaviour looks at nothing; see :data:`BLIND_BEHAVIOURS`."""
     return name == "random" or is_held(name)
+
+
+def is_privileged(name: str) -> bool:
+    """Whether a behaviour reads the simulator's state, of which no observation need tell.
+
+    Every known name stands for such a behaviour but those of :data:`BLIND_BEHAVIOURS`; agents see observations alone,
+    and with disturbances a behaviour is what it is without. Holds for the names that datasets record as well.
+    """
+    if varied := _VARIED.fullmatch(name):
+        return is_privileged(varied["name"])
+    return name in (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS) and not is_blind(name)
+
+
+def refuse_privileged(names: Iterable[str]) -> None:
+    """Refuse behaviours that read the simulator's state.
+
+    Raises:
+        ConfigError: One of the names is that of such a behaviour.
+    """
+    for name in names:
+        if is_privileged(name):
+            raise ConfigError(
+                f"the behaviour {name!r} reads the simulator's state, which --no-privileged rules out; use what sees "
+                f"observations alone: {', '.join(BLIND_BEHAVIOURS)}, or an agent's folder."
+            )
 
 
 def _held_action(name: str, action: ActionFormat) -> FloatArray:

@@ -371,6 +371,7 @@ def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bo
         data.validation,
         folder / "model",
         data_info=data.info,
+        data_metrics=data.metrics,
         device=device,
         progress=progress,
     ).run()

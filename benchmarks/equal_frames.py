@@ -205,6 +205,7 @@ def train_model(cell: Cell, data: Path) -> Path:
         opened.validation,
         folder,
         data_info=opened.info,
+        data_metrics=opened.metrics,
         device=cell.device,
     ).run()
     return folder

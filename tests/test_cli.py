@@ -230,6 +230,50 @@ def test_servers_that_a_training_has_no_use_for_are_refused(options, sentence, c
 
 
 @pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (
+            "collect --env car-racing --episodes 1 --behaviour random:0.9,noisy:0.1",
+            "the behaviour 'noisy' reads the simulator's state, which --no-privileged rules out; use what sees "
+            "observations alone: random, held(STEERING ACCELERATION), or an agent's folder.",
+        ),
+        (
+            "train-agent --model bundled --data {noisy} --rounds 1",
+            "the behaviour 'noisy' reads the simulator's state",
+        ),
+        (
+            "train-agent --model bundled --data {random} --rounds 1 --set-rounds behaviour=autopilot",
+            "the behaviour 'autopilot' reads the simulator's state",
+        ),
+        ("train-agent --model bundled", "--no-privileged belongs to --rounds"),
+        ("train-agent --in data --model bundled --data x", "--no-privileged belongs to --in dream"),
+    ],
+)
+def test_a_run_without_a_teacher_refuses_one(command, sentence, capsys, tmp_path):
+    data = {"noisy": tmp_path / "noisy", "random": tmp_path / "random"}
+    for behaviour, folder in data.items():
+        if f"{{{behaviour}}}" in command:
+            collect = ["collect", "--env", "car-racing", "--behaviour", behaviour, "--episodes", "2"]
+            assert run(capsys, *collect, "--max-episode-steps", "3", "--out", str(folder), "--quiet")[0] == 0
+            out = run(capsys, "dataset", "info", str(folder))[1]
+            assert out.endswith(
+                "privileged: 2 of 2 episodes are of drivers that read the simulator's state (noisy)\n"
+                if behaviour == "noisy"
+                else "privileged: 0 of 2 episodes are of drivers that read the simulator's state\n"
+            )
+    out = tmp_path / "run"
+    told = fails_with_one_sentence(capsys, *command.format(**data).split(), "--no-privileged", "--out", str(out))
+    assert sentence in told
+    assert not out.exists()
+
+
+def test_random_drivers_need_no_teacher(capsys, tmp_path):
+    out = str(tmp_path / "data")
+    collect = ["collect", "--env", "car-racing", "--behaviour", "random:0.5,held(0 0.2):0.5", "--out", out, "--quiet"]
+    assert run(capsys, *collect, "--episodes", "2", "--max-episode-steps", "3", "--no-privileged")[0] == 0
+
+
+@pytest.mark.parametrize(
     ("options", "connections"),
     [
         ([], None),

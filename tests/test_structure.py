@@ -30,6 +30,7 @@ ORDER = {
         "behaviours",
         "alarm",
         "evaluation",
+        "dream_check",
         "training",
         "baselines",
         "web",

@@ -18,6 +18,9 @@ from wm_gym.vector import Fields
 from wm_gym.world_model import WorldModel
 
 IMAGE_HORIZONS = (1, 5, 10, 30)
+HELD_STEERING = (-0.3, -0.15, -0.05, 0.0, 0.05, 0.15, 0.3)
+HELD_THROTTLE = 0.15
+HELD_STEPS = 20
 
 
 MAX_PSNR_DB = 60.0
@@ -60,11 +63,7 @@ def open_loop_metrics(
     """
     horizon = clips.actions.shape[1] - context + 1
     horizons = sorted({h for h in IMAGE_HORIZONS if h <= horizon} | {horizon})
-    batch = len(clips.frames)
-    seen = Observation(clips.frames[:, :context], clips.vectors[:, :context])
-    states = model.filter(model.encode(seen), clips.actions[:, : context - 1]).states  # (context * B, ...)
-    state = LatentState(states.latent[-batch:], states.memory[-batch:])
-
+    state = _observed(model, clips, context)
     reconstruction = model.decode(state).float()
     last_frame = clips.frames[:, context - 1]
     images: dict[str, dict[int, float]] = {"psnr": {}, "ssim": {}, "psnr_copy": {}, "ssim_copy": {}}
@@ -86,6 +85,53 @@ def open_loop_metrics(
         "reward": reward_metrics(dreamt.rewards, clips.rewards[:, context - 1 :], horizons),
         "termination": termination_metrics(dreamt.continuations, clips.terminated[:, context - 1 :]),
     }
+
+
+@torch.no_grad()
+def held_wheel_metrics(model: WorldModel, clips: Clips[Tensor], context: int, seed: int) -> dict[str, Any]:
+    """Observe ``context`` frames of each clip, then dream with wheel and pedals held, and see whether it matters.
+
+    Error on recorded actions does not tell of a dream whose road follows the wheel (docs/experiments.md): driving comes
+    out as well as recorded then, whatever the wheel does. The half of the clips counts in which the recorded drivers
+    earned most: held far to one side, the wheel leads off the road there.
+
+    Args:
+        model: The world model, of a simulator with driving actions.
+        clips: Held-out clips, ``(B, T, ...)`` with ``T > context``.
+        context: Frames observed.
+        seed: Of the noise of stochastic dynamics, which is the same for every angle.
+
+    Returns:
+        ``steps``; ``recorded``, what was earned over as many in the same clips; ``returns``, the mean return of the
+        dreams by steering, where a reward counts by the probability that its dream has come so far; ``lost``, the share
+        of the best one that the two outermost lack: 0 where the wheel does not matter, ``None`` if nothing is earned.
+    """
+    earned = clips.rewards[:, context - 1 :][:, :HELD_STEPS].sum(1)
+    chosen = Clips(*(part[earned >= earned.median()] for part in clips[:5]))
+    recorded = chosen.rewards[:, context - 1 :][:, :HELD_STEPS]
+    batch, steps = recorded.shape
+    state = _observed(model, chosen, context)
+    returns: dict[float, float] = {}
+    for steering in HELD_STEERING:
+        held = torch.tensor((steering, HELD_THROTTLE, 0.0, 1.0), device=recorded.device).expand(batch, steps, 4)
+        dreamt = dream(model, state, held, torch.Generator().manual_seed(seed))
+        reached = torch.cat((torch.ones_like(recorded[:, :1]), dreamt.continuations[:, :-1].cumprod(1)), 1)
+        returns[steering] = float((dreamt.rewards * reached).sum(1).mean())
+    best, outermost = max(returns.values()), (returns[HELD_STEERING[0]] + returns[HELD_STEERING[-1]]) / 2
+    return {
+        "steps": steps,
+        "recorded": float(recorded.sum(1).mean()),
+        "returns": returns,
+        "lost": 1 - outermost / best if best > 0 else None,
+    }
+
+
+def _observed(model: WorldModel, clips: Clips[Tensor], context: int) -> LatentState:
+    """The states ``(B, ...)`` after the first ``context`` frames of the clips."""
+    batch = len(clips.frames)
+    seen = Observation(clips.frames[:, :context], clips.vectors[:, :context])
+    states = model.filter(model.encode(seen), clips.actions[:, : context - 1]).states  # (context * B, ...)
+    return LatentState(states.latent[-batch:], states.memory[-batch:])
 
 
 def vector_metrics(fields: Fields, predicted: Mapping[int, Tensor], real: Tensor) -> dict[str, dict[int, float]]:

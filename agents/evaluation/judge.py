@@ -13,8 +13,8 @@ import torch
 from wm_gym.agents.behaviours import (
     BEHAVIOURS,
     BLIND_BEHAVIOURS,
-    SIMULATOR_BEHAVIOURS,
     is_blind,
+    is_privileged,
     make_behaviour,
     make_blind_behaviour,
 )
@@ -53,7 +53,6 @@ from wm_gym.simulator import SimulatorSpec
 Starts = Literal["simulator", "model"]
 DRIVEN = "driven"
 """Source of drives that the judgement made itself."""
-_SEES_THE_SIMULATOR = ("autopilot", "noisy", "swerving", *SIMULATOR_BEHAVIOURS)
 
 
 class _Judged(NamedTuple):
@@ -202,7 +201,7 @@ def _check_policies(names: Sequence[str], model: ModelManifest, path: str | Path
 
 def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
     blind = ", ".join(BLIND_BEHAVIOURS)
-    if name in _SEES_THE_SIMULATOR or name.startswith(("noisy(", "sampled(")):
+    if is_privileged(name) or name.startswith(("noisy(", "sampled(")):
         raise ConfigError(
             f"the policy {name!r} cannot drive in a dream, as it reads the simulator's state or draws its actions "
             f"anew in every step; name agents of this model, {blind}."

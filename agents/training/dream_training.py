@@ -36,6 +36,7 @@ from wm_gym.agents.bundles.folder import (
     load_agent,
     save_agent,
 )
+from wm_gym.agents.dream_check import check_dream
 from wm_gym.agents.policies.config import AgentConfig, make_agent_config
 from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.training.imagination import ImaginationTrainer, Snapshot
@@ -162,6 +163,7 @@ def train_agent(
     with RunFolder(out, _KIND, resolved, record, identity=_IDENTITY).held(resume=resume) as folder:
         was_finished = is_finished_agent(folder.path)
         if not was_finished:
+            check_dream(loaded, bank, loaded.metrics, resolved.horizon)
             _Run(
                 folder,
                 resolved,

@@ -314,6 +314,7 @@ class _Rounds:
             data.validation,
             out,
             data_info=data.info,
+            data_metrics=data.metrics,
             device=self.device,
             initial=WorldModel.from_pretrained(previous),
             progress=self.progress,

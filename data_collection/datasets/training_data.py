@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.download_cache import DownloadCache
 from wm_gym.data_collection.datasets.joined import JoinedDataset
+from wm_gym.data_collection.datasets.window_returns import random_driving
 from wm_gym.errors import DatasetError
 from wm_gym.simulator import SimulatorSpec
 
@@ -23,12 +25,15 @@ class TrainingData(NamedTuple):
         train: Training episodes.
         validation: Held-out episodes; ``None`` where the fraction is 0.
         info: Paths, fingerprint and counts; kept with the run, and compared when it is resumed.
+        metrics: Measures what a dream can be held against; see
+            :func:`~wm_gym.data_collection.datasets.window_returns.random_driving`.
     """
 
     simulator: SimulatorSpec
     train: JoinedDataset
     validation: JoinedDataset | None
     info: dict[str, Any]
+    metrics: Callable[[], dict[str, Any]]
 
 
 def open_training_data(
@@ -69,4 +74,5 @@ def open_training_data(
         "num_steps": joined.num_steps,
         "mean_return": sum(returns) / len(returns),
     }
-    return TrainingData(joined.datasets[0].metadata.simulator, train, validation, info)
+    metrics = partial(random_driving, joined.datasets)
+    return TrainingData(joined.datasets[0].metadata.simulator, train, validation, info, metrics)

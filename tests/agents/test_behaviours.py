@@ -13,7 +13,14 @@ from hypothesis.extra import numpy as hnp
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.autopilots import AUTOPILOTS, make_autopilot
 from wm_gym.agents.autopilots.car_racing import CarRacingAutopilot, racing_line, speed_profile
-from wm_gym.agents.behaviours import BEHAVIOURS, make_behaviour
+from wm_gym.agents.behaviours import (
+    BEHAVIOURS,
+    BLIND_BEHAVIOURS,
+    SIMULATOR_BEHAVIOURS,
+    is_privileged,
+    make_behaviour,
+    refuse_privileged,
+)
 from wm_gym.agents.bundles.folder import save_agent
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.from_config import resolve
@@ -26,6 +33,7 @@ from wm_gym.data_collection.recording.worker import record_episode
 from wm_gym.envs import describe_simulator, make_simulator
 from wm_gym.envs.rollout_contract import observation_space_of
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
+from wm_gym.simulator import SimulatorSpec
 
 DRIVING = ActionFormat.driving()
 NATIVE = ActionFormat.native(spaces.Box(np.float32([-1, 0, -3]), np.float32([1, 1, 5])))
@@ -300,6 +308,53 @@ def test_a_trained_agent_is_a_behaviour(tmp_path, tiny_model, driving_spec):
     np.testing.assert_array_equal(DRIVING.to_stored(first), first)
     with pytest.raises(SimulatorError, match="CarRacing-v3 takes 3 native values"):
         make_behaviour(str(tmp_path / "agent"), describe_simulator(make_simulator("CarRacing-v3", frame_size=64)))
+
+
+class _TouchedError(Exception):
+    pass
+
+
+class _Sealed(gym.Env):
+    """A simulator whose state nobody may read."""
+
+    def __getattribute__(self, name):
+        raise _TouchedError(name)
+
+
+KNOWN = [
+    (how.format(name), simulator)
+    for simulator in AUTOPILOTS
+    for name in (*BEHAVIOURS, *BLIND_BEHAVIOURS, *SIMULATOR_BEHAVIOURS, "AGENT", "sampled(AGENT)")
+    for how in ("{}", "noisy({})")
+    if simulator in SIMULATOR_BEHAVIOURS.get(name, AUTOPILOTS)
+]
+
+
+@pytest.mark.parametrize(("name", "simulator"), KNOWN)
+def test_privileged_are_those_that_read_the_simulators_state(name, simulator, tmp_path, tiny_model, rng):
+    spec = SimulatorSpec(id=simulator, frame_size=(64, 64), action=DRIVING, step_s=0.08)
+    if "AGENT" in name:
+        tiny_model.simulator = spec
+        config = resolve(AgentConfig(algo="ppo", net_arch=(8,)), DRIVING)
+        of_dream = observation_space_of(tiny_model, "latent"), DRIVING.space("steer_accel")
+        save_agent(tmp_path / "agent", rebuild_policy(config, *of_dream), tiny_model, config)
+    name = name.replace("AGENT", str(tmp_path / "agent")).replace("STEERING ACCELERATION", "0.1 0.3")
+    behaviour = make_behaviour(name, spec)
+    reads = False
+    try:
+        behaviour.reset(_Sealed(), 0)
+        for _ in range(30):
+            behaviour.act(rng.integers(0, 255, (64, 64, 3), np.uint8))
+    except _TouchedError:
+        reads = True
+    assert is_privileged(name) == reads
+    assert is_privileged(behaviour.name) == reads, "as datasets record it"
+
+
+def test_a_mix_with_a_privileged_behaviour_is_refused():
+    refuse_privileged(["random", "held(0 0.2)", "noisy(random)", "runs/autopilot"])
+    with pytest.raises(ConfigError, match=r"the behaviour 'noisy\(reckless\)' reads the simulator's state, which --no"):
+        refuse_privileged(["random", "noisy(reckless)"])
 
 
 def test_a_folder_that_is_no_agent_is_told(tmp_path, driving_spec):

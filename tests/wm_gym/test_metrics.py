@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from wm_gym.clips import Clips
-from wm_gym.metrics import open_loop_metrics, psnr, reward_metrics, ssim, termination_metrics
+from wm_gym.metrics import held_wheel_metrics, open_loop_metrics, psnr, reward_metrics, ssim, termination_metrics
 
 
 def test_psnr_is_the_mean_over_frames_of_the_textbook_formula():
@@ -76,3 +76,27 @@ def test_repeating_the_last_frame_is_measured_as_the_dream_is(tiny_model):
 def test_equal_frames_count_60_db():
     frames = torch.rand(2, 3, 16, 16)
     assert psnr(frames, frames) == pytest.approx(60.0)
+
+
+@pytest.mark.parametrize(("follows_the_wheel", "lost"), [(True, 0.0), (False, 0.3)])
+def test_a_held_wheel_costs_nothing_where_the_road_follows_it(tiny_model, monkeypatch, follows_the_wheel, lost):
+    rewards = torch.tensor([[1.0], [0.0], [3.0], [2.0]]).expand(4, 27)
+    clips = Clips(
+        torch.rand(4, 28, 3, 64, 64) * 2 - 1,
+        torch.rand(4, 27, 4),
+        rewards,
+        torch.zeros(4, 27, dtype=torch.bool),
+        torch.zeros(4, 28, 0),
+    )
+
+    def imagine(state, action, noise=None):
+        assert action[:, 1:].tolist() == [[pytest.approx(0.15), 0, 1]] * len(action)
+        reward = 1 - (0.0 if follows_the_wheel else 1.0) * action[:, 0].abs()
+        return state, reward, torch.full_like(reward, 0.5)
+
+    monkeypatch.setattr(tiny_model, "imagine", imagine)
+    measured = held_wheel_metrics(tiny_model, clips, context=3, seed=0)
+    assert measured["steps"] == 20
+    assert measured["recorded"] == 20 * (1 + 3 + 2) / 3  # of all but the worst: the median is the lower one of two
+    assert measured["returns"][0.0] == pytest.approx(2.0, abs=1e-4)  # every other dream has ended after each step
+    assert measured["lost"] == pytest.approx(lost, abs=1e-4)

@@ -37,6 +37,7 @@ def make_trainer(data, out, *changes, kind=WorldModelTrainer, **further):
         opened.validation,
         out,
         data_info=opened.info,
+        data_metrics=opened.metrics,
         device="cpu",
         progress=False,
         **further,
@@ -77,6 +78,7 @@ def test_a_run_folder_holds_everything(car_racing_data, tmp_path):
     assert [row["update"] for row in validations] == [10, 20]
     assert set(validations[-1]["psnr"]) == {"1", "5"}
     assert math.isfinite(validations[-1]["reward"]["absolute_error"]["5"])
+    assert loaded.metrics["random_driving"]["episodes"] == 2
 
 
 def test_a_finished_run_called_again_is_left_as_it_is(car_racing_data, tmp_path):

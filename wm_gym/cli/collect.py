@@ -35,6 +35,11 @@ def add_parser(subparsers: Subparsers) -> None:
         help="autopilot, noisy, random, (noisy-)traffic-manager of CARLA, an agent's path, or a mix with weights: "
         "noisy:0.7,random:0.3 (default: noisy)",
     )
+    parser.add_argument(
+        "--no-privileged",
+        action="store_true",
+        help="refuse behaviours that read the simulator's state: leaves random, held actions, and agents",
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
     parser.add_argument(
         "--codec",
@@ -70,10 +75,13 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Record, and print what the dataset now has."""
-    from wm_gym.agents.behaviours import make_behaviour
+    from wm_gym.agents.behaviours import make_behaviour, refuse_privileged
     from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
     from wm_gym.data_collection.recording.collector import collect
+    from wm_gym.data_collection.recording.plan import parse_behaviours
 
+    if arguments.no_privileged:
+        refuse_privileged(parse_behaviours(arguments.behaviour))
     summary = collect(
         arguments.out,
         arguments.env,

@@ -88,11 +88,21 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    from wm_gym.agents.behaviours import is_privileged
     from wm_gym.data_collection.datasets.dataset import Dataset
     from wm_gym.data_collection.datasets.statistics import describe, render
 
     statistics = describe(Dataset.open(arguments.path, downloads=download_cache(arguments)))
-    print(json.dumps(statistics.to_dict(), indent=2) if arguments.json else render(statistics))
+    privileged = [name for name in statistics.behaviours if is_privileged(name)]
+    if arguments.json:
+        print(json.dumps({**statistics.to_dict(), "privileged_behaviours": privileged}, indent=2))
+        return 0
+    print(render(statistics))
+    count = sum(statistics.behaviours[name].episodes for name in privileged)
+    print(
+        f"\nprivileged: {count} of {statistics.episodes} episodes are of drivers that read the simulator's state"
+        + (f" ({', '.join(privileged)})" if privileged else "")
+    )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from wm_gym.cli.options import (
@@ -36,6 +37,7 @@ _BELONGS_TO = {
     "--rounds": ("dream",),
     "--frames": ("dream",),
     "--set-rounds": ("dream",),
+    "--no-privileged": ("dream",),
     "--top-fraction": ("data",),
     **dict.fromkeys(CARLA_OPTIONS, ("simulator", "dream")),
 }
@@ -127,6 +129,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="change a setting of the rounds (see wm_gym.agents.training.rounds.RoundsConfig); may be repeated",
     )
     parser.add_argument(
+        "--no-privileged",
+        action="store_true",
+        default=None,
+        help="with --rounds: refuse recordings, given or to be made, of drivers that read the simulator's state",
+    )
+    parser.add_argument(
         "--top-fraction", type=float, default=None, metavar="F", help="clone only the best F of the drives, by return"
     )
     add_carla(parser)
@@ -169,7 +177,7 @@ def _check_rounds(arguments: argparse.Namespace) -> None:
                 "--rounds needs --data, the dataset that the world model was trained on; give it as well."
             )
         return
-    for option in ("--data", "--frames", "--set-rounds"):
+    for option in ("--data", "--frames", "--set-rounds", "--no-privileged"):
         if option_value(arguments, option) not in (None, []):
             raise ConfigError(f"{option} belongs to --rounds; give that as well, or leave it out.")
     for option in ("--workers", *CARLA_OPTIONS):
@@ -191,11 +199,14 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
         "seed": arguments.seed,
     }
     overrides = {"algo": arguments.algo, "steps": arguments.steps, "seed": arguments.seed}
+    config = make_rounds_config(_given(given), arguments.set_rounds)
+    if arguments.no_privileged:
+        _refuse_privileged(config.behaviour, arguments.data)
     summary = train_agent_in_rounds(
         arguments.model,
         arguments.data,
         out=arguments.out,
-        config=make_rounds_config(_given(given), arguments.set_rounds),
+        config=config,
         agent_config=make_agent_config(_given(overrides), arguments.changes),
         initial=arguments.initial,
         device=arguments.device,
@@ -208,6 +219,17 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
         print(f"round {entry.number}: {entry.recorded_steps:,} steps recorded{recorded}{score}")
     print(f"{summary.path}: agent of the last round; {summary.simulator_steps:,} simulator steps in all rounds")
     return 0
+
+
+def _refuse_privileged(behaviour: str, data: Sequence[str]) -> None:
+    """Refuse drivers that read the simulator's state, in recordings to be made and in those that are there."""
+    from wm_gym.agents.behaviours import refuse_privileged
+    from wm_gym.data_collection.datasets.dataset import Dataset
+    from wm_gym.data_collection.recording.plan import parse_behaviours
+
+    refuse_privileged(parse_behaviours(behaviour))
+    for folder in data:
+        refuse_privileged(header.behaviour for header in Dataset.open(folder).episodes)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

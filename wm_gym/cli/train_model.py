@@ -67,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         data.validation,
         arguments.out,
         data_info=data.info,
+        data_metrics=data.metrics,
         device=arguments.device,
         devices=arguments.devices,
         progress=not arguments.quiet,

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from wm_gym.clips import Clips
 from wm_gym.config import Config, LatentPhaseConfig, TrainingConfig
 from wm_gym.errors import BundleError, DatasetError, TrainingError, WMGymError
 from wm_gym.losses import Draws, WorldModelLoss
-from wm_gym.metrics import open_loop_metrics
+from wm_gym.metrics import held_wheel_metrics, open_loop_metrics
 from wm_gym.perceptual import load_perceptual_network
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -67,6 +67,7 @@ class WorldModelTrainer:
         validation: Held-out episodes, or ``None`` to train without validation.
         out: The run's folder.
         data_info: What identifies the data (path, fingerprint, counts); saved, and compared on resume.
+        data_metrics: Measures what the data say of the simulator, for the model's metrics; called at the end.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"``.
         devices: Number of devices (processes on this machine); under ``torchrun`` they are those that it started.
         initial: A trained model of the same architecture whose parameters training goes on from, with a new optimiser.
@@ -85,6 +86,7 @@ class WorldModelTrainer:
         out: str | Path,
         *,
         data_info: Mapping[str, Any],
+        data_metrics: Callable[[], Mapping[str, Any]] = dict,
         device: str = "auto",
         devices: int = 1,
         initial: WorldModel | None = None,
@@ -113,6 +115,7 @@ class WorldModelTrainer:
         self.validation_source = validation
         self.out = Path(out)
         self.data_info = dict(data_info)
+        self.data_metrics = data_metrics
         self._folder = RunFolder(
             self.out,
             _KIND,
@@ -363,7 +366,10 @@ class WorldModelTrainer:
             draws = source.draw_clips(rng, training.validation_clips, length)
         clips = to_tensors(source.read_clips(draws, length), self.fabric.device)
         noise = torch.Generator().manual_seed(training.seed)
-        return open_loop_metrics(model, clips, training.context, noise)
+        measured = open_loop_metrics(model, clips, training.context, noise)
+        if self.simulator.action.kind == "driving":
+            measured["held_wheel"] = held_wheel_metrics(model, clips, training.context, training.seed)
+        return measured
 
     def _finish(self, model: WorldModel, best: float) -> WorldModel:
         """Save the best model with its start states into the run's folder."""
@@ -380,6 +386,7 @@ class WorldModelTrainer:
             }
         model.eval()
         if self.fabric.is_global_zero:
+            model.metrics = {**model.metrics, **self.data_metrics()}
             training = self.config.training
             model.start_states = encode_start_states(
                 model,
