@@ -35,7 +35,7 @@ LEROBOT = ["pyarrow>=17.0", "av>=14.0"]
 TUNE = ["optuna>=4.0"]
 
 # The full mlflow has a page to look at runs; these suffice to record them, in a database of SQLite too.
-MLFLOW = ["mlflow-skinny>=3.0", "sqlalchemy>=2.0", "alembic>=1.10"]
+MLFLOW = ["mlflow-skinny>=3.0", "sqlalchemy>=2.0.44", "alembic>=1.16"]
 
 
 def packages() -> list[str]:
@@ -103,7 +103,7 @@ setup(
         "play": PLAY,
         "hub": HUB,
         "tune": TUNE,
-        "wandb": ["wandb>=0.20"],
+        "wandb": ["wandb>=0.26"],
         "mlflow": MLFLOW,
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.0", *EXPORT],

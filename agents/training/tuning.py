@@ -226,7 +226,8 @@ def tune(
     Raises:
         ConfigError: Optuna is not installed, the tracker cannot be used, or a setting or its values are wrong.
         BundleError: The world model or ``initial`` cannot be used.
-        TrainingError: The folder holds something else or another search, or no trial has come to a score.
+        TrainingError: The folder holds something else or another search, its record is damaged, or no trial has come to
+            a score.
         KeyboardInterrupt: The user stopped it; the trial is gone on with by the next call.
 
     Side effects: writes ``out``, and all that :func:`~wm_gym.agents.training.dream_training.train_agent` does.
@@ -290,13 +291,23 @@ class _Study:
         self._optuna = optuna = _import_optuna()
         self._folder, self._base, self._searches = folder, base, searches
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._study = optuna.create_study(
-            storage=f"sqlite:///{(folder / _STUDY).absolute()}",
-            study_name="wm_gym",
-            direction="maximize",
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=spared),
-            load_if_exists=True,
-        )
+        from sqlalchemy.exc import SQLAlchemyError  # Optuna's own way to a database
+
+        file = folder / _STUDY
+        try:
+            self._study = optuna.create_study(
+                storage=f"sqlite:///{file.absolute()}",
+                study_name="wm_gym",
+                direction="maximize",
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=spared),
+                load_if_exists=True,
+            )
+            _ = self.trials
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, KeyError, ValueError) as error:
+            raise TrainingError(
+                f"{str(file)!r} cannot be read ({str(error).partition(chr(10))[0]}); restore it from a copy, or choose "
+                "another folder."
+            ) from error
 
     @property
     def trials(self) -> tuple[Trial, ...]:

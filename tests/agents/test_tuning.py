@@ -216,6 +216,15 @@ def test_other_settings_are_another_search(search):
         search([], searches=("gamma=float:0.9:1",))
 
 
+@pytest.mark.parametrize("damage", [lambda content: b"garbage" * 1000, lambda content: content[: len(content) // 2]])
+def test_a_damaged_record_is_one_sentence(search, tmp_path, damage):
+    search([1, 1, 1], trials=1)
+    file = tmp_path / "tune" / "study.db"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(TrainingError, match=r"study\.db' cannot be read .* restore it from a copy"):
+        search([])
+
+
 def test_optuna_that_is_not_installed_is_one_sentence_before_anything_is_written(search, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ConfigError, match=r"needs Optuna; install it with `pip install 'wm_gym\[tune\]'`"):

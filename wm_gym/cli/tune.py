@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 
 from wm_gym.cli.options import (
@@ -104,6 +105,6 @@ def run(arguments: argparse.Namespace) -> int:
     best = summary.best
     print(f"{summary.path}: {len(summary.trials)} trials ({told})")
     print(f"the best is {best.path}, an agent with a mean return of {best.score:.1f} over its selection drives:")
-    print("  " + " ".join(f"--set {change}" for change in best.settings))
+    print("  " + " ".join(f"--set {shlex.quote(change)}" for change in best.settings))
     print(f"all settings that are no defaults are in {summary.path / BEST}")
     return 0
