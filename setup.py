@@ -34,6 +34,12 @@ DOCS = ["zensical>=0.0.73", "mkdocstrings-python>=2.0", "griffe-pydantic>=1.3", 
 # LeRobot's datasets: tables and videos.
 LEROBOT = ["pyarrow>=17.0", "av>=14.0"]
 
+# Searching for an agent's settings.
+TUNE = ["optuna>=4.0"]
+
+# The full mlflow has a page to look at runs; these suffice to record them, in a database of SQLite too.
+MLFLOW = ["mlflow-skinny>=3.0", "sqlalchemy>=2.0.44", "alembic>=1.16"]
+
 
 def packages() -> list[str]:
     """Every import name with an ``__init__.py``, sub-packages included."""
@@ -99,6 +105,9 @@ setup(
         "ray": ["ray>=2.9"],
         "play": PLAY,
         "hub": HUB,
+        "tune": TUNE,
+        "wandb": ["wandb>=0.26"],
+        "mlflow": MLFLOW,
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.0", *EXPORT],
         "docs": DOCS,
@@ -117,6 +126,7 @@ setup(
             *PLAY,
             *HUB,
             *LEROBOT,
+            *TUNE,
         ],
     },
     entry_points={"console_scripts": ["wm-gym = wm_gym.cli.main:main"]},

@@ -32,6 +32,7 @@ from wm_gym.errors import WMGymError
 from wm_gym.files import write_json_atomically
 from wm_gym.plain_files import read_json
 from wm_gym.provenance import provenance
+from wm_gym.training.trackers import check_tracker
 from wm_gym.training.trainer import WorldModelTrainer
 
 Result = TypeVar("Result")
@@ -160,6 +161,7 @@ def run_demo(
     device: str = "auto",
     progress: bool = True,
     say: Callable[[str], None] = print,
+    track: str = "tensorboard",
 ) -> dict[str, Any]:
     """Collect, train a world model, train PPO in its dreams, evaluate in the simulator, write a report.
 
@@ -172,10 +174,12 @@ def run_demo(
         device: Device for training.
         progress: Show progress bars.
         say: Where to print.
+        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 
     Returns:
         The contents of ``summary.json``: returns of each driver, of the data and of the dream, and times.
     """
+    check_tracker(track)
     folder = Path(out)
     workers = settings.workers if worker_connections is None else len(worker_connections)
     connection = None if worker_connections is None else worker_connections[0]
@@ -200,13 +204,13 @@ def run_demo(
     )
     stages.run(
         f"train a world model ({settings.config}) on {collected.num_steps} steps",
-        lambda: _train_model(folder, settings, device, progress),
+        lambda: _train_model(folder, settings, device, progress, track),
     )
     if settings.clone_changes is not None:
-        stages.run("clone the recorded drivers", lambda: _clone(folder, settings, device, progress))
+        stages.run("clone the recorded drivers", lambda: _clone(folder, settings, device, progress, track))
     trained = stages.run(
         "train PPO in its dreams",
-        lambda: _train_agent(folder, settings, worker_connections, device, progress),
+        lambda: _train_agent(folder, settings, worker_connections, device, progress, track=track),
     )
     made_of = {"settings": settings.model_dump(mode="json"), "agent": file_sha256(folder / "agent" / MANIFEST)}
 
@@ -361,7 +365,7 @@ def _places(settings: DemoSettings) -> str:
     return "routes" if settings.simulator == "carla" else "tracks"
 
 
-def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bool) -> None:
+def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bool, track: str) -> None:
     config = load_config(settings.config, (f"training.seed={settings.seed}", *settings.model_changes))
     data = open_training_data(folder / "data", config.training.validation_fraction)
     WorldModelTrainer(
@@ -374,10 +378,11 @@ def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bo
         data_metrics=data.metrics,
         device=device,
         progress=progress,
+        track=track,
     ).run()
 
 
-def _clone(folder: Path, settings: DemoSettings, device: str, progress: bool) -> CloningSummary:
+def _clone(folder: Path, settings: DemoSettings, device: str, progress: bool, track: str) -> CloningSummary:
     return clone_behaviour(
         folder / "data",
         folder / "model",
@@ -385,6 +390,7 @@ def _clone(folder: Path, settings: DemoSettings, device: str, progress: bool) ->
         config=make_cloning_config({"seed": settings.seed}, settings.clone_changes or ()),
         device=device,
         progress=progress,
+        track=track,
     )
 
 
@@ -394,6 +400,8 @@ def _train_agent(
     connections: Sequence[Mapping[str, Any]] | None,
     device: str,
     progress: bool,
+    *,
+    track: str,
 ) -> TrainingSummary:
     model = folder / "model"
     drivers = max(1, (settings.workers if connections is None else len(connections)) - 1)  # PPO is at work beside them
@@ -412,4 +420,5 @@ def _train_agent(
             device=device,
             progress=progress,
             on_checkpoint=selection,
+            track=track,
         )

@@ -56,6 +56,10 @@ class TrainingError(WMGymError):
     """Training cannot start or go on."""
 
 
+class DivergedError(TrainingError):
+    """A training's numbers are no longer finite; other settings may do better."""
+
+
 def printable(text: str) -> str:
     """The text with everything that cannot be printed, such as a terminal's commands, spelt out as an escape."""
     if text.isprintable():

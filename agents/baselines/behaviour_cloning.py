@@ -41,6 +41,7 @@ from wm_gym.progress import progress_bar
 from wm_gym.rollouts import LatentFilter
 from wm_gym.run_folder import RunFolder
 from wm_gym.training.log import MetricsLog
+from wm_gym.training.trackers import check_tracker
 from wm_gym.world_model import WorldModel
 
 _KIND = "wm_gym.behaviour_cloning"
@@ -131,6 +132,7 @@ def clone_behaviour(
     config: CloningConfig | None = None,
     device: str = "auto",
     progress: bool = True,
+    track: str = "tensorboard",
 ) -> CloningSummary:
     """Clone the policy that drove in a dataset and write it as an agent's folder.
 
@@ -144,12 +146,13 @@ def clone_behaviour(
         config: All settings.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; for a model itself ``"auto"`` is wherever it is.
         progress: Show a progress bar.
+        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 
     Returns:
         Where the agent is and how well it copies.
 
     Raises:
-        ConfigError: A setting is unknown or out of range.
+        ConfigError: A setting is unknown or out of range, or the tracker cannot be used.
         DatasetError: The dataset is missing, damaged, too small to split, or of frames or actions that are not those of
             the model.
         BundleError: The world model cannot be used.
@@ -158,6 +161,7 @@ def clone_behaviour(
     Side effects: writes ``out``; seeds the global generator of PyTorch.
     """
     started = time.monotonic()
+    check_tracker(track)
     overrides = {"steps": steps, "seed": seed, "top_fraction": top_fraction}
     given = config or CloningConfig()
     chosen = make_cloning_config(
@@ -179,7 +183,7 @@ def clone_behaviour(
     with RunFolder(out, _KIND, resolved, record, identity=identity).held() as folder:
         was_finished = is_finished_agent(folder.path)
         if not was_finished:
-            _clone_into(folder, train, validation, loaded, resolved, progress=progress)
+            _clone_into(folder, train, validation, loaded, resolved, progress=progress, track=track)
         metrics = folder.read_metrics()
     return CloningSummary(
         path=folder.path,
@@ -199,6 +203,7 @@ def _clone_into(
     config: CloningConfig,
     *,
     progress: bool,
+    track: str,
 ) -> None:
     assert config.action is not None  # it is resolved
     copied, held_out = (best_episodes(part, config.top_fraction, config.behaviours) for part in (train, validation))
@@ -212,6 +217,7 @@ def _clone_into(
         model.simulator.action.space(config.action),
         log_folder=folder.path,
         progress=progress,
+        track=track,
     )
     metrics = {
         **figures,
@@ -308,6 +314,7 @@ def clone(
     *,
     log_folder: Path,
     progress: bool = False,
+    track: str = "tensorboard",
 ) -> tuple[ActorCriticPolicy, dict[str, Any]]:
     """Fit a policy to demonstrations.
 
@@ -318,6 +325,7 @@ def clone(
         action_space: Of the policy.
         log_folder: Where to write ``metrics.jsonl``.
         progress: Show a progress bar.
+        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 
     Returns:
         The policy, on the CPU, and ``train_loss`` and ``validation_loss`` (mean square errors of the actions),
@@ -339,7 +347,7 @@ def clone(
     best, best_state = math.inf, policy.state_dict()
     running: list[float] = []
     bar = progress_bar(config.steps, "update", "clone", enabled=progress)
-    with MetricsLog(log_folder, keep_before=0, step_key="updates") as log, bar:
+    with MetricsLog(log_folder, 0, config, step_key="updates", track=track) as log, bar:
         for update in range(1, config.steps + 1):
             cosine = 0.5 * (1.0 + math.cos(math.pi * (update - 1) / config.steps))
             rate = config.final_learning_rate + (1.0 - config.final_learning_rate) * cosine

@@ -43,7 +43,7 @@ from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.device import resolve_device
 from wm_gym.envs.simulators import has_connection, make_simulator_from_spec, resolve_simulator
-from wm_gym.errors import ConfigError, TrainingError, WMGymError
+from wm_gym.errors import ConfigError, DivergedError, WMGymError
 from wm_gym.frames import Frame
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -51,6 +51,7 @@ from wm_gym.run_folder import RunFolder, restoring
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.log import MetricsLog
+from wm_gym.training.trackers import check_tracker
 
 _KIND = "wm_gym.simulator_training"
 _RECENT_EPISODES = 20
@@ -93,6 +94,7 @@ def train_in_simulator(
     connections: Sequence[Mapping[str, Any]] | None = None,
     device: str = "auto",
     progress: bool = True,
+    track: str = "tensorboard",
 ) -> SimulatorTrainingSummary:
     """Train PPO from pixels in a simulator and write the agent as a folder.
 
@@ -109,12 +111,13 @@ def train_in_simulator(
             recorded: a run may go on elsewhere.
         device: Where the policy learns: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
         progress: Show a progress bar.
+        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 
     Returns:
         Where the agent is, how many frames it took and how its training went.
 
     Raises:
-        ConfigError: A setting is unknown, out of range, or does not fit the simulator.
+        ConfigError: A setting is unknown, out of range, or does not fit the simulator, or the tracker cannot be used.
         SimulatorError: The simulator cannot be made.
         SimulatorLostError: The simulator was lost; run again to go on.
         TrainingError: The folder holds something else, or training diverged; the last good checkpoint is kept.
@@ -124,6 +127,7 @@ def train_in_simulator(
     if more than one.
     """
     started = time.monotonic()
+    check_tracker(track)
     overrides = {"steps": steps, "seed": seed}
     given = config or PixelAgentConfig()
     chosen = make_pixel_config(
@@ -137,7 +141,7 @@ def train_in_simulator(
     with RunFolder(out, _KIND, resolved, record, identity={"simulator": "with another simulator"}).held() as folder:
         was_finished = is_finished_agent(folder.path)
         if not was_finished:
-            _train(folder, resolved, spec, places, workers=workers, device=computes_on, progress=progress)
+            _train(folder, resolved, spec, places, workers=workers, device=computes_on, progress=progress, track=track)
         metrics = folder.read_metrics()
     return SimulatorTrainingSummary(
         path=folder.path,
@@ -172,6 +176,7 @@ def _train(
     workers: int,
     device: torch.device,
     progress: bool,
+    track: str,
 ) -> None:
     """Train from the last checkpoint, or from the beginning, to the end, and save the agent."""
     last_file = folder.checkpoints / "last.pt"
@@ -182,7 +187,7 @@ def _train(
             state = load_checkpoint(last_file, folder.contents)
             with restoring(last_file):
                 trainer.restore(state)
-        with MetricsLog(folder.path, keep_before=trainer.steps + 1, step_key="steps") as log:
+        with MetricsLog(folder.path, trainer.steps + 1, config, step_key="steps", track=track) as log:
             _train_rounds(trainer, log, last_file, folder.contents)
         metrics = {
             "steps": trainer.steps,
@@ -396,8 +401,8 @@ class PixelTrainer:
         progress = self._round_began / self.config.steps
         return self.config.learning_rate * (1.0 - (1.0 - self.config.final_learning_rate) * progress)
 
-    def _diverged(self, before: int) -> TrainingError:
-        return TrainingError(
+    def _diverged(self, before: int) -> DivergedError:
+        return DivergedError(
             f"the policy's parameters are no longer finite after {before:,} steps; the last good checkpoint is kept: "
             "lower learning_rate."
         )

@@ -51,6 +51,7 @@ from wm_gym.state import LatentState
 from wm_gym.tensor_files import load_parameters
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.log import MetricsLog, read_metrics
+from wm_gym.training.trackers import check_tracker
 from wm_gym.world_model import WorldModel
 
 _KIND = "wm_gym.agent_run"
@@ -101,7 +102,9 @@ def train_agent(
     resume: bool = True,
     progress: bool = True,
     on_checkpoint: Validation | DriveSelection | None = None,
+    on_score: Callable[[int, float], object] | None = None,
     best_recorded: float | None = None,
+    track: str = "tensorboard",
 ) -> TrainingSummary:
     """Train an agent in the dreams of a world model and write it as a folder.
 
@@ -121,15 +124,17 @@ def train_agent(
             and at the end, and at the beginning where there is an ``initial`` one. With scores, the agent that is saved
             is the one with the best score, else the last one. A function is waited for; the drives of a
             :class:`~wm_gym.agents.training.selection.DriveSelection` go on beside the training.
+        on_score: Told of each score, with the dream steps of the agent that has it; what it raises ends the training.
         best_recorded: The most that a recorded episode got in ``horizon`` steps
             (:func:`~wm_gym.agents.alarm.best_recorded_return`). Dreams that pay more on average raise a warning, as do
             those that pay more than the task can give, where the simulator knows its ceiling.
+        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 
     Returns:
         Where the agent is and how its training went.
 
     Raises:
-        ConfigError: A setting is unknown, out of range, or not one of the algorithm.
+        ConfigError: A setting is unknown, out of range, or not one of the algorithm, or the tracker cannot be used.
         BundleError: The world model or ``initial`` cannot be used.
         TrainingError: The folder holds something else, or training diverged; the last good checkpoint is kept.
         KeyboardInterrupt: The user stopped it; a checkpoint has been written.
@@ -137,6 +142,7 @@ def train_agent(
     Side effects: writes ``out``; seeds the global generators of Python, NumPy and PyTorch.
     """
     started = time.monotonic()
+    check_tracker(track)
     overrides = {"algo": algo, "steps": steps, "seed": seed}
     given = config or AgentConfig()
     chosen = make_agent_config(
@@ -173,6 +179,8 @@ def train_agent(
                 alarm=alarm,
                 progress=progress,
                 validation=on_checkpoint,
+                on_score=on_score,
+                track=track,
             ).train()
         metrics = folder.read_metrics()
     return TrainingSummary(
@@ -214,6 +222,8 @@ class _Run:
         alarm: DreamReturnAlarm,
         progress: bool,
         validation: Validation | DriveSelection | None,
+        on_score: Callable[[int, float], object] | None,
+        track: str,
     ) -> None:
         self.folder = folder
         self.config = config
@@ -223,6 +233,8 @@ class _Run:
         self.alarm = alarm
         self.progress = progress
         self.validation = validation
+        self.on_score = on_score
+        self.track = track
         self.last_file = folder.checkpoints / "last.pt"
         self.best_file = folder.checkpoints / "best.pt"
         self.validate_every = config.validate_every or math.ceil(config.steps / _VALIDATIONS)
@@ -257,7 +269,9 @@ class _Run:
                         self._begin_validation(trainer, state["pending"]["dream_steps"])
                     trainer.restore(state["snapshot"])
             log = held.enter_context(
-                MetricsLog(self.folder.path, keep_before=trainer.dream_steps + 1, step_key="dream_steps")
+                MetricsLog(
+                    self.folder.path, trainer.dream_steps + 1, self.config, step_key="dream_steps", track=self.track
+                )
             )
             self._train_rounds(trainer, log)
             self._finish(trainer)
@@ -322,6 +336,8 @@ class _Run:
             self.best_score = float(score)
             state = {"dream_steps": pending.dream_steps, "score": self.best_score, "policy": pending.policy}
             save_checkpoint(self.best_file, state, self.folder.contents)
+        if self.on_score is not None:
+            self.on_score(pending.dream_steps, float(score))
 
     def _save(self, trainer: ImaginationTrainer, snapshot: Snapshot) -> None:
         state: dict[str, Any] = {

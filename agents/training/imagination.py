@@ -27,7 +27,7 @@ from wm_gym.agents.policies.network import feature_statistics, policy_arguments,
 from wm_gym.agents.training.learning import derived_seed, learn
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
-from wm_gym.errors import ConfigError, TrainingError
+from wm_gym.errors import ConfigError, DivergedError, TrainingError
 from wm_gym.progress import progress_bar
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
@@ -166,7 +166,7 @@ class ImaginationTrainer:
             reports: losses, ``approx_kl``, ``entropy_loss``, ``learning_rate``, ….
 
         Raises:
-            TrainingError: Parameters or losses are no longer finite; the trainer is then of no further use.
+            DivergedError: Parameters or losses are no longer finite; the trainer is then of no further use.
             BundleError: The world model imagined numbers that are not finite.
         """
         began = time.monotonic()
@@ -297,8 +297,8 @@ class ImaginationTrainer:
         for mean, parameter in zip(self._average.parameters(), self._learner.parameters(), strict=True):
             mean.lerp_(parameter, share)
 
-    def _diverged(self, before: int) -> TrainingError:
-        return TrainingError(
+    def _diverged(self, before: int) -> DivergedError:
+        return DivergedError(
             f"the policy's parameters are no longer finite after {before:,} dream steps; the last good checkpoint is "
             "kept: lower learning_rate, or check that the world model's rewards are sound."
         )

@@ -40,6 +40,7 @@ from wm_gym.files import write_text_atomically
 from wm_gym.run_folder import RunFolder
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.training.log import read_metrics
+from wm_gym.training.trackers import check_tracker
 from wm_gym.training.trainer import WorldModelTrainer
 from wm_gym.world_model import WorldModel
 
@@ -161,6 +162,7 @@ def train_agent_in_rounds(
     max_episode_steps: int | None = None,
     worker_connections: Sequence[Mapping[str, Any]] | None = None,
     progress: bool = True,
+    track: str = "tensorboard",
 ) -> RoundsSummary:
     """Alternate recording with the current policy, training the world model further, and training in its dream.
 
@@ -177,9 +179,11 @@ def train_agent_in_rounds(
         worker_connections: For each process that records, where its simulator runs, as for ``collect``; the first one's
             serves the selecting drives as well. Not recorded: a run may go on elsewhere.
         progress: Show progress bars.
+        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 
     Raises:
-        ConfigError: A setting is out of range, or there are not as many connections as workers.
+        ConfigError: A setting is out of range, there are not as many connections as workers, or the tracker cannot be
+            used.
         DatasetError: A dataset is missing or damaged.
         BundleError: The world model cannot be used.
         TrainingError: ``out`` holds something else or other settings, or a training diverged.
@@ -197,6 +201,7 @@ def train_agent_in_rounds(
         limit=max_episode_steps,
         connections=connection_of_each(config.workers, worker_connections),
         progress=progress,
+        track=track,
     ).run()
 
 
@@ -227,7 +232,9 @@ class _Rounds:
         limit: int | None,
         connections: list[dict[str, Any]],
         progress: bool,
+        track: str,
     ) -> None:
+        check_tracker(track)
         self.out = out
         self.given_model = model
         self.given_data = data
@@ -238,6 +245,7 @@ class _Rounds:
         self.limit = limit
         self.connections = connections
         self.progress = progress
+        self.track = track
         manifest = read_manifest(model)[1]
         self.simulator: SimulatorSpec = manifest.simulator
         if config.patience == "auto":
@@ -318,6 +326,7 @@ class _Rounds:
             device=self.device,
             initial=WorldModel.from_pretrained(previous),
             progress=self.progress,
+            track=self.track,
         ).run()
         return out
 
@@ -342,6 +351,7 @@ class _Rounds:
                 progress=self.progress,
                 on_checkpoint=selection,
                 best_recorded=max((value for value in returns if value is not None), default=None),
+                track=self.track,
             )
             return summary, 0 if selection is None else selection.frames
 

@@ -69,6 +69,7 @@ class DriveSelection:
         worker_connections: For each worker, where its simulator runs, where that needs to be told.
 
     Attributes:
+        episodes: Drives for each score.
         frames: Simulator steps driven so far, which a comparison of data budgets has to count.
 
     Raises:
@@ -94,6 +95,7 @@ class DriveSelection:
                 f"the seeds {seed} to {seed + episodes - 1} are not below {HELD_OUT_FROM}, from where on they are held "
                 "out for evaluation."
             )
+        self.episodes = episodes
         self._seeds = range(seed, seed + episodes)
         self._connections = connection_of_each(workers, worker_connections)[:episodes]
         for connection in self._connections:

@@ -10,6 +10,7 @@ from wm_gym.cli.options import (
     add_carla,
     add_command,
     add_common,
+    add_track,
     carla_connections,
     option_value,
 )
@@ -35,6 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--evaluation-episodes", type=int, default=None, metavar="N", help="held-out drives a driver")
     parser.add_argument("--workers", type=int, default=None, metavar="K", help="processes (default: 2)")
     add_carla(parser)
+    add_track(parser)
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -61,5 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
         worker_connections=connections,
         device=arguments.device,
         progress=not arguments.quiet,
+        track=arguments.track,
     )
     return 0

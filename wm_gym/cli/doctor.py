@@ -74,6 +74,7 @@ def examine() -> list[Check]:
         _package("onnxruntime", "onnxruntime", is_required=False, install="wm_gym[export]"),
         _package("uvicorn", "uvicorn", is_required=False, install="wm_gym[play]"),
         _package("huggingface_hub", "huggingface_hub", is_required=False, install="wm_gym[hub]"),
+        _package("optuna", "optuna", is_required=False, install="wm_gym[tune]"),
     ]
 
 

@@ -29,6 +29,7 @@ from wm_gym.cli import (
     report,
     train_agent,
     train_model,
+    tune,
     view,
 )
 from wm_gym.errors import WMGymError
@@ -40,6 +41,7 @@ COMMANDS = (
     dataset,
     train_model,
     train_agent,
+    tune,
     evaluate,
     play,
     view,

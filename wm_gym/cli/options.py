@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 Subparsers = Any  # argparse's own type of add_subparsers() is private
 
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+"""As in :mod:`wm_gym.training.trackers`, which is imported when it is needed."""
+
 CARLA_PORT_STEP = 4
 """Between servers on one machine: each uses three ports in a row."""
 
@@ -33,6 +36,16 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=None, help="seed of everything random (default: the command's own)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """``--track``."""
+    parser.add_argument(
+        "--track",
+        choices=TRACKERS,
+        default="tensorboard",
+        help="where the curves can be watched (default: tensorboard); the others with wm_gym[wandb], wm_gym[mlflow]",
+    )
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

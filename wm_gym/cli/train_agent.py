@@ -13,6 +13,7 @@ from wm_gym.cli.options import (
     add_command,
     add_common,
     add_simulator,
+    add_track,
     carla_connections,
     option_value,
     simulator_kwargs,
@@ -138,6 +139,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--top-fraction", type=float, default=None, metavar="F", help="clone only the best F of the drives, by return"
     )
     add_carla(parser)
+    add_track(parser)
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -212,6 +214,7 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         worker_connections=carla_connections(arguments),
         progress=not arguments.quiet,
+        track=arguments.track,
     )
     for entry in summary.rounds:
         recorded = "" if entry.data_return is None else f", mean return {entry.data_return:.1f} while recording"
@@ -261,6 +264,7 @@ def _run_in_dream(arguments: argparse.Namespace) -> int:
             initial=arguments.initial,
             progress=not arguments.quiet,
             on_checkpoint=selection,
+            track=arguments.track,
         )
     outcome = _outcome(summary)
     dream_return = "none ended" if summary.dream_return is None else f"{summary.dream_return:.1f}"
@@ -288,6 +292,7 @@ def _run_in_simulator(arguments: argparse.Namespace) -> int:
         connections=carla_connections(arguments),
         device=arguments.device,
         progress=not arguments.quiet,
+        track=arguments.track,
     )
     mean_return = "none ended" if summary.mean_return is None else f"{summary.mean_return:.1f}"
     print(
@@ -310,6 +315,7 @@ def _run_on_data(arguments: argparse.Namespace) -> int:
         config=make_cloning_config(changes=arguments.changes),
         device=arguments.device,
         progress=not arguments.quiet,
+        track=arguments.track,
     )
     print(
         f"{summary.path}: agent {_outcome(summary)}; cloned from {summary.episodes} episodes, mean square error of its "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_cache, add_command, add_common, download_cache
+from wm_gym.cli.options import Subparsers, add_cache, add_command, add_common, add_track, download_cache
 from wm_gym.errors import TrainingError
 
 
@@ -38,6 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU (default: 1)"
     )
+    add_track(parser)
     add_common(parser)
     parser.set_defaults(run=run)
 
@@ -47,7 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from wm_gym.config import load_config
+    from wm_gym.training.trackers import check_tracker
 
+    check_tracker(arguments.track)  # a download of the data may come first
     changes = list(arguments.changes)
     if arguments.seed is not None:
         changes.append(f"training.seed={arguments.seed}")
@@ -71,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         devices=arguments.devices,
         progress=not arguments.quiet,
+        track=arguments.track,
     )
     model = trainer.run()
     if trainer.fabric.is_global_zero:

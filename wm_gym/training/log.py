@@ -1,4 +1,4 @@
-"""A run's metrics: JSON lines as the record, TensorBoard on top of them."""
+"""A run's metrics: JSON lines as the record, and a tracker on top of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pydantic import BaseModel
+
 from wm_gym.errors import TrainingError
 from wm_gym.files import write_text_atomically
 from wm_gym.plain_files import NotPlainError, parse_json, read_text
+from wm_gym.training.trackers import TrackedRun
+
+METRICS = "metrics.jsonl"
+"""Name of the record in a run's folder."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -50,35 +56,54 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float | in
 
 
 class MetricsLog:
-    """Appends rows to ``metrics.jsonl`` and mirrors their numbers to TensorBoard.
+    """Appends rows to ``metrics.jsonl`` and mirrors their numbers to a tracker.
 
     Args:
         folder: The run's folder.
         keep_before: Rows of this step and later ones are dropped first: a resumed run repeats them.
+        config: The run's settings, which the tracker shows beside the numbers.
         step_key: Name of the counter in each row.
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.trackers.TRACKERS`.
+
+    Raises:
+        ConfigError: There is no such tracker, or its package is not installed.
+        TrainingError: The tracker refuses the run.
     """
 
-    def __init__(self, folder: Path, keep_before: int, step_key: str = "update") -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / "metrics.jsonl"
+    def __init__(
+        self,
+        folder: Path,
+        keep_before: int,
+        config: BaseModel,
+        *,
+        step_key: str = "update",
+        track: str = "tensorboard",
+    ) -> None:
+        self.path = folder / METRICS
         self.step_key = step_key
-        kept = [row for row in read_metrics(self.path) if _is_before(row.get(step_key), keep_before)]
+        rows = read_metrics(self.path)
+        self._tracked = TrackedRun(
+            track,
+            folder,
+            rows,
+            keep_before=keep_before,
+            step_key=step_key,
+            config=config.model_dump(mode="json"),
+        )
+        kept = [row for row in rows if _is_before(row.get(step_key), keep_before)]
         write_text_atomically(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_before)
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append one row ``{"kind": kind, step_key: step, **values}``."""
         self._file.write(json.dumps({"kind": kind, self.step_key: step, **values}) + "\n")
         self._file.flush()
-        for name, value in flatten(values).items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+        self._tracked.log(kind, step, flatten(values))
 
-    def close(self) -> None:
-        """Close both files."""
+    def close(self, *, failed: bool = False) -> None:
+        """Close the file, and end the tracked run, for now where it ``failed`` or was stopped."""
         self._file.close()
-        self._board.close()
+        self._tracked.close(failed=failed)
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -86,4 +111,4 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(failed=kind is not None)

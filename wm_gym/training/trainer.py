@@ -48,6 +48,7 @@ from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_ch
 from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import MetricsLog
 from wm_gym.training.shared_noise import SharedNoise
+from wm_gym.training.trackers import check_tracker
 from wm_gym.world_model import WorldModel
 
 _KIND = "wm_gym.model_run"
@@ -72,8 +73,10 @@ class WorldModelTrainer:
         devices: Number of devices (processes on this machine); under ``torchrun`` they are those that it started.
         initial: A trained model of the same architecture whose parameters training goes on from, with a new optimiser.
         progress: Show a progress bar.
+        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 
     Raises:
+        ConfigError: The tracker cannot be used.
         TrainingError: The folder holds another run, or the settings do not fit the data, the devices or ``initial``.
     """
 
@@ -91,7 +94,9 @@ class WorldModelTrainer:
         devices: int = 1,
         initial: WorldModel | None = None,
         progress: bool = True,
+        track: str = "tensorboard",
     ) -> None:
+        check_tracker(track)
         if tuple(simulator.frame_size) != config.model.frame_size:
             raise TrainingError(
                 f"the dataset's frames are {simulator.frame_size[0]}x{simulator.frame_size[1]}, but the config's model "
@@ -124,6 +129,7 @@ class WorldModelTrainer:
             identity={"data.fingerprint": "on other data", "initial_model": "that began from another model"},
         )
         self.progress = progress
+        self.track = track
         self.fabric, self._scaler = make_fabric(config.training.precision, device, devices)
 
     @single_precision()
@@ -177,7 +183,9 @@ class WorldModelTrainer:
             self._load_parameters(model, state, self._last_file)
             progress = _Progress(int(state["update"]), float(state["best"]))
         noise = SharedNoise(model, fabric.global_rank, fabric.world_size, fabric.device)
-        log = MetricsLog(self.out, keep_before=progress.done + 1) if fabric.is_global_zero else None
+        log = None
+        if fabric.is_global_zero:
+            log = MetricsLog(self.out, progress.done + 1, self.config, track=self.track)
         bar = progress_bar(
             training.updates,
             "update",
@@ -185,17 +193,19 @@ class WorldModelTrainer:
             enabled=self.progress and fabric.is_global_zero,
             initial=progress.done,
         )
+        failed = True
         try:
             for first, stop in ((0, training.steps), (training.steps, training.updates)):
                 if progress.done < stop:
                     # A checkpoint at the very end of a phase holds the optimiser of that one, not of the next.
                     resumed = state if state is not None and progress.done > first else None
                     self._run_phase(model, progress, stop, resumed=resumed, noise=noise, log=log, bar=bar)
+            failed = False
         finally:
             noise.close()
             bar.close()
             if log is not None:
-                log.close()
+                log.close(failed=failed)
         return self._finish(model, progress.best)
 
     def _run_phase(
