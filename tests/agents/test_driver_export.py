@@ -191,6 +191,6 @@ def test_the_commands_of_the_docs_parse():
         line for block in re.findall(r"```sh\n(.*?)```", DOCS.read_text(), re.DOTALL) for line in block.split("\n")
     ]
     commands = [line for line in lines if line.startswith("wm-gym ")]
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         build_parser().parse_args(shlex.split(command, comments=True)[1:])

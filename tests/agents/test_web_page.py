@@ -4,6 +4,7 @@ import functools
 import http.server
 import shutil
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,11 +14,18 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from serving import wait_for
 
+from wm_gym.actions import ActionFormat
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.export import export_agent
+from wm_gym.agents.play.controls import HandControls
+from wm_gym.config import DynamicsConfig, load_config
+from wm_gym.envs.car_racing.env import VECTOR_FIELDS
 from wm_gym.errors import ExportError
-from wm_gym.export.folder import ExportSettings
-from wm_gym.export.web import START_STATES
+from wm_gym.export.folder import ExportSettings, export_parts
+from wm_gym.export.parts import model_parts
+from wm_gym.export.web import START_STATES, read_runtime
+from wm_gym.observation import Observation
+from wm_gym.world_model import WorldModel
 
 pytestmark = pytest.mark.slow
 
@@ -31,24 +39,33 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(browser, tmp_path_factory):
-    """The bundled agent's folder."""
+def settings(browser, tmp_path_factory):
+    """Of exports with the real runtime, which npm gives once."""
     if shutil.which("npm") is None:
         pytest.skip("there is no npm here to get ONNX Runtime Web with")
     torch.set_num_threads(1)
-    out = tmp_path_factory.mktemp("web") / "site"
+    folder = tmp_path_factory.mktemp("runtime")
     try:
-        return export_agent("bundled", out, ExportSettings(formats=("web",), repeats=1), progress=False).path
+        runtime = read_runtime(None)
     except ExportError as error:
         if "npm did not give" not in str(error):
             raise
         pytest.skip(f"npm reaches no registry: {error}")
+    for name, content in runtime.items():
+        (folder / name).write_bytes(content)
+    return ExportSettings(formats=("web",), repeats=1, web_runtime=folder)
 
 
 @pytest.fixture(scope="module")
-def address(site):
-    """Where a plain static server shows it."""
-    handler = functools.partial(QuietHandler, directory=site)
+def site(settings, tmp_path_factory):
+    """The bundled agent's folder."""
+    return export_agent("bundled", tmp_path_factory.mktemp("web") / "site", settings, progress=False).path
+
+
+@contextmanager
+def served(folder):
+    """Where a plain static server shows a folder."""
+    handler = functools.partial(QuietHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -57,8 +74,15 @@ def address(site):
         thread.join(30)
 
 
-@pytest.fixture
-def page(browser, address):
+@pytest.fixture(scope="module")
+def address(site):
+    with served(site) as url:
+        yield url
+
+
+@contextmanager
+def opened_page(browser, address):
+    """A page that is ready; afterwards there was no error, and nothing was asked of another host."""
     opened = browser.new_page()
     requests, errors = [], []
     opened.on("request", lambda request: requests.append(request.url))
@@ -71,6 +95,12 @@ def page(browser, address):
     assert len(requests) > 10
     assert all(url.startswith(address) for url in requests)
     opened.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    with opened_page(browser, address) as opened:
+        yield opened
 
 
 def steps(page):
@@ -206,3 +236,45 @@ def test_touch_drives_on_a_small_screen_and_all_is_named(page):
         "!(element.textContent.trim() || element.ariaLabel || element.labels?.length)).length"
     )
     assert unnamed == 0
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        ActionFormat.driving(),
+        ActionFormat(kind="native", low=(-1.0, 0.0, 0.0, -2.0), high=(1.0, 1.0, 0.5, 2.0)),
+        ActionFormat(kind="native", low=(-2.0, -0.5), high=(3.0, 1.0)),
+        ActionFormat(kind="native", low=(-2.0,), high=(2.0,)),
+    ],
+)
+def test_wheel_and_pedals_are_the_action_that_play_takes(page, stored):
+    for wheel, throttle, brake, reverse in ((0.5, 1.0, 0.0, False), (-1.0, 0.25, 1.0, True), (0.0, 0.0, 0.5, False)):
+        controls = {"steering": wheel, "throttle": throttle, "brake": brake, "reverse": reverse}
+        given = page.evaluate(
+            "([controls, format]) => import('./dream.js').then(({ toAction }) => [...toAction(controls, format)])",
+            [controls, stored.model_dump(mode="json")],
+        )
+        np.testing.assert_array_equal(np.float32(given), HandControls(**controls).to_action(stored))
+
+
+@torch.no_grad()
+def test_a_model_without_an_agent_shows_its_vector(browser, settings, driving_spec, tmp_path):
+    dynamics = DynamicsConfig(kind="rssm", hidden_dim=8, groups=5, classes=4)
+    fields = VECTOR_FIELDS
+    torch.manual_seed(0)
+    config = load_config("debug").model.model_copy(update={"dynamics": dynamics})
+    model = WorldModel(config, driving_spec.model_copy(update={"vector": fields})).eval()
+    torch.nn.init.constant_(model.continuation_head.mlp[-1].bias, 9.0)
+    vectors = torch.tensor([[field.low for field in fields], [field.high for field in fields]])
+    model.start_states = model.initial_state(Observation(torch.zeros(2, 3, 64, 64), vectors))
+    out = export_parts(model_parts(model), model, tmp_path / "site", settings, progress=False).path
+    with served(out) as url, opened_page(browser, url) as page:
+        assert page.is_disabled("input[name=who][value=agent]")
+        shown = {
+            name: float(page.inner_text(f"#meters tr:has(th:text-is('{name}')) td[data-world=dream]").split()[0])
+            for name in (field.name.replace("_", " ") for field in fields if not field.classes)
+        }
+        expected = model.decode_vector(model.start_states)[0].tolist()
+        assert list(shown.values()) == pytest.approx(expected, abs=0.01)
+        page.keyboard.down("ArrowUp")
+        drive_on(page)

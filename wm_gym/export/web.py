@@ -139,7 +139,8 @@ def write_page(folder: Path, model: WorldModel, runtime: Mapping[str, bytes]) ->
     (folder / "LICENSE.onnxruntime").rename(folder / "runtime" / "LICENSE")
     for name, content in runtime.items():
         if name in _SCRIPTS:
-            (folder / "runtime" / name).write_bytes(content)
+            # Some hosts do not know .mjs, and browsers run no script that is of another kind.
+            (folder / "runtime" / name.replace(".mjs", ".js")).write_bytes(content)
         else:
             (folder / "runtime" / f"{name}.gzip").write_bytes(gzip.compress(content, 9, mtime=0))
     bank = check_start_states(model)

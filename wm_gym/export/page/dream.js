@@ -10,11 +10,10 @@ async function ask(name) {
 /** Load ONNX Runtime for WASM on one thread, or with WebGPU. */
 async function loadRuntime(backend) {
   const isGpu = backend === "webgpu";
-  const ort = await import(`./runtime/ort.${isGpu ? "webgpu" : "wasm"}.bundle.min.mjs`);
+  const ort = await import(`./runtime/ort.${isGpu ? "webgpu" : "wasm"}.bundle.min.js`);
   const { body } = await ask(`runtime/ort-wasm-simd-threaded${isGpu ? ".asyncify" : ""}.wasm.gzip`);
   ort.env.wasm.wasmBinary = await new Response(body.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
   ort.env.wasm.numThreads = 1; // more need headers that a static host does not send
-  ort.env.logLevel = "error";
   return ort;
 }
 
@@ -34,7 +33,10 @@ export class Dream {
     for (const { name, part, inputs, outputs } of dream.manifest.files) {
       say(`Loading ${name} …`);
       const content = new Uint8Array(await (await ask(name)).arrayBuffer());
-      const session = await ort.InferenceSession.create(content, { executionProviders: [backend] });
+      const session = await ort.InferenceSession.create(content, {
+        executionProviders: [backend],
+        logSeverityLevel: 3, // errors: with WebGPU it would warn that small nodes stay with the processor
+      });
       dream.parts[part] = { session, inputs, outputs };
     }
     dream.starts = new Float32Array(await (await ask("start_states.bin")).arrayBuffer());
