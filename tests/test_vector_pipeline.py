@@ -10,7 +10,7 @@ import torch
 
 from wm_gym.agents import Driver
 from wm_gym.agents.baselines.simulator_training import PixelAgentConfig, train_in_simulator
-from wm_gym.agents.bundles.export import agent_part
+from wm_gym.agents.bundles.export import agent_parts
 from wm_gym.agents.bundles.folder import load_agent
 from wm_gym.cli.main import main
 from wm_gym.data_collection import Dataset, DownloadCache, import_folder, push
@@ -135,11 +135,11 @@ def test_ppo_from_frames_and_vector_on_the_simulator(tmp_path):
 @pytest.mark.parametrize("back_end", ["torchscript", "onnx"])
 def test_exports_have_a_second_input(run, tmp_path, back_end):
     agent = load_agent(run / "agent")
-    parts = (agent_part(agent), *model_parts(agent.model))
+    parts = (*agent_parts(agent), *model_parts(agent.model))
     settings = ExportSettings(formats=(back_end,), repeats=1)
     result = export_parts(parts, agent.model, tmp_path / "export", settings, progress=False)
     files = {file["part"]: file for file in result.manifest["files"]}
-    assert set(files) == {"driver", "encoder", "observe", "step", "decoder", "vector_decoder"}
+    assert set(files) == {"driver", "encoder", "observe", "step", "decoder", "vector_decoder", "policy"}
     assert all(file["check"]["max_difference"] < 1e-3 for file in files.values())
     named = {part.name: [spec.name for spec in part.inputs] for part in parts}
     assert named["driver"][-1] == named["encoder"][-1] == "vector"

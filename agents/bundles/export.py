@@ -1,4 +1,4 @@
-"""A whole driver as one exported part: the newest frame in, the action out."""
+"""What an agent adds to an export: its policy, and a whole driver: the newest frame in, the action out."""
 
 from __future__ import annotations
 
@@ -104,6 +104,25 @@ class StoredAction(nn.Module):
         return torch.cat((action[:, :3], action[:, 3:].round()), dim=1) if self.is_driving else action
 
 
+class PolicyModule(nn.Module):
+    """What :meth:`wm_gym.agents.Driver.act_on_features` computes.
+
+    Args:
+        model: The world model whose features the policy sees.
+        policy: The policy.
+        action: Kind of action that it gives.
+    """
+
+    def __init__(self, model: WorldModel, policy: BasePolicy, action: ActionName) -> None:
+        super().__init__()
+        self.mean_action = MeanAction(policy)
+        self.stored_action = StoredAction(model.simulator.action, action).to(model.device)
+
+    def forward(self, features: Tensor) -> Tensors:
+        """``(B, F)`` to stored actions ``(B, A)``."""
+        return (self.stored_action(self.mean_action(features)),)
+
+
 class DriverModule(nn.Module):
     """What :meth:`wm_gym.agents.Driver.act` computes, for a batch of episodes whose states the caller keeps.
 
@@ -116,8 +135,7 @@ class DriverModule(nn.Module):
     def __init__(self, model: WorldModel, policy: BasePolicy, action: ActionName) -> None:
         super().__init__()
         self.observe = Observe(model)
-        self.mean_action = MeanAction(policy)
-        self.stored_action = StoredAction(model.simulator.action, action).to(model.device)
+        self.policy = PolicyModule(model, policy, action)
 
     def forward(  # noqa: PLR0917 - the inputs of a file have places, not names
         self,
@@ -142,7 +160,7 @@ class DriverModule(nn.Module):
         image = frames_to_tensor(frame.float())
         encoded = self.observe.model.encode(image if vector is None else Observation(image, vector))
         next_latent, next_memory, features = self.observe(latent, memory, last_action, encoded, is_first)
-        return self.stored_action(self.mean_action(features)), next_latent, next_memory
+        return *self.policy(features), next_latent, next_memory
 
 
 def driver_part(model: WorldModel, policy: BasePolicy, action: ActionName) -> Part:
@@ -166,8 +184,21 @@ def driver_part(model: WorldModel, policy: BasePolicy, action: ActionName) -> Pa
     )
 
 
-def agent_part(agent: LoadedAgent) -> Part:
-    """The driver of a loaded agent.
+def policy_part(model: WorldModel, policy: BasePolicy, action: ActionName) -> Part:
+    """An agent's policy alone, which drives where there is no frame: in the dream."""
+    draw = RandomInputs(model)
+    return Part(
+        "policy",
+        "The action for the features of a state.",
+        PolicyModule(model, policy, action).eval(),
+        (TensorSpec("features", (model.feature_dim,), torch.float32, "what a policy sees of a state"),),
+        (action_spec(model),),
+        lambda number, generator: (model.features(draw.states(number, generator)),),
+    )
+
+
+def agent_parts(agent: LoadedAgent) -> tuple[Part, Part]:
+    """Driver and policy of a loaded agent.
 
     Raises:
         ExportError: It sees pixels, without a world model.
@@ -178,7 +209,8 @@ def agent_part(agent: LoadedAgent) -> Part:
             f"the agent at {str(agent.path)!r} sees pixels and has no world model to export; give one that was trained "
             "in a dream, or cloned from data."
         )
-    return driver_part(agent.model, agent.policy, agent.model.simulator.action.resolve(config.action))
+    given = (agent.model, agent.policy, agent.model.simulator.action.resolve(config.action))
+    return driver_part(*given), policy_part(*given)
 
 
 def export_agent(
@@ -189,7 +221,9 @@ def export_agent(
     *,
     progress: bool = True,
 ) -> ExportResult:
-    """Export an agent's driver and the parts of its world model; see :func:`~wm_gym.export.folder.export_parts`.
+    """Export an agent's driver, its policy and the parts of its world model.
+
+    See :func:`~wm_gym.export.folder.export_parts`.
 
     Args:
         path: The agent's folder, or ``"bundled"``.
@@ -203,8 +237,6 @@ def export_agent(
         ExportError: It sees pixels, or see :func:`~wm_gym.export.folder.export_parts`.
     """
     agent = load_agent(path, device)
-    driver = agent_part(agent)
+    parts = (*agent_parts(agent), *model_parts(agent.model))
     record = {"algorithm": agent.manifest.config.algo, "action": agent.manifest.config.action}
-    return export_parts(
-        (driver, *model_parts(agent.model)), agent.model, out, settings, agent=record, progress=progress
-    )
+    return export_parts(parts, agent.model, out, settings, agent=record, progress=progress)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import wm_gym
 from wm_gym.agents.web.guard import Guard
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-SHARED_ASSETS = Path(__file__).parent / "assets"
+SHARED_ASSETS = Path(wm_gym.__file__).parent / "pages"
 """What all pages use, below ``shared/``."""
 _EVERY_ADDRESS = ("0.0.0.0", "::")
 _HEADERS = {

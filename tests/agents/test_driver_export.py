@@ -13,7 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.bundles.driver import Driver
-from wm_gym.agents.bundles.export import MeanAction, StoredAction, agent_part, export_agent
+from wm_gym.agents.bundles.export import MeanAction, StoredAction, agent_parts, export_agent
 from wm_gym.agents.bundles.folder import load_agent, save_pixel_agent
 from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
@@ -36,7 +36,7 @@ def exported(tmp_path_factory):
     torch.set_num_threads(1)
     agent = load_agent("bundled")
     out = tmp_path_factory.mktemp("runs") / "export"
-    return export_parts([agent_part(agent)], agent.model, out, ExportSettings(repeats=1), progress=False).path
+    return export_parts(agent_parts(agent), agent.model, out, ExportSettings(repeats=1), progress=False).path
 
 
 def run_file(folder: Path, back_end: str):
@@ -159,7 +159,7 @@ def test_the_command_exports_driver_and_model(agent_folder, tmp_path, capsys):
     command = ["export", "--agent", str(agent_folder), "--out", str(out), "--format", "torchscript"]
     assert main([*command, "--repeats", "1", "--device", "cpu", "--quiet"]) == 0
     printed = capsys.readouterr().out
-    assert {path.stem for path in out.glob("*.pt")} == {"driver", "encoder", "observe", "step", "decoder"}
+    assert {path.stem for path in out.glob("*.pt")} == {"driver", "policy", "encoder", "observe", "step", "decoder"}
     assert "driver.pt: at most 0.0e+00 from the model over 20 inputs" in printed
     assert "| driver | 1 | " in printed
     assert "- Agent: algorithm ppo, action steer_accel" in (out / "README.md").read_text()
@@ -191,6 +191,6 @@ def test_the_commands_of_the_docs_parse():
         line for block in re.findall(r"```sh\n(.*?)```", DOCS.read_text(), re.DOTALL) for line in block.split("\n")
     ]
     commands = [line for line in lines if line.startswith("wm-gym ")]
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         build_parser().parse_args(shlex.split(command, comments=True)[1:])

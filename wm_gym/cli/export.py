@@ -12,7 +12,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "export",
-        "Write a world model, or an agent with its world model, as TorchScript, ONNX or TensorRT files.",
+        "Write a world model, or an agent with its world model, as files for other runtimes or as a web page.",
         "wm-gym export --agent bundled --out runs/export --format onnx",
     )
     source = parser.add_mutually_exclusive_group(required=True)
@@ -32,7 +32,14 @@ def add_parser(subparsers: Subparsers) -> None:
         default=None,
         dest="formats",
         metavar="NAME",
-        help="torchscript, onnx or tensorrt (CUDA only); may be repeated (default: torchscript and onnx)",
+        help="torchscript, onnx or tensorrt (CUDA only), which may be repeated, or web, a page for any static host "
+        "(default: torchscript and onnx)",
+    )
+    parser.add_argument(
+        "--web-runtime",
+        default=None,
+        metavar="DIR",
+        help="for the format web: folder dist of the npm package onnxruntime-web (default: got with npm)",
     )
     parser.add_argument(
         "--batch",
@@ -63,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         repeats=arguments.repeats,
         threads=arguments.threads,
         seed=arguments.seed or 0,
+        web_runtime=None if arguments.web_runtime is None else Path(arguments.web_runtime),
     )
     device = resolve_device(arguments.device)
     check_export(Path(arguments.out), settings, device)

@@ -334,8 +334,13 @@ class _LoadedEngine(LoadedFile):
         return tuple(output.cpu() for output in outputs)
 
 
-BACK_ENDS: dict[str, BackEnd] = {"torchscript": TorchScript(), "onnx": Onnx(), "tensorrt": TensorRT()}
-"""Name of a ``--format`` to back end."""
+BACK_ENDS: dict[str, BackEnd] = {
+    "torchscript": TorchScript(),
+    "onnx": Onnx(),
+    "tensorrt": TensorRT(),
+    "web": Onnx(),
+}
+"""Name of a ``--format`` to back end; :mod:`web` adds a page to the files of ``web``."""
 
 
 def versions_of(back_end: BackEnd) -> dict[str, str]:

@@ -16,6 +16,7 @@ from wm_gym.export.back_ends import BACK_ENDS, BackEnd, LoadedModule, versions_o
 from wm_gym.export.check import TOLERANCE, check_file
 from wm_gym.export.latency import EAGER, measure_part, render_markdown
 from wm_gym.export.parts import Part, TensorSpec
+from wm_gym.export.web import PARTS, WEB, check_start_states, check_web, read_runtime, write_page
 from wm_gym.files import (
     check_replaceable,
     check_writable,
@@ -44,6 +45,7 @@ class ExportSettings:
         repeats: Measured calls of each part, back end and batch size.
         threads: Of torch and ONNX Runtime; ``None`` leaves torch's own number.
         seed: Of the inputs that files are checked and measured with.
+        web_runtime: Folder of ONNX Runtime Web's files for the format ``web``; ``None`` gets them with npm.
     """
 
     formats: tuple[str, ...] = DEFAULT_FORMATS
@@ -51,6 +53,7 @@ class ExportSettings:
     repeats: int = 200
     threads: int | None = None
     seed: int = 0
+    web_runtime: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,10 @@ def export_parts(
     """
     settings, out, device = settings or ExportSettings(), Path(out), model.device
     back_ends = check_export(out, settings, device)
+    runtime: dict[str, bytes] = {}
+    if WEB in settings.formats:
+        check_start_states(model)
+        parts, runtime = [part for part in parts if part.name in PARTS], read_runtime(settings.web_runtime)
     threads = torch.get_num_threads()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -130,6 +137,8 @@ def export_parts(
                 "versions": versions,
                 "provenance": made_by,
             }
+            if runtime:
+                manifest["page"] = write_page(folder, model, runtime)
             table = render_markdown(latency)
             write_json_atomically(folder / MANIFEST, manifest)
             write_json_atomically(folder / "latency.json", latency)
@@ -158,6 +167,7 @@ def check_export(out: Path, settings: ExportSettings, device: torch.device) -> d
     check_writable(out, is_folder=True)
     if not check_replaceable(out, MANIFEST):
         raise ExportError(f"{str(out)!r} exists and is no export; choose another path or remove it.")
+    check_web(settings.formats, settings.web_runtime)
     back_ends = {}
     for name in settings.formats:
         if name not in BACK_ENDS:
@@ -228,6 +238,12 @@ def _card(parts: Sequence[Part], manifest: dict[str, Any], table: str) -> str:
         "has the figures. Tensors have the batch `B` first; ONNX files name them, the others have them in this order.",
         "A TorchScript file or an engine is a program, not data: load only those that you made or trust.",
     ]
+    if "page" in manifest:
+        lines += [
+            "",
+            "`index.html` drives the dream in a browser: put the folder on any static host, or run "
+            "`python -m http.server --bind 127.0.0.1` in it. `runtime/` is ONNX Runtime Web, under its own licence.",
+        ]
     for part in parts:
         names = [file["name"] for file in manifest["files"] if file["part"] == part.name]
         lines += ["", f"## {part.name}", "", f"{part.meaning} Files: {', '.join(f'`{name}`' for name in names)}.", ""]

@@ -1,11 +1,11 @@
 // Puts the parts of the page together.
 
 import { connect } from "./connection.js";
-import { Input } from "./input.js";
-import { clearMeters, makeRows, showNumbers, spokenNumbers } from "./meters.js";
+import { Input } from "./shared/input.js";
+import { clearMeters, makeRows, showNumbers, spokenNumbers } from "./shared/meters.js";
 import { say } from "./shared/live.js";
 import { showPictures, showStandstill } from "./stage.js";
-import { makeStarts, mark } from "./starts.js";
+import { makeStarts, mark } from "./shared/starts.js";
 
 const SLOW = 0.25;
 const at = (id) => document.getElementById(id);

@@ -1,4 +1,4 @@
-// A header and pictures in one binary message (see pictures.py).
+// A header and pictures in one binary message (see agents/web/pictures.py).
 
 const decoder = new TextDecoder();
 
