@@ -173,10 +173,10 @@ def test_resumed_training_equals_uninterrupted(car_racing_data, tmp_path):
     whole = train(car_racing_data, tmp_path / "whole")
 
     class StoppingTrainer(WorldModelTrainer):
-        def _update(self, wrapped, optimizer, micro_batches, update):
+        def _update(self, wrapped, gradients, optimizer, micro_batches, update):
             if update == 13:
                 raise KeyboardInterrupt
-            return super()._update(wrapped, optimizer, micro_batches, update)
+            return super()._update(wrapped, gradients, optimizer, micro_batches, update)
 
     stopping = make_trainer(car_racing_data, tmp_path / "cut", kind=StoppingTrainer)
     with pytest.raises(KeyboardInterrupt):
@@ -215,10 +215,10 @@ def test_the_latent_phase_resumes_exactly(car_racing_data, tmp_path, stop):
     train(car_racing_data, tmp_path / "whole", *changes)
 
     class StoppingTrainer(WorldModelTrainer):
-        def _update(self, wrapped, optimizer, micro_batches, update):
+        def _update(self, wrapped, gradients, optimizer, micro_batches, update):
             if update == stop:
                 raise KeyboardInterrupt
-            return super()._update(wrapped, optimizer, micro_batches, update)
+            return super()._update(wrapped, gradients, optimizer, micro_batches, update)
 
     with pytest.raises(KeyboardInterrupt):
         make_trainer(car_racing_data, tmp_path / "cut", *changes, kind=StoppingTrainer).run()
@@ -371,10 +371,10 @@ def test_a_run_resumed_with_more_processes_goes_on_exactly(car_racing_data, tmp_
     train(car_racing_data, tmp_path / "whole", *STOCHASTIC)
 
     class StoppingTrainer(WorldModelTrainer):
-        def _update(self, wrapped, optimizer, micro_batches, update):
+        def _update(self, wrapped, gradients, optimizer, micro_batches, update):
             if update == 9:
                 raise KeyboardInterrupt
-            return super()._update(wrapped, optimizer, micro_batches, update)
+            return super()._update(wrapped, gradients, optimizer, micro_batches, update)
 
     with pytest.raises(KeyboardInterrupt):
         make_trainer(car_racing_data, tmp_path / "cut", *STOCHASTIC, kind=StoppingTrainer).run()
@@ -434,10 +434,10 @@ def test_processes_that_see_other_data_than_the_first_are_stopped(car_racing_dat
 
 def test_nan_stops_training_and_keeps_the_last_good_checkpoint(car_racing_data, tmp_path):
     class Poisoned(WorldModelTrainer):
-        def _update(self, wrapped, optimizer, micro_batches, update):
+        def _update(self, wrapped, gradients, optimizer, micro_batches, update):
             if update == 4:
                 micro_batches[0].rewards[:] = float("nan")
-            return super()._update(wrapped, optimizer, micro_batches, update)
+            return super()._update(wrapped, gradients, optimizer, micro_batches, update)
 
     trainer = make_trainer(car_racing_data, tmp_path / "run", kind=Poisoned)
     with pytest.raises(TrainingError, match=r"loss became nan at update 5.*last good checkpoint"):
