@@ -14,7 +14,7 @@ from wm_gym.config import load_config
 from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.precision import without_tf32 as full_precision
 from wm_gym.simulator import SimulatorSpec
-from wm_gym.training.captured import CapturedGradients
+from wm_gym.training.captured import CapturedGradients, clear_gradients
 from wm_gym.training.log import read_metrics
 from wm_gym.training.trainer import Objective, WorldModelTrainer, make_fabric, make_gradients, make_loss
 from wm_gym.vector import VectorField
@@ -121,7 +121,7 @@ def test_recorded_updates_are_those_that_are_launched_one_by_one(kind, without_t
         torch.nn.init.normal_(objective.model.reward_head.mlp[-1].weight)
         optimizer = torch.optim.SGD(objective.parameters(), lr=1e-3)
         wrapped, optimizer = fabric.setup(objective, optimizer)
-        gradients = make_gradients(fabric, wrapped, can_capture=can_capture)
+        gradients = make_gradients(fabric, wrapped, config.training, None if can_capture else torch.amp.GradScaler())
         assert isinstance(gradients, CapturedGradients) is can_capture
         generator = torch.Generator().manual_seed(1)
         for update, length in enumerate((6, 6, 8, 6)):
@@ -141,7 +141,7 @@ def test_recorded_updates_are_those_that_are_launched_one_by_one(kind, without_t
             grads = [None if p.grad is None else p.grad.clone() for p in objective.parameters()]
             found.append((float(loss), {name: float(term) for name, term in terms.items()}, state, grads))
             optimizer.step()
-            optimizer.zero_grad(set_to_none=not can_capture)
+            clear_gradients(optimizer, gradients)
         if can_capture:
             assert gradients.is_captured
     for (loss, terms, state, grads), (other, *others) in zip(found[:4], found[4:], strict=True):

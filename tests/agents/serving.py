@@ -31,6 +31,14 @@ def get(server, path, **headers):
     return found
 
 
+def unnamed_elements(page):
+    """How many controls and pictures of a page say nothing to who cannot see them."""
+    return page.evaluate(
+        "[...document.querySelectorAll('button, input, select, canvas, a, [role=slider]')].filter(element => "
+        "!(element.textContent.trim() || element.ariaLabel || element.labels?.length)).length"
+    )
+
+
 def wait_for(condition, seconds=60.0):
     """Wait until something holds."""
     ends = time.monotonic() + seconds

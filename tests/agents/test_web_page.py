@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from serving import wait_for
+from serving import unnamed_elements, wait_for
 
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.bundles.driver import Driver
@@ -231,11 +231,7 @@ def test_touch_drives_on_a_small_screen_and_all_is_named(page):
     assert "change between hand and agent" in page.inner_text("#keys dl")
     page.keyboard.press("KeyI")
     assert page.inner_text("#live").startswith("dream: step ")
-    unnamed = page.evaluate(
-        "[...document.querySelectorAll('button, input, select, canvas, [role=slider]')].filter(element => "
-        "!(element.textContent.trim() || element.ariaLabel || element.labels?.length)).length"
-    )
-    assert unnamed == 0
+    assert unnamed_elements(page) == 0
 
 
 @pytest.mark.parametrize(

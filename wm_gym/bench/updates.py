@@ -9,7 +9,7 @@ import torch
 from wm_gym.bench.random_models import random_model
 from wm_gym.clips import Clips
 from wm_gym.config import Config
-from wm_gym.training.captured import CapturedGradients
+from wm_gym.training.captured import clear_gradients
 from wm_gym.training.trainer import Objective, make_fabric, make_gradients, make_loss
 
 
@@ -30,9 +30,7 @@ class SyntheticTraining:
         objective = Objective(model, self._loss)
         optimizer = torch.optim.AdamW(objective.parameters(), lr=config.training.learning_rate)
         wrapped, self._optimizer = self.fabric.setup(objective, optimizer)
-        self._gradients = make_gradients(
-            self.fabric, wrapped, can_capture=scaler is None and not config.training.gradient_checkpointing
-        )
+        self._gradients = make_gradients(self.fabric, wrapped, config.training, scaler)
         self._config = config
         self._generator = torch.Generator().manual_seed(0)
 
@@ -45,7 +43,7 @@ class SyntheticTraining:
         """One update on these clips."""
         self._gradients(clips, self._loss.draw(clips, self._generator).to(self.fabric.device))
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=not isinstance(self._gradients, CapturedGradients))
+        clear_gradients(self._optimizer, self._gradients)
 
     def _clips(self, batch: int, frames: int) -> Clips[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)

@@ -38,6 +38,23 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
 
+def add_changes(parser: argparse.ArgumentParser, what: str = "a setting") -> None:
+    """``--set``, as ``changes``."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="changes",
+        metavar="KEY=VALUE",
+        help=f"change {what}; may be repeated",
+    )
+
+
+def given_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Without those that the user left to the command."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def add_track(parser: argparse.ArgumentParser) -> None:
     """``--track``."""
     parser.add_argument(

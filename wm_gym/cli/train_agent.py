@@ -10,11 +10,13 @@ from wm_gym.cli.options import (
     CARLA_OPTIONS,
     Subparsers,
     add_carla,
+    add_changes,
     add_command,
     add_common,
     add_simulator,
     add_track,
     carla_connections,
+    given_values,
     option_value,
     simulator_kwargs,
 )
@@ -83,14 +85,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="N",
         help="keep the checkpoint that drives best over N training tracks of the simulator (default: 0, keep the last)",
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="changes",
-        metavar="KEY=VALUE",
-        help="change a setting; may be repeated",
-    )
+    add_changes(parser)
     add_simulator(parser, required=False)
     parser.add_argument(
         "--workers",
@@ -201,7 +196,7 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
         "seed": arguments.seed,
     }
     overrides = {"algo": arguments.algo, "steps": arguments.steps, "seed": arguments.seed}
-    config = make_rounds_config(_given(given), arguments.set_rounds)
+    config = make_rounds_config(given_values(given), arguments.set_rounds)
     if arguments.no_privileged:
         _refuse_privileged(config.behaviour, arguments.data)
     summary = train_agent_in_rounds(
@@ -209,7 +204,7 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
         arguments.data,
         out=arguments.out,
         config=config,
-        agent_config=make_agent_config(_given(overrides), arguments.changes),
+        agent_config=make_agent_config(given_values(overrides), arguments.changes),
         initial=arguments.initial,
         device=arguments.device,
         worker_connections=carla_connections(arguments),
@@ -233,10 +228,6 @@ def _refuse_privileged(behaviour: str, data: Sequence[str]) -> None:
     refuse_privileged(parse_behaviours(behaviour))
     for folder in data:
         refuse_privileged(header.behaviour for header in Dataset.open(folder).episodes)
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _run_in_dream(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_cache, add_command, add_common, add_track, download_cache
+from wm_gym.cli.options import (
+    Subparsers,
+    add_cache,
+    add_changes,
+    add_command,
+    add_common,
+    add_track,
+    download_cache,
+)
 from wm_gym.errors import TrainingError
 
 
@@ -26,14 +34,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_cache(parser)
     parser.add_argument("--config", default="tiny", help="tiny (default), compact, base, large, or a YAML file")
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; at the end it is the model")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="changes",
-        metavar="KEY=VALUE",
-        help="change a setting; may be repeated",
-    )
+    add_changes(parser)
     parser.add_argument("--resume", action="store_true", help="insist that there is a run to resume in --out")
     parser.add_argument(
         "--devices", type=int, default=1, metavar="N", help="GPUs, or processes on the CPU (default: 1)"

@@ -9,10 +9,12 @@ from collections import Counter
 from wm_gym.cli.options import (
     Subparsers,
     add_carla,
+    add_changes,
     add_command,
     add_common,
     add_track,
     carla_connections,
+    given_values,
 )
 from wm_gym.errors import ConfigError
 
@@ -48,14 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--algo", default=None, help="ppo (default), a2c, sac, td3 or ddpg")
     parser.add_argument("--steps", type=int, default=None, metavar="N", help="dream steps of each trial")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="changes",
-        metavar="KEY=VALUE",
-        help="change a setting that is not searched; may be repeated",
-    )
+    add_changes(parser, "a setting that is not searched")
     parser.add_argument(
         "--initial", default=None, metavar="AGENT", help="the folder of an agent whose policy every trial goes on from"
     )
@@ -78,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.select_drives < 1:
         raise ConfigError(f"--select-drives {arguments.select_drives} cannot judge a trial; give at least 1.")
     given = {"algo": arguments.algo, "steps": arguments.steps, "seed": arguments.seed}
-    config = make_agent_config({key: value for key, value in given.items() if value is not None}, arguments.changes)
+    config = make_agent_config(given_values(given), arguments.changes)
     check_search(arguments.model, arguments.search, config)  # before simulators are made
     with selection_for(
         arguments.model,

@@ -23,6 +23,11 @@ _WARM_UP = 3
 """Runs before a graph is recorded, in which libraries choose their kernels and make their buffers."""
 
 
+def clear_gradients(optimizer: Any, gradients: Gradients) -> None:
+    """Begin the next update's gradients: anew, or in place where graphs write to them."""
+    optimizer.zero_grad(set_to_none=not isinstance(gradients, CapturedGradients))
+
+
 class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
@@ -32,7 +37,7 @@ class _Graph(NamedTuple):
 class CapturedGradients:
     """Records ``gradients`` as a CUDA graph for each shape of its inputs when it first meets it, and replays that.
 
-    The parameters' gradients lie where the graphs write to: set them to zero in place between updates. Where nothing
+    The parameters' gradients lie where the graphs write to: begin an update's by :func:`clear_gradients`. Where nothing
     can be recorded, a warning says so, and ``gradients`` runs as it is.
 
     Args:

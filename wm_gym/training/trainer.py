@@ -43,7 +43,7 @@ from wm_gym.shared_cores import adapt_threads
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.tensor_files import load_parameters
-from wm_gym.training.captured import CapturedGradients, Gradients
+from wm_gym.training.captured import CapturedGradients, Gradients, clear_gradients
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import MetricsLog
@@ -239,8 +239,9 @@ class WorldModelTrainer:
         gradients = make_gradients(
             fabric,
             wrapped,
+            training,
+            self._scaler,
             micro_batches=training.accumulation,
-            can_capture=self._scaler is None and not training.gradient_checkpointing,
         )
         clock = CheckpointClock(training.checkpoint_overhead)
         started, done_before = time.monotonic(), progress.done
@@ -330,7 +331,7 @@ class WorldModelTrainer:
             )
         norm = fabric.clip_gradients(wrapped, optimizer, max_norm=training.clip_norm, error_if_nonfinite=False)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=not isinstance(gradients, CapturedGradients))
+        clear_gradients(optimizer, gradients)
         totals["gradient_norm"] = float(norm) if norm is not None and math.isfinite(float(norm)) else 0.0
         totals["learning_rate"] = learning_rate_at(update, self.config)
         return totals
@@ -503,17 +504,25 @@ class Objective(nn.Module):
         return total, terms
 
 
-def make_gradients(fabric: Fabric, wrapped: Any, *, micro_batches: int = 1, can_capture: bool) -> Gradients:
+def make_gradients(
+    fabric: Fabric,
+    wrapped: Any,
+    training: TrainingConfig,
+    scaler: torch.amp.GradScaler | None,
+    *,
+    micro_batches: int = 1,
+) -> Gradients:
     """What adds a micro-batch's share of an update's gradient to the parameters'.
 
-    On a single GPU it is recorded as CUDA graphs; processes that wait for each other cannot be.
+    On a single GPU it is recorded as CUDA graphs. What cannot be: processes that wait for each other, a loss that is
+    scaled by what the last update showed, and activations that are computed twice, with random numbers kept between.
 
     Args:
         fabric: Where the training runs.
         wrapped: An :class:`Objective` that was set up with it.
+        training: Its settings.
+        scaler: Of its gradients, where there is one.
         micro_batches: Of an update.
-        can_capture: False where the loss is scaled by what the last update showed, or activations are computed twice,
-            with random numbers kept between.
     """
 
     def gradients(clips: Clips[torch.Tensor], draws: Draws) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -521,7 +530,8 @@ def make_gradients(fabric: Fabric, wrapped: Any, *, micro_batches: int = 1, can_
         fabric.backward(loss / micro_batches)
         return loss.detach(), terms
 
-    if fabric.device.type != "cuda" or fabric.world_size > 1 or not can_capture:
+    can_capture = fabric.world_size == 1 and scaler is None and not training.gradient_checkpointing
+    if fabric.device.type != "cuda" or not can_capture:
         return gradients
     return CapturedGradients(gradients, wrapped)
 

@@ -7,7 +7,7 @@ pytest.importorskip("uvicorn", reason="the server needs the extra play")
 
 from own_page import serving
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
-from serving import wait_for
+from serving import unnamed_elements, wait_for
 
 from wm_gym.data_collection import Dataset, verify
 
@@ -207,11 +207,7 @@ def test_keys_are_listed_and_numbers_are_spoken(page):
     assert "change between hand and agent" in page.inner_text("#keys dl")
     page.keyboard.press("KeyI")
     assert page.inner_text("#live").startswith("dream: step 0, reward 0.0")
-    unnamed = page.evaluate(
-        "[...document.querySelectorAll('button, input, select, canvas, [role=slider]')].filter(element => "
-        "!(element.textContent.trim() || element.ariaLabel || element.labels?.length)).length"
-    )
-    assert unnamed == 0
+    assert unnamed_elements(page) == 0
 
 
 def test_a_reload_and_a_second_tab(page, browser, served):

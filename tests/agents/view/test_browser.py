@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the server needs the extra play")
 
-from serving import running, wait_for
+from serving import running, unnamed_elements, wait_for
 
 from wm_gym.agents.view.loading import load_view
 from wm_gym.agents.view.server import ViewServer
@@ -212,10 +212,6 @@ def test_a_small_screen_and_no_sight(open_page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.click("#keys summary")
     assert "dream from this frame on" in page.inner_text("#keys dl")
-    unnamed = page.evaluate(
-        "[...document.querySelectorAll('button, input, select, canvas, a')].filter(element => "
-        "!(element.textContent.trim() || element.ariaLabel || element.labels?.length)).length"
-    )
-    assert unnamed == 0
+    assert unnamed_elements(page) == 0
     assert page.get_attribute("#frame", "aria-valuetext") == "frame 1 of 70, 0.05 s"
     assert page.get_attribute("[data-name=speed] canvas", "aria-label").startswith("speed, ")
