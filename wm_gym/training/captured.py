@@ -63,11 +63,12 @@ class CapturedGradients:
         given = [value for value in (*clips, *draws) if isinstance(value, Tensor)]
         kind = (draws.context, *(getattr(value, "shape", None) for value in (*clips, *draws)))
         if kind not in self._graphs:
-            try:
-                self._graphs[kind] = self._capture(clips, draws)
-            except RuntimeError as error:
+            reason = self._record(kind, clips, draws)
+            if reason and self._graphs:
+                self._graphs.clear()  # those of other shapes may hold the memory that this one needs
+                reason = self._record(kind, clips, draws)
+            if reason:
                 self.is_captured = False
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 warnings.warn(
                     f"updates could not be recorded as CUDA graphs ({reason}); they run as they are.", stacklevel=2
                 )
@@ -77,6 +78,17 @@ class CapturedGradients:
             place.copy_(value)
         found.graph.replay()
         return found.outputs
+
+    def _record(self, kind: Any, clips: Clips[Tensor], draws: Draws) -> str:
+        """Add the graph of this kind; why that was not possible, or an empty text."""
+        if not self._graphs:
+            self._pool = None
+            torch.cuda.empty_cache()
+        try:
+            self._graphs[kind] = self._capture(clips, draws)
+        except RuntimeError as error:
+            return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return ""
 
     def _capture(self, clips: Clips[Tensor], draws: Draws) -> _Graph:
         """Record the graph for inputs like these; gradients, buffers and random numbers stay as they are."""
