@@ -225,7 +225,8 @@ class LossConfig(_Section):
     """Weights of the loss terms; the first five are the guide's, with its defaults.
 
     Terms of the pixels whose weight is 0 are not computed. ``consistency`` belongs to deterministic dynamics,
-    ``kl_dynamics`` and ``kl_representation`` to stochastic ones; the other kind has no such term.
+    ``kl_dynamics``, ``kl_representation`` and ``imagined_continuation`` to stochastic ones; the other kind has no such
+    term (its termination head learns from imagined states anyway).
     """
 
     reconstruction: float = Field(default=1.0, ge=0, description="L1 between frames and their reconstructions.")
@@ -242,6 +243,12 @@ class LossConfig(_Section):
     consistency: float = Field(default=1.0, ge=0, description="Square error of predicted against encoded latents.")
     reward: float = Field(default=1.0, ge=0, description="Cross-entropy of the reward head.")
     continuation: float = Field(default=1.0, ge=0, description="Cross-entropy of the termination head.")
+    imagined_continuation: float = Field(
+        default=0.0,
+        ge=0,
+        description="The same in the states that the dynamics imagine, one step from what was observed. A collision "
+        "that is observed shows by what it did: the vehicle has stopped. In a dream it must be told before that.",
+    )
     vector: float = Field(
         default=10.0,
         ge=0,

@@ -32,6 +32,8 @@ class Unrolled(NamedTuple):
         seen: ``(B, T, F)``: features of the state at each time step, observed where the dynamics observed, for the
             vector's head; deterministic dynamics leave it out where the simulator has no vector.
         vector_loss: ``(B, T - 1)``: of dynamics that carry the vector, how badly they predicted it.
+        imagined: Stochastic dynamics: ``(B, T - 1, F)``, features of each step as it is imagined from the observed
+            state before it, without a gradient; ``None`` where they were not asked for.
     """
 
     latents: Tensor
@@ -42,10 +44,17 @@ class Unrolled(NamedTuple):
     divergence: Divergence | None
     seen: Tensor | None
     vector_loss: Tensor | None = None
+    imagined: Tensor | None = None
 
 
 def unroll(
-    model: WorldModel, clips: Clips[Tensor], context: int, checkpointed: bool = False, with_open_loop: bool = True
+    model: WorldModel,
+    clips: Clips[Tensor],
+    context: int,
+    checkpointed: bool = False,
+    *,
+    with_open_loop: bool = True,
+    with_imagined: bool = False,
 ) -> Unrolled:
     """Encode a batch of clips and follow them with the dynamics.
 
@@ -58,6 +67,7 @@ def unroll(
         context: Frames to observe before predicting, at least 1.
         checkpointed: Recompute the encoder's activations in the backward pass instead of keeping them.
         with_open_loop: Stochastic dynamics imagine only where this is set.
+        with_imagined: Whether stochastic dynamics imagine each step by itself, too.
     """
     if clips.latents is not None:
         latents = clips.latents
@@ -66,7 +76,7 @@ def unroll(
     else:
         latents = model.encode(clips.observations)
     if model.dynamics.is_stochastic:
-        return _filter(model, clips, latents, context, with_open_loop)
+        return _filter(model, clips, latents, context, with_open_loop=with_open_loop, with_imagined=with_imagined)
     state = model.dynamics.initial(latents[:, 0])
     predicted: list[Tensor] = []
     features: list[Tensor] = []
@@ -91,7 +101,15 @@ def unroll(
     )
 
 
-def _filter(model: WorldModel, clips: Clips[Tensor], latents: Tensor, context: int, with_open_loop: bool) -> Unrolled:
+def _filter(
+    model: WorldModel,
+    clips: Clips[Tensor],
+    latents: Tensor,
+    context: int,
+    *,
+    with_open_loop: bool,
+    with_imagined: bool,
+) -> Unrolled:
     batch, steps = clips.actions.shape[:2]
     states, divergence, vector_loss = model.filter(latents, clips.actions)
     seen = model.features(states).unflatten(0, (steps + 1, batch)).transpose(0, 1)  # (T * B, F) to (B, T, F)
@@ -104,6 +122,12 @@ def _filter(model: WorldModel, clips: Clips[Tensor], latents: Tensor, context: i
         for t in range(context - 1, steps):
             state = model.imagine_state(state, clips.actions[:, t])
             open_loop.append(state.latent)
+    imagined: Tensor | None = None
+    if with_imagined:
+        with torch.no_grad():
+            before = LatentState(states.latent[:-batch], states.memory[:-batch])  # ((T - 1) * B, ...)
+            following = model.imagine_state(before, clips.actions.transpose(0, 1).flatten(0, 1))
+            imagined = model.features(following).unflatten(0, (steps, batch)).transpose(0, 1)  # to (B, T - 1, F)
     assert divergence is not None
     return Unrolled(
         latents,
@@ -114,6 +138,7 @@ def _filter(model: WorldModel, clips: Clips[Tensor], latents: Tensor, context: i
         Divergence(*(part.transpose(0, 1) for part in divergence)),
         seen,
         None if vector_loss is None else vector_loss.transpose(0, 1),
+        imagined,
     )
 
 
@@ -200,7 +225,14 @@ class WorldModelLoss(nn.Module):
     def given(self, model: WorldModel, clips: Clips[Tensor], draws: Draws) -> tuple[Tensor, dict[str, Tensor]]:
         """As :meth:`forward`, with what :meth:`draw` gave; no shape depends on what a tensor holds."""
         weights = self.config
-        unrolled = unroll(model, clips, draws.context, self.gradient_checkpointing, draws.ahead is not None)
+        unrolled = unroll(
+            model,
+            clips,
+            draws.context,
+            self.gradient_checkpointing,
+            with_open_loop=draws.ahead is not None,
+            with_imagined=weights.imagined_continuation > 0,
+        )
 
         def mean(values: Tensor) -> Tensor:
             """Of ``(B, T - 1, ...)``; steps after an episode's end count as 0.
@@ -216,6 +248,8 @@ class WorldModelLoss(nn.Module):
             terms["consistency"] = mean((unrolled.predicted - unrolled.latents[:, 1:].detach()).float().square())
         terms["reward"] = mean(model.reward_head.losses(unrolled.features, clips.rewards))
         terms["continuation"] = mean(model.continuation_head.losses(unrolled.features, clips.terminated))
+        if unrolled.imagined is not None:
+            terms["imagined_continuation"] = mean(model.continuation_head.losses(unrolled.imagined, clips.terminated))
         if unrolled.vector_loss is not None:
             terms["vector"] = mean(unrolled.vector_loss)
         elif model.simulator.vector:

@@ -124,6 +124,31 @@ def test_stochastic_loss_worked_out_by_hand(stochastic_model, clips):
     assert "consistency" not in terms
 
 
+def test_the_termination_head_learns_from_imagined_steps_and_nothing_else_does(stochastic_model, clips):
+    model = stochastic_model
+    clips = clips._replace(terminated=torch.rand(3, 4, generator=torch.Generator().manual_seed(2)) < 0.5)
+    loss = WorldModelLoss(LossConfig(perceptual=0, imagined_continuation=2.0), CONTEXT)
+    total, terms = loss(model, clips)
+    with torch.no_grad():
+        state = model.initial_state(clips.frames[:, 0])
+        errors = []
+        for t in range(4):
+            imagined = model.imagine(state, clips.actions[:, t]).continuation
+            errors.append(-torch.where(clips.terminated[:, t], 1 - imagined, imagined).log())
+            state = model.observe(state, clips.actions[:, t], clips.frames[:, t + 1])
+    torch.testing.assert_close(terms["imagined_continuation"], torch.stack(errors).mean())
+    without, _ = WorldModelLoss(LossConfig(perceptual=0), CONTEXT)(model, clips)
+    torch.testing.assert_close(total - without, 2 * terms["imagined_continuation"])
+    parameters = dict(model.named_parameters())
+    kept = [torch.autograd.grad(value, parameters.values(), allow_unused=True) for value in (total, without)]
+    changed = {
+        name
+        for name, first, second in zip(parameters, *kept, strict=True)
+        if first is not None and not torch.equal(first, second)
+    }
+    assert changed and all(name.startswith("continuation_head.") for name in changed)
+
+
 def test_free_nats_bound_each_step_and_stop_its_gradient(stochastic_model, clips):
     divergence = unroll(stochastic_model, clips, CONTEXT).divergence.dynamics.detach()
     assert divergence.shape == (3, 4)
@@ -190,6 +215,10 @@ def test_terms_of_weight_0_are_not_computed(kind, tiny_model, stochastic_model, 
     assert run(reconstruction=0, consistency=0) == always | {"prediction"}
     assert sum(decoded) == 3 * 3
     assert run() == always | {"prediction", "reconstruction"} | ({"consistency"} if kind == "gru" else set())
+    # What the termination head of deterministic dynamics sees is imagined as it is.
+    asked = run(prediction=0, reconstruction=0, consistency=0, imagined_continuation=1)
+    assert asked == always | ({"imagined_continuation"} if kind == "rssm" else set())
+    assert len(imagined) == (1 if kind == "rssm" else 4)
 
 
 def test_the_loss_repeats_with_the_global_seed(stochastic_model, clips):
