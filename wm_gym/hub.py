@@ -175,6 +175,9 @@ def download_file(reference: HubReference, name: str, folder: Path | None = None
             Hub cannot be reached.
     """
     client = check_client(f"to read {reference}", reference.error)
+    if folder is not None and client.constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
+        for kind in ("http_get", "xet_get"):  # a bar for each of many files would hide the command's own
+            client.utils.disable_progress_bars(f"huggingface_hub.{kind}")
     with _told_in_one_sentence(client, reference):
         try:
             return Path(

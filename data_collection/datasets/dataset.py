@@ -176,7 +176,7 @@ class Dataset:
     def push_to_hub(self, repository: str, *, private: bool = False, message: str | None = None) -> str:
         """Send the dataset to the Hugging Face Hub, or add to it there what it has gained; needs the extra ``hub``.
 
-        ``Dataset.open("hf://datasets/owner/name")`` reads it back. Up to 97 episodes arrive in one commit; the first of
+        ``Dataset.open("hf://datasets/owner/name")`` reads it back. Up to 96 episodes arrive in one commit; the first of
         more are sent before, and a reader does not see them until the last commit lists them. What was not sent when a
         push was interrupted is sent by the next one.
 

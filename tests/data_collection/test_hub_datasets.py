@@ -219,6 +219,7 @@ def test_other_repositories(hub, dataset):
     hub.repositories[NAME] = Repository()  # a model's: the Hub keeps the names apart
     assert f"there is no {URL} at {hub.url}" in sentence_of(Dataset.open, URL)
     assert "names no dataset on the Hub; write hf://datasets/owner/name" in sentence_of(Dataset.open, f"hf://{NAME}")
+    assert f"check the path (a dataset on the Hub is {URL})" in sentence_of(Dataset.open, NAME)
     hub.repositories[STORED] = Repository()
     hub.repositories[STORED].commit({"cats.csv": b"miaow"})
     assert f"there is no dataset at {URL}" in sentence_of(Dataset.open, URL)
