@@ -8,7 +8,8 @@ environment is wrapped so that it behaves alike.
 
 A simulator that runs on a server names the arguments that say where it runs, not what it simulates, in
 ``metadata["unrecorded"]``: its connection. They reach the environment, but no record. One where standing still can be
-right says so by ``metadata["may_stand"]``.
+right says so by ``metadata["may_stand"]``; one that can be met in other scenes, which recordings may mix, names the
+arguments that choose them in ``metadata["scene"]``.
 """
 
 from __future__ import annotations
@@ -290,6 +291,16 @@ def has_connection(name: str) -> bool:
 def may_stand(name: str) -> bool:
     """Whether standing still can be right in a simulator, as at a red light; raises as above."""
     return bool(_class_metadata(SIMULATORS.get(name, name)).get("may_stand", False))
+
+
+def scene_settings(name: str) -> tuple[str, ...]:
+    """Keyword arguments that choose what is met (towns, traffic), and not what is observed or paid.
+
+    None where the simulator does not say, or what it needs is not installed.
+    """
+    env_id = SIMULATORS.get(name, name)
+    metadata: Mapping[str, Any] = getattr(_creator_or_none(env_id), "metadata", None) or {}
+    return tuple(metadata.get("scene", ()))
 
 
 def kind_of(name: str, known: Iterable[str]) -> str | None:

@@ -34,7 +34,7 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.data_collection.recording.collector import collect
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
-from wm_gym.envs.simulators import check_connection, may_stand
+from wm_gym.envs.simulators import check_connection, may_stand, scene_settings
 from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.files import write_text_atomically
 from wm_gym.run_folder import RunFolder
@@ -255,7 +255,7 @@ class _Rounds:
             check_connection(self.simulator.id, connection)
         self.model_config = _config_of(manifest.provenance, config)
         # What is wrong with these is said early.
-        open_training_data(data, self.model_config.training.validation_fraction)
+        open_training_data(data, self.model_config.training.validation_fraction, scenes=scene_settings)
         if initial is not None:
             load_agent(initial, "cpu")
 
@@ -313,7 +313,9 @@ class _Rounds:
         config = self.model_config.model_copy(
             update={"training": training.model_copy(update={"seed": training.seed + number})}
         )
-        data = open_training_data(self._datasets(number), training.validation_fraction, self._shares(number))
+        data = open_training_data(
+            self._datasets(number), training.validation_fraction, self._shares(number), scenes=scene_settings
+        )
         out = self._folder(number) / "model"
         WorldModelTrainer(
             config,

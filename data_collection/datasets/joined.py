@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from wm_gym.clips import Clips
 from wm_gym.data_collection.datasets.dataset import Dataset
+from wm_gym.data_collection.datasets.metadata import first_difference
 from wm_gym.errors import DatasetError
+
+Scenes = Callable[[str], Collection[str]]
+"""Gives, for a simulator's id, the keyword arguments that choose what is met, and not what is observed or paid."""
 
 
 class JoinedDataset:
@@ -23,22 +27,26 @@ class JoinedDataset:
         datasets: At least one.
         shares: How much of the draws each dataset has, relative to each other; ``None`` gives every start frame of all
             datasets the same chance.
+        scenes: Gives, for a simulator's id, the keyword arguments in which they may differ; ``None``: in none.
 
     Raises:
         DatasetError: There are none, or they are of different simulators, or the shares are not one positive number
             for each.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], shares: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, datasets: Sequence[Dataset], shares: Sequence[float] | None = None, scenes: Scenes | None = None
+    ) -> None:
         if not datasets:
             raise DatasetError("there is no dataset to train on; give at least one.")
-        first = datasets[0].metadata.simulator
+        scene = scenes(datasets[0].metadata.simulator.id) if scenes and len(datasets) > 1 else ()
+        first = _without(datasets[0], scene)
         for dataset in datasets[1:]:
-            if dataset.metadata.simulator != first:
+            different = first_difference("", first, _without(dataset, scene))
+            if different:
                 raise DatasetError(
-                    f"{datasets[0].path} and {dataset.path} were recorded in different simulators ({first.id} and "
-                    f"{dataset.metadata.simulator.id}) or with different settings; datasets that are trained on "
-                    "together must agree."
+                    f"{datasets[0].path} was recorded in another simulator, or with another setting, than "
+                    f"{dataset.path}: {different}; datasets that are trained on together must agree."
                 )
         if shares is not None and (len(shares) != len(datasets) or min(shares) <= 0):
             raise DatasetError(
@@ -109,3 +117,9 @@ class JoinedDataset:
                 parts.append(dataset.read_clips(draws[rows] - [self._first_positions[index], 0], length))
         back = np.argsort(np.concatenate(order), kind="stable")
         return Clips(*(np.concatenate(arrays)[back] for arrays in zip(*(part[:5] for part in parts), strict=True)))
+
+
+def _without(dataset: Dataset, scene: Collection[str]) -> dict[str, Any]:
+    """The record of a dataset's simulator without some of its keyword arguments."""
+    record = dataset.metadata.simulator.model_dump(mode="json")
+    return {**record, "kwargs": {name: value for name, value in record["kwargs"].items() if name not in scene}}

@@ -143,13 +143,14 @@ def difference(old: DatasetMetadata, new: DatasetMetadata) -> str | None:
     def settings(metadata: DatasetMetadata) -> dict[str, Any]:
         return metadata.model_dump(mode="json", exclude={"created_with", "source"})
 
-    return _first_difference("", settings(old), settings(new))
+    return first_difference("", settings(old), settings(new))
 
 
-def _first_difference(where: str, old: Any, new: Any) -> str | None:
+def first_difference(where: str, old: Any, new: Any) -> str | None:
+    """The first place below ``where`` in which two JSON values differ, as :func:`difference` says it."""
     if isinstance(old, dict) and isinstance(new, dict) and where != "collection.behaviours":
         for key in [*old, *(key for key in new if key not in old)]:
-            found = _first_difference(f"{where}.{key}".lstrip("."), old.get(key), new.get(key))
+            found = first_difference(f"{where}.{key}".lstrip("."), old.get(key), new.get(key))
             if found:
                 return found
         return None

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.download_cache import DownloadCache
-from wm_gym.data_collection.datasets.joined import JoinedDataset
+from wm_gym.data_collection.datasets.joined import JoinedDataset, Scenes
 from wm_gym.data_collection.datasets.window_returns import random_driving
 from wm_gym.errors import DatasetError
 from wm_gym.simulator import SimulatorSpec
@@ -42,6 +42,7 @@ def open_training_data(
     shares: Sequence[float] | None = None,
     *,
     downloads: DownloadCache | None = None,
+    scenes: Scenes | None = None,
 ) -> TrainingData:
     """Open and split one or several datasets.
 
@@ -50,6 +51,7 @@ def open_training_data(
         validation_fraction: Share of each dataset's episodes held out; 0 holds none out.
         shares: How much of the clips comes from each dataset; see :class:`JoinedDataset`.
         downloads: Where downloaded episodes are kept; see :meth:`Dataset.open`.
+        scenes: In what they may differ; see :class:`JoinedDataset`. The first one's simulator is the model's.
 
     Raises:
         DatasetError: A dataset is missing, damaged, given twice or too small to split, or they do not fit each other.
@@ -60,12 +62,12 @@ def open_training_data(
         raise DatasetError(f"the dataset {str(twice)!r} is given twice; give each once.")
     cache_bytes = _CACHE_BYTES // len(folders)
     datasets = [Dataset.open(folder, cache_bytes=cache_bytes, downloads=downloads) for folder in folders]
-    joined = JoinedDataset(datasets, shares)
+    joined = JoinedDataset(datasets, shares, scenes)
     train, validation = joined, None
     if validation_fraction > 0:
         splits = [dataset.split(validation_fraction) for dataset in joined.datasets]
-        train = JoinedDataset([split[0] for split in splits], shares)
-        validation = JoinedDataset([split[1] for split in splits], shares)
+        train = JoinedDataset([split[0] for split in splits], shares, scenes)
+        validation = JoinedDataset([split[1] for split in splits], shares, scenes)
     returns = [header.return_ for dataset in joined.datasets for header in dataset.episodes]
     info = {
         "path": ", ".join(str(dataset.path) for dataset in datasets),

@@ -148,6 +148,8 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
         "vector_by_default": True,
         # Who waits at a red light does right.
         "may_stand": True,
+        # Arguments that say what is met: recordings that differ in these are of one task.
+        "scene": ("town", "weather", "traffic", "route"),
         # Arguments that say where to simulate, not what; datasets and models leave them out.
         "unrecorded": tuple(ConnectionConfig.model_fields),
     }

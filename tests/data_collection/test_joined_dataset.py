@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -77,6 +78,40 @@ def test_each_dataset_is_split_by_itself(parts):
     assert [len(part) for part in data.validation.datasets] == [1, 1]
     assert data.info["num_episodes"] == 5
     assert str(parts[0].path) in data.info["path"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "named"),
+    [
+        ({"town": "A"}, {"town": ["B", "C"]}, None),
+        ({}, {"traffic": {"vehicles": 80}}, None),
+        (
+            {"town": "A", "view": "camera"},
+            {"town": "B", "view": "above"},
+            "kwargs.view is 'camera' there and 'above' here",
+        ),
+        ({"reward": {"speed": 1.0}}, {"reward": {"speed": 2.0}}, "kwargs.reward.speed is 1.0 there and 2.0 here"),
+    ],
+)
+def test_scenes_may_be_mixed_and_nothing_else(tmp_path, first, second, named):
+    metadata = make_metadata()
+    datasets = [
+        Dataset.create(
+            tmp_path / str(number),
+            metadata.model_copy(update={"simulator": metadata.simulator.model_copy(update={"kwargs": kwargs})}),
+            [make_episode(number)],
+        )
+        for number, kwargs in enumerate((first, second))
+    ]
+    scenes = {"Toy-v0": ("town", "traffic")}.__getitem__
+    if named is None:
+        paths = [dataset.path for dataset in datasets]
+        assert open_training_data(paths, 0, scenes=scenes).simulator.kwargs == first
+        with pytest.raises(DatasetError, match="must agree"):
+            open_training_data(paths, 0)
+    else:
+        with pytest.raises(DatasetError, match=re.escape(named)):
+            JoinedDataset(datasets, scenes=scenes)
 
 
 def test_what_does_not_fit_is_refused(parts, tmp_path):

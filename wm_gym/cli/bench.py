@@ -196,10 +196,11 @@ def _loader(job: _Job) -> Table:
     from wm_gym.bench.loader import measure_loader
     from wm_gym.config import load_config
     from wm_gym.data_collection.datasets.training_data import open_training_data
+    from wm_gym.envs.simulators import scene_settings
 
     config = load_config(job.config, ("loss.perceptual=0",))
     assert job.data is not None
-    data = open_training_data(job.data, config.training.validation_fraction)
+    data = open_training_data(job.data, config.training.validation_fraction, scenes=scene_settings)
     return measure_loader(job.config, config, data.train, job.seconds, device=job.device)
 
 

@@ -60,10 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise TrainingError(f"--resume was given, but {arguments.out!r} holds no training run; check --out.")
 
     from wm_gym.data_collection.datasets.training_data import open_training_data
+    from wm_gym.envs.simulators import scene_settings
     from wm_gym.training.trainer import WorldModelTrainer
 
     fraction = config.training.validation_fraction
-    data = open_training_data(arguments.data, fraction, downloads=download_cache(arguments))
+    data = open_training_data(arguments.data, fraction, downloads=download_cache(arguments), scenes=scene_settings)
     trainer = WorldModelTrainer(
         config,
         data.simulator,
