@@ -44,12 +44,12 @@ class HubReference:
     Attributes:
         repository: ``"owner/name"``.
         revision: Branch, tag or commit; ``None`` for the newest of the main branch.
-        type: ``"model"`` (agents, too) or ``"dataset"``; the Hub keeps their names apart.
+        repo_type: ``"model"`` (agents, too) or ``"dataset"``; the Hub keeps their names apart.
     """
 
     repository: str
     revision: str | None = None
-    type: RepositoryType = "model"
+    repo_type: RepositoryType = "model"
 
     def __str__(self) -> str:
         return SCHEME + self.path + ("" if self.revision is None else f"@{self.revision}")
@@ -57,12 +57,12 @@ class HubReference:
     @property
     def path(self) -> str:
         """The repository's name, below the Hub's address."""
-        return self.repository if self.type == "model" else DATASETS + self.repository
+        return self.repository if self.repo_type == "model" else DATASETS + self.repository
 
     @property
     def error(self) -> type[WMGymError]:
         """What is raised where it cannot be used."""
-        return BundleError if self.type == "model" else DatasetError
+        return BundleError if self.repo_type == "model" else DatasetError
 
 
 @overload
@@ -184,7 +184,7 @@ def download_file(reference: HubReference, name: str, folder: Path | None = None
                 client.hf_hub_download(
                     reference.repository,
                     name,
-                    repo_type=reference.type,
+                    repo_type=reference.repo_type,
                     revision=reference.revision,
                     local_dir=folder,
                     endpoint=endpoint(),
@@ -219,9 +219,9 @@ def list_files(reference: HubReference) -> set[str]:
     client = check_client(f"to push to {reference}", reference.error)
     api = client.HfApi(endpoint=endpoint(), library_name="wm_gym", library_version=__version__)
     with _told_in_one_sentence(client, reference):
-        if not api.repo_exists(reference.repository, repo_type=reference.type):
+        if not api.repo_exists(reference.repository, repo_type=reference.repo_type):
             return set()
-        found = api.repo_info(reference.repository, repo_type=reference.type)
+        found = api.repo_info(reference.repository, repo_type=reference.repo_type)
     return {file.rfilename for file in found.siblings or ()} - _MADE_WITH_A_REPOSITORY
 
 
@@ -260,9 +260,9 @@ def upload(
     api = client.HfApi(endpoint=endpoint(), library_name="wm_gym", library_version=__version__)
     with _told_in_one_sentence(client, reference):
         # Who may write to a repository need not have the right to make one.
-        if not api.repo_exists(reference.repository, repo_type=reference.type):
-            api.create_repo(reference.repository, repo_type=reference.type, private=private or None)
-        found = api.repo_info(reference.repository, repo_type=reference.type)
+        if not api.repo_exists(reference.repository, repo_type=reference.repo_type):
+            api.create_repo(reference.repository, repo_type=reference.repo_type, private=private or None)
+        found = api.repo_info(reference.repository, repo_type=reference.repo_type)
         there = {file.rfilename for file in found.siblings or ()}
         # What an interrupted push has sent is among the files of this one.
         if there - _MADE_WITH_A_REPOSITORY - files.keys() and manifest not in there:
@@ -281,7 +281,7 @@ def upload(
             api.create_commit(
                 reference.repository,
                 [*part, *deletions] if end == len(additions) else part,
-                repo_type=reference.type,
+                repo_type=reference.repo_type,
                 commit_message=message or f"A {what}, written by wm_gym {__version__}",
             )
     return repository_url(reference)

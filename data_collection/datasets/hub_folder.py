@@ -19,8 +19,8 @@ def is_on_the_hub(url: str) -> bool:
 class HubFolder:
     """A dataset's repository, with the methods of a :class:`RemoteFolder` that reading needs.
 
-    fsspec reaches the Hub, too, but lists a folder before it reads a file of it, keeps the sizes of that listing, and has
-    no copies for when there is no network.
+    fsspec reaches the Hub, too, but lists a folder before it reads a file of it, keeps the sizes of that listing, and
+    has no copies for when there is no network.
 
     Args:
         url: ``"hf://datasets/owner/name"``, with ``@revision`` or without.
