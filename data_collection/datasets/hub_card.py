@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import yaml
@@ -12,16 +13,22 @@ from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader
 from wm_gym.hub import HubReference
+from wm_gym.plain_files import NotPlainError, parse_yaml
 
 PICTURE = "frames.png"
 """The picture's name in a repository."""
+CARD = "README.md"
 _FRAMES_SHOWN = 6
+_LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 
-def hub_card(dataset: Dataset, reference: HubReference) -> str:
-    """The text of ``README.md`` in a dataset's repository; the license is left to its owner.
+def hub_card(dataset: Dataset, reference: HubReference, before: str = "") -> str:
+    """The text of ``README.md`` in a dataset's repository; only the headers of the episodes are read.
 
-    Only the headers of the episodes are read.
+    Args:
+        dataset: The dataset.
+        reference: The repository.
+        before: The text of the card that is replaced, whose license is kept; without one the owner has to choose it.
     """
     simulator, headers = dataset.metadata.simulator, dataset.episodes
     action = simulator.action
@@ -34,6 +41,7 @@ def hub_card(dataset: Dataset, reference: HubReference) -> str:
         "tags": ["wm_gym", "driving", "world-model", simulator.id],
         "size_categories": [_size_category(dataset.num_steps)],
         "viewer": False,  # of tables, which there are none of here
+        **_license(before),
     }
     height, width = simulator.frame_size
     rows = {
@@ -87,6 +95,16 @@ def picture_strip(dataset: Dataset) -> bytes:
     frames = dataset.read_episode(0).frames
     chosen = np.linspace(0, len(frames) - 1, _FRAMES_SHOWN).round().astype(int)
     return FrameCodec().encode(np.ascontiguousarray(np.concatenate(list(frames[chosen]), axis=1)))
+
+
+def _license(card: str) -> dict[str, Any]:
+    """The fields of a card that name a license, and its name and address where it is not one of the Hub's list."""
+    opening, _, rest = card.partition("---\n")
+    try:
+        fields = parse_yaml(rest.partition("\n---")[0]) if not opening else {}
+    except NotPlainError:
+        fields = {}
+    return {name: fields[name] for name in _LICENSE_FIELDS if name in fields} if isinstance(fields, dict) else {}
 
 
 def _driver_row(name: str, driven: list[EpisodeHeader]) -> str:

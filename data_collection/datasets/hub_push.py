@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
+
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode_file import check_episode_file
-from wm_gym.data_collection.datasets.hub_card import PICTURE, hub_card, picture_strip
+from wm_gym.data_collection.datasets.hub_card import CARD, PICTURE, hub_card, picture_strip
 from wm_gym.data_collection.datasets.hub_folder import HubFolder
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE
 from wm_gym.data_collection.datasets.publishing import PushSummary, check_grows, index_content
@@ -32,9 +35,13 @@ def push_to_hub(dataset: Dataset, repository: str, *, private: bool = False, mes
     if dataset.is_cut:
         raise DatasetError(f"a part of {source} that was split by time cannot be pushed; push the whole dataset.")
     there = list_files(reference)
-    listed = (
-        check_grows(dataset.metadata, dataset.episodes, HubFolder(str(reference))) if METADATA_FILE in there else ()
-    )
+    listed: Collection[int] = ()
+    card = ""
+    if METADATA_FILE in there:
+        folder = HubFolder(str(reference))
+        listed = check_grows(dataset.metadata, dataset.episodes, folder)
+        with suppress(FileNotFoundError):
+            card = folder.read(CARD).decode(errors="replace")
     names = {header.index: f"{EPISODES_FOLDER}/{header.path.name}" for header in dataset.episodes}
     missing = [header for header in dataset.episodes if header.index not in listed or names[header.index] not in there]
     for header in missing:
@@ -43,7 +50,7 @@ def push_to_hub(dataset: Dataset, repository: str, *, private: bool = False, mes
         {
             **{names[header.index]: header.path for header in missing},
             PICTURE: picture_strip(dataset),
-            "README.md": hub_card(dataset, reference).encode(),
+            CARD: hub_card(dataset, reference, card).encode(),
             INDEX_FILE: index_content(dataset.episodes),
             METADATA_FILE: source / METADATA_FILE,
         },

@@ -136,6 +136,23 @@ def test_the_card_says_what_is_there(hub, pushed):
     np.testing.assert_array_equal(strip[:, :width, ::-1], pushed.read_episode(0).frames[0])
 
 
+@pytest.mark.parametrize("card", ["---\ntags: [a]\nlicense: cc-by-4.0\n---\n# Mine", "---\nlicense: cc-by-4.0\n---\n"])
+def test_a_second_push_keeps_the_license(hub, pushed, card):
+    repository = hub.repositories[STORED]
+    repository.commit({**repository.files, "README.md": card.encode()})
+    pushed.push_to_hub(NAME)
+    text = repository.files["README.md"].decode()
+    assert yaml.safe_load(text.split("---\n")[1])["license"] == "cc-by-4.0" and "## Drivers" in text
+
+
+@pytest.mark.parametrize("card", ["", "# No head", "---\n[not, a, mapping]\n---\n", "---\n{damaged\n---\n", "---\n"])
+def test_a_card_without_a_license_is_replaced(hub, pushed, card):
+    repository = hub.repositories[STORED]
+    repository.commit({**repository.files, "README.md": card.encode()})
+    pushed.push_to_hub(NAME)
+    assert "license:" not in repository.files["README.md"].decode()
+
+
 def test_many_episodes_are_sent_in_several_commits(hub, dataset, monkeypatch):
     monkeypatch.setattr(client, "_FILES_IN_A_COMMIT", 4)
     dataset.push_to_hub(NAME)
