@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# A file's tests share what is costly to make, and stay together.
+TEST_PROCESSES ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 DOCS_INSTALLED := $(VENV)/.installed-docs
 
 # The oldest Python that is there, of those that setup.py allows.
@@ -37,10 +40,10 @@ demo: $(INSTALLED)
 	$(BIN)/wm-gym demo --out runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-lowest: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet uv

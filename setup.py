@@ -114,6 +114,7 @@ setup(
         "docs": DOCS,
         "dev": [
             "pytest>=8.0",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             "msgpack>=1.0.8",
             "ruff>=0.6",

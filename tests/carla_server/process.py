@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import socket
 import subprocess
 import sys
@@ -24,14 +26,14 @@ def command(port: int | str = "{port}", *options: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A port with a free one after it."""
+    """A port with a free one after it, in the share of the test process; no connection is given one of these."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
-            with contextlib.suppress(OSError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
+        port = 10_000 + 1_000 * (process % 20) + random.SystemRandom().randrange(1_000)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
 
 
 def call(port: int, method: str, *arguments: Any) -> Any:
