@@ -65,7 +65,7 @@ types: $(INSTALLED)
 	rm -rf build/types
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types .
 	cd build/types && $(abspath $(BIN))/mypy --config-file $(abspath pyproject.toml) -p wm_gym
-	$(BIN)/mypy tools/docs_pages.py
+	$(BIN)/mypy tools/docs_pages.py tools/new_user.py
 
 $(DOCS_INSTALLED): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"

@@ -25,7 +25,7 @@ EXPORT = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
 # The server of wm-gym play and view.
 PLAY = ["starlette>=0.37", "uvicorn>=0.29", "websockets>=15.0"]
 
-# The Hugging Face Hub: models and agents by the name of their repository.
+# The Hugging Face Hub: models, agents and datasets by the name of their repository.
 HUB = ["huggingface_hub>=1.0"]
 
 # The documentation as a site; Python 3.11 or later. ruff breaks the lines of long signatures.

@@ -11,7 +11,8 @@ from wm_gym.data_collection.datasets.download_cache import DownloadCache
 from wm_gym.data_collection.datasets.episode import Episode
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader
 from wm_gym.data_collection.datasets.metadata import CollectionSettings, DatasetMetadata
-from wm_gym.data_collection.datasets.push import PushSummary, push
+from wm_gym.data_collection.datasets.publishing import PushSummary
+from wm_gym.data_collection.datasets.push import push
 from wm_gym.data_collection.datasets.statistics import DatasetStatistics, describe, render
 from wm_gym.data_collection.datasets.verification import Verification, verify
 from wm_gym.data_collection.recording.collector import CollectionSummary, collect

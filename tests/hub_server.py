@@ -40,15 +40,19 @@ class HubServer:
     """The server, in a thread; ``with HubServer() as hub: ... hub.url``.
 
     Attributes:
-        repositories: By ``owner/name``.
+        repositories: By ``owner/name``; those of datasets by ``datasets/owner/name``.
         requests: Method and path of every request so far.
         refuse_commits: Whether commits are answered with status 500.
+        commits_before: How many more commits are made before they are; ``None``: any number.
+        failing_downloads: How many of the next downloads of episodes are answered with status 503.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         self.refuse_commits = False
+        self.commits_before: int | None = None
+        self.failing_downloads = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
@@ -105,15 +109,18 @@ def _handler(hub: HubServer):
                 self.wfile.write(content)
 
         def _answer(self, path, body):
+            # As the Hub writes addresses: "models/" stands in those of its API alone, "datasets/" in all.
+            path = path.replace("/api/models/", "/api/", 1)
+            name = r"((?:datasets/)?[^/]+/[^/]+)"
             routes = {
                 r"/api/repos/create": lambda: self._create(json.loads(body)),
                 r"/api/validate-yaml": lambda: _json({"errors": [], "warnings": []}),
-                r"/api/models/([^/]+/[^/]+)": self._info,
-                r"/api/models/([^/]+/[^/]+)/revision/(.+)": self._info,
-                r"/api/models/([^/]+/[^/]+)/tree/([^/]+)": self._tree,
-                r"/api/models/([^/]+/[^/]+)/preupload/main": lambda name: self._preupload(name, json.loads(body)),
-                r"/api/models/([^/]+/[^/]+)/commit/main": lambda name: self._commit(name, body),
-                r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)": self._resolve,
+                rf"/api/{name}": self._info,
+                rf"/api/{name}/revision/(.+)": self._info,
+                rf"/api/{name}/tree/([^/]+)": self._tree,
+                rf"/api/{name}/preupload/main": lambda name: self._preupload(name, json.loads(body)),
+                rf"/api/{name}/commit/main": lambda name: self._commit(name, body),
+                rf"/{name}/resolve/([^/]+)/(.+)": self._resolve,
             }
             for pattern, answer in routes.items():
                 if match := re.fullmatch(pattern, path):
@@ -127,7 +134,8 @@ def _handler(hub: HubServer):
         def _create(self, asked):
             if self._token != TOKEN:
                 raise _AnswerError(403 if self._token else 401)
-            name = f"{asked['organization']}/{asked['name']}"
+            folder = "datasets/" if asked.get("type") == "dataset" else ""
+            name = f"{folder}{asked['organization']}/{asked['name']}"
             if name in hub.repositories:
                 raise _AnswerError(409, url=f"{hub.url}/{name}")
             hub.repositories[name] = Repository(asked.get("private") or asked.get("visibility") == "private")
@@ -158,6 +166,9 @@ def _handler(hub: HubServer):
             commit, files = self._files(name, revision)
             if path not in files:
                 raise _AnswerError(404, "EntryNotFound")
+            if hub.failing_downloads and self.command == "GET" and path.startswith("episodes/"):
+                hub.failing_downloads -= 1
+                raise _AnswerError(503)
             return files[path], {"ETag": f'"{_blob(files[path])}"', "X-Repo-Commit": commit}
 
         def _preupload(self, name, asked):
@@ -178,8 +189,10 @@ def _handler(hub: HubServer):
 
         def _commit(self, name, body):
             self._may_write(name)
-            if hub.refuse_commits:
+            if hub.refuse_commits or hub.commits_before == 0:
                 raise _AnswerError(500)
+            if hub.commits_before is not None:
+                hub.commits_before -= 1
             files = dict(self._repository(name).files)
             for line in body.splitlines():
                 entry = json.loads(line)

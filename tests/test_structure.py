@@ -45,6 +45,8 @@ MAY_CLOSE_A_CIRCLE = {
     # A model saves, loads and sends itself; the modules that do it make models, and are imported inside these methods.
     ("wm_gym.world_model", "wm_gym.bundle"),
     ("wm_gym.world_model", "wm_gym.hub_push"),
+    # So does a dataset.
+    ("wm_gym.data_collection.datasets.dataset", "wm_gym.data_collection.datasets.hub_push"),
 }
 
 

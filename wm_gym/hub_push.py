@@ -10,7 +10,7 @@ from pathlib import Path
 from wm_gym.bundle import MODEL_BUNDLE, save_model
 from wm_gym.bundle_kind import BundleKind
 from wm_gym.errors import BundleError
-from wm_gym.hub import HubReference, check_client, parse_reference, repository_url, upload
+from wm_gym.hub import HubReference, check_is_pushable, parse_reference, repository_url, upload
 from wm_gym.hub_card import Score, hub_card, model_scores
 from wm_gym.world_model import WorldModel
 
@@ -53,12 +53,9 @@ class PushTarget:
     message: str | None = None
 
     def __post_init__(self) -> None:
-        reference = self.reference
-        if reference.revision is not None:
-            raise BundleError(f"a push to {reference} makes a new revision; leave @{reference.revision} out.")
         if self.video is not None:
             _check_video(Path(self.video))
-        check_client(f"to push to {reference}")
+        check_is_pushable(self.reference)
 
     @property
     def reference(self) -> HubReference:
@@ -127,7 +124,8 @@ def push_folder(
     return upload(
         files | shown | dict(further or {}),
         reference,
-        kind,
+        what=kind.name,
+        manifest=kind.manifest,
         private=target.private,
         message=target.message,
         replaceable=(*kind.files, *_VIDEOS, ENV_FILE),

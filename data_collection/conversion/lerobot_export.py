@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from wm_gym.actions import DRIVING_NAMES
 from wm_gym.data_collection.conversion import lerobot_layout as layout
 from wm_gym.data_collection.conversion.lerobot_packages import av, pyarrow
-from wm_gym.data_collection.conversion.lerobot_statistics import Statistics
+from wm_gym.data_collection.conversion.lerobot_statistics import Statistics, episode_columns
 from wm_gym.data_collection.conversion.video_files import VideoWriter, pixel_format
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode import INFO_PREFIX, Episode
@@ -169,8 +169,11 @@ class _Export:
                 start_s = video.end_s
                 video.add(episode.frames)
                 self._note(episode, position, data.entries, videos.entries, (start_s, video.end_s))
-                self.statistics.add(columns)
-                self.statistics.add_frames(CAMERA, episode.frames)
+                own = Statistics()
+                for statistics in (self.statistics, own):
+                    statistics.add(columns)
+                    statistics.add_frames(CAMERA, episode.frames)
+                self.entries[-1] |= episode_columns(own)
         self._write_meta()
 
     def _features(self) -> dict[str, layout.Feature]:

@@ -1,4 +1,8 @@
-"""What ``meta/stats.json`` of a LeRobot dataset says, by which policies normalise."""
+"""What a LeRobot dataset says of its numbers.
+
+``meta/stats.json``, by which policies normalise, is of all episodes; ``meta/episodes`` says the same of each, from
+which LeRobot makes the former anew where it takes episodes out of a dataset.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ _FRAMES_AN_EPISODE = 20
 
 
 class Statistics:
-    """Gathers the numbers of rows, and some of the frames, of all episodes."""
+    """Gathers the numbers of rows, and some of the frames, of one or several episodes."""
 
     def __init__(self) -> None:
         self._columns: dict[str, list[NDArray[np.float64]]] = {}
@@ -53,6 +57,15 @@ class Statistics:
                 for name, values in described.items()
             }
         return found
+
+
+def episode_columns(statistics: Statistics) -> dict[str, list[Any]]:
+    """The same as columns of ``meta/episodes``: ``"stats/action/mean"`` and so on."""
+    return {
+        f"stats/{feature}/{name}": values
+        for feature, described in statistics.to_dict().items()
+        for name, values in described.items()
+    }
 
 
 def _described(

@@ -138,8 +138,9 @@ class Dataset:
         """Open a dataset for reading. Only ``dataset.json`` and the folder's listing are read here.
 
         Args:
-            path: The dataset's folder, or a URL that fsspec knows (``"s3://bucket/car"``), to which
-                :func:`~wm_gym.data_collection.push` has put a dataset; its episodes are downloaded on first use.
+            path: The dataset's folder, or a URL that fsspec knows (``"s3://bucket/car"``) or of the Hugging Face Hub
+                (``"hf://datasets/owner/name"``), to which :func:`~wm_gym.data_collection.push` has put a dataset; its
+                episodes are downloaded on first use.
             cache_bytes: Most bytes of decoded frames to keep in memory (per process); 0 keeps none.
             downloads: Where downloaded episodes are kept; ``None``: :meth:`DownloadCache.default`.
 
@@ -172,9 +173,37 @@ class Dataset:
                 add(episode)
         return cls(folder, metadata, list_episode_files(folder), _FrameCache(DEFAULT_CACHE_BYTES))
 
+    def push_to_hub(self, repository: str, *, private: bool = False, message: str | None = None) -> str:
+        """Send the dataset to the Hugging Face Hub, or add to it there what it has gained; needs the extra ``hub``.
+
+        ``Dataset.open("hf://datasets/owner/name")`` reads it back. Up to 96 episodes arrive in one commit; the first of
+        more are sent before, and a reader does not see them until the last commit lists them. What was not sent when a
+        push was interrupted is sent by the next one.
+
+        Args:
+            repository: ``"owner/name"``; made where there is none.
+            private: Whether nobody else may see a repository that is made now.
+            message: Of the commit.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            DatasetError: The name is not of that form, the extra is not installed, an episode is damaged, one may not
+                write there, the repository holds something else or other episodes, or the Hub cannot be reached.
+        """
+        from wm_gym.data_collection.datasets.hub_push import push_to_hub
+
+        return push_to_hub(self, repository, private=private, message=message).url
+
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self._files)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether a part alone of an episode belongs to it, as after a split by time."""
+        return bool(self._parts)
 
     @property
     def num_episodes(self) -> int:

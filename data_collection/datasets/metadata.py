@@ -17,6 +17,7 @@ from wm_gym.checksums import canonical
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.errors import DatasetError, first_invalid
 from wm_gym.files import describe_os_error, write_text_atomically
+from wm_gym.hub import DATASETS, SCHEME, parse_reference
 from wm_gym.plain_files import JSON_BYTES, NotPlainError, parse_json, read_text
 from wm_gym.provenance import git_revision
 from wm_gym.simulator import SimulatorSpec
@@ -89,7 +90,11 @@ class DatasetMetadata(BaseModel):
             DatasetError: the folder is missing, is no dataset, or its file is damaged or of another version.
         """
         if not folder.exists():
-            raise DatasetError(f"there is no dataset at {folder}; check the path, or make one with `wm-gym collect`.")
+            named = parse_reference(str(folder))
+            hint = "" if named is None else f" (a dataset on the Hub is {SCHEME}{DATASETS}{named.repository})"
+            raise DatasetError(
+                f"there is no dataset at {folder}; check the path{hint}, or make one with `wm-gym collect`."
+            )
         if not folder.is_dir():
             raise DatasetError(f"{folder} is a file, but a dataset is a folder with a {METADATA_FILE} in it.")
         path = folder / METADATA_FILE

@@ -1,4 +1,4 @@
-"""Datasets on object storage: the list of their episodes, and reading through a cache.
+"""Datasets on object storage or the Hub: the list of their episodes, and reading through a cache.
 
 There they look as they do in a folder, with one file more: ``episodes.json`` holds the headers of all episodes, so that
 opening takes two requests and no listing, which plain web servers do not have.
@@ -22,6 +22,7 @@ from wm_gym.data_collection.datasets.episode_file import (
     episode_file_name,
     read_header,
 )
+from wm_gym.data_collection.datasets.hub_folder import HubFolder, is_on_the_hub
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata
 from wm_gym.data_collection.datasets.remote_folder import DamagedError, RemoteFolder, without_password
 from wm_gym.data_collection.datasets.writer import check_sizes
@@ -107,7 +108,7 @@ class RemoteEpisodes:
     def _download(self, header: EpisodeHeader, path: Path) -> None:
         name = f"{EPISODES_FOLDER}/{episode_file_name(header.index)}"
         try:
-            RemoteFolder(self.url).download(name, path, header.file_bytes, lambda arrived: _check(header, arrived))
+            remote_folder(self.url).download(name, path, header.file_bytes, lambda arrived: _check(header, arrived))
         except FileNotFoundError as error:
             shown = without_password(self.url)
             raise DatasetError(f"{shown}/{name} is gone; push the dataset again.") from error
@@ -140,7 +141,7 @@ def open_remote(url: str, downloads: DownloadCache | None) -> tuple[str, Dataset
     Raises:
         DatasetError: there is none, it is damaged, or the network fails.
     """
-    folder = RemoteFolder(url)
+    folder = remote_folder(url)
     try:
         metadata = DatasetMetadata.parse(folder.read(METADATA_FILE), folder.url)
     except FileNotFoundError as error:
@@ -172,7 +173,16 @@ def open_remote(url: str, downloads: DownloadCache | None) -> tuple[str, Dataset
     return folder.url, metadata, headers
 
 
-def read_index(folder: RemoteFolder) -> DatasetIndex | None:
+def remote_folder(url: str) -> RemoteFolder | HubFolder:
+    """The folder with a URL, to read from.
+
+    Raises:
+        DatasetError: The protocol is unknown or its package missing, or it names no dataset on the Hub.
+    """
+    return HubFolder(url) if is_on_the_hub(url) else RemoteFolder(url)
+
+
+def read_index(folder: RemoteFolder | HubFolder) -> DatasetIndex | None:
     """The list of the episodes; ``None`` where there is no dataset yet."""
     try:
         index = DatasetIndex.model_validate(parse_json(folder.read(INDEX_FILE)))

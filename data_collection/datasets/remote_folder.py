@@ -16,7 +16,7 @@ from wm_gym.errors import DatasetError
 T = TypeVar("T")
 
 ATTEMPTS = 4
-_SMALL_FILE_BYTES = 64 * 2**20
+SMALL_FILE_BYTES = 64 * 2**20
 BACKOFF_S = 0.5
 """Before the second attempt; twice as long before each further one."""
 
@@ -95,13 +95,13 @@ class RemoteFolder:
         """
 
         def attempt() -> bytes:
-            self._check_kind(name, _SMALL_FILE_BYTES)
-            content: bytes = self._fs.cat_file(self._at(name), start=0, end=_SMALL_FILE_BYTES + 1)
-            if len(content) > _SMALL_FILE_BYTES:
-                raise DamagedError(f"it has more than {_SMALL_FILE_BYTES:,} bytes")
+            self._check_kind(name, SMALL_FILE_BYTES)
+            content: bytes = self._fs.cat_file(self._at(name), start=0, end=SMALL_FILE_BYTES + 1)
+            if len(content) > SMALL_FILE_BYTES:
+                raise DamagedError(f"it has more than {SMALL_FILE_BYTES:,} bytes")
             return content
 
-        return self._try(f"{self.url}/{name} cannot be read", attempt)
+        return in_several_attempts(f"{self.url}/{name} cannot be read", attempt)
 
     def download(self, name: str, path: Path, num_bytes: int, check: Callable[[Path], None]) -> None:
         """Copy a file to this machine; ``check`` raises :class:`DamagedError` where it has not arrived whole.
@@ -118,7 +118,7 @@ class RemoteFolder:
             self._fs.get_file(self._at(name), str(path))
             check(path)
 
-        self._try(f"{self.url}/{name} cannot be downloaded", attempt)
+        in_several_attempts(f"{self.url}/{name} cannot be downloaded", attempt)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """The bytes of each file in a sub-folder, by name; empty where there is no such folder.
@@ -133,7 +133,7 @@ class RemoteFolder:
             return found
 
         try:
-            entries = self._try(f"{self.url}/{folder} cannot be listed", listed)
+            entries = in_several_attempts(f"{self.url}/{folder} cannot be listed", listed)
         except FileNotFoundError:
             return {}
         return {entry["name"].rsplit("/", 1)[-1]: int(entry["size"] or 0) for entry in entries}
@@ -146,7 +146,7 @@ class RemoteFolder:
         """
         paths = [self._at(name) for name in names]
         starts = [0] * len(names)
-        found: list[bytes] = self._try(
+        found: list[bytes] = in_several_attempts(
             f"{self.url} cannot be read", lambda: self._fs.cat_ranges(paths, starts, list(num_bytes), on_error="raise")
         )
         return [bytes(head) for head in found]
@@ -205,30 +205,46 @@ class RemoteFolder:
 
     def _send(self, failure: str, action: Callable[[], object]) -> None:
         try:
-            self._try(failure, action)
+            in_several_attempts(failure, action)
         except FileNotFoundError as error:
             raise DatasetError(f"{failure}: {_words(error)}; check that the bucket exists.") from error
 
-    def _try(self, failure: str, action: Callable[[], T]) -> T:
-        """Do it, a few times if it has to be; only a file that is not there is left to the caller."""
-        problem: Exception
-        for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(BACKOFF_S * 2 ** (attempt - 1))
-            try:
-                return action()
-            except FileNotFoundError:
+
+def in_several_attempts(
+    failure: str, action: Callable[[], T], may_pass: Callable[[DatasetError], bool] = lambda error: False
+) -> T:
+    """Do it, a few times if it has to be; only a file that is not there is left to the caller.
+
+    Args:
+        failure: Beginning of the sentence that says what did not work.
+        action: What to do.
+        may_pass: Whether another attempt may mend an error that is in words already.
+
+    Raises:
+        FileNotFoundError: From the action.
+        DatasetError: It did not work.
+    """
+    problem: Exception
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(BACKOFF_S * 2 ** (attempt - 1))
+        try:
+            return action()
+        except FileNotFoundError:
+            raise
+        except DatasetError as error:
+            if attempt == ATTEMPTS - 1 or not may_pass(error):
                 raise
-            except Exception as error:  # every protocol has errors of its own
-                if isinstance(error, _LASTING_ERRORS) or getattr(error, "errno", None) in _LASTING_ERRNOS:
-                    raise DatasetError(f"{failure}: {_words(error)}; check the rights and the free space.") from error
-                problem = error
-        remedy = (
-            "delete it there, and push the dataset again from a sound copy"
-            if isinstance(problem, DamagedError)
-            else "check the network and the credentials, and run the command again"
-        )
-        raise DatasetError(f"{failure} in {ATTEMPTS} attempts: {_words(problem)}; {remedy}.") from problem
+        except Exception as error:  # every protocol has errors of its own
+            if isinstance(error, _LASTING_ERRORS) or getattr(error, "errno", None) in _LASTING_ERRNOS:
+                raise DatasetError(f"{failure}: {_words(error)}; check the rights and the free space.") from error
+            problem = error
+    remedy = (
+        "delete it there, and push the dataset again from a sound copy"
+        if isinstance(problem, DamagedError)
+        else "check the network and the credentials, and run the command again"
+    )
+    raise DatasetError(f"{failure} in {ATTEMPTS} attempts: {_words(problem)}; {remedy}.") from problem
 
 
 def _words(error: BaseException) -> str:

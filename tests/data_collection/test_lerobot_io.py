@@ -101,6 +101,14 @@ def test_what_is_exported_lies_as_lerobot_wants_it(source, tmp_path):
     statistics = json.loads((tmp_path / "out" / "meta" / "stats.json").read_text())
     assert np.shape(statistics[CAMERA]["mean"]) == (3, 1, 1)
     assert statistics["observation.state"]["max"] == pytest.approx([9, 1])
+    # Each episode has the same of its own, as LeRobot writes them: lists by feature, 3 x 1 x 1 for pictures.
+    own = [{name: row[f"stats/action/{name}"] for name in statistics["action"]} for row in episodes]
+    np.testing.assert_allclose(own[1]["mean"], np.mean([row["action"] for row in rows[5:11]], axis=0), rtol=1e-6)
+    assert np.max([values["max"] for values in own], axis=0).tolist() == statistics["action"]["max"]
+    assert [values["count"] for values in own] == [[5], [6], [7]]
+    assert np.shape(episodes[2][f"stats/{CAMERA}/std"]) == (3, 1, 1)
+    named = {name.removeprefix("stats/").rpartition("/")[0] for name in episodes[0] if name.startswith("stats/")}
+    assert named == statistics.keys() == info["features"].keys()
 
 
 def test_statistics_are_those_of_numpy():

@@ -78,11 +78,13 @@ def add_parser(subparsers: Subparsers) -> None:
     push = add_command(
         actions,
         "push",
-        "Put a dataset on object storage, or add there what it has gained. Run it again to resume.",
+        "Put a dataset on object storage or the Hub, or add there what it has gained. Run it again to resume.",
         "wm-gym dataset push data/car s3://bucket/car",
     )
     push.add_argument("path", metavar="DIR", help="the dataset's folder")
-    push.add_argument("url", metavar="URL", help="where to put it: s3://, gs://, or what else fsspec knows")
+    push.add_argument(
+        "url", metavar="URL", help="where to put it: s3://, gs://, what else fsspec knows, or hf://datasets/owner/name"
+    )
     push.add_argument("--quiet", action="store_true", help="show no progress bar")
     push.set_defaults(run=_push)
 
