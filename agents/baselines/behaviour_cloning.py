@@ -32,14 +32,18 @@ from wm_gym.agents.policies.network import rebuild_policy, set_normalisation, st
 from wm_gym.config import parse_config
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode import Episode
+from wm_gym.data_collection.datasets.joined import JoinedDataset
+from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import DreamModel, resolve_model
+from wm_gym.envs.simulators import scene_settings
 from wm_gym.errors import BundleError, DatasetError, did_you_mean
 from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
 from wm_gym.rollouts import LatentFilter
 from wm_gym.run_folder import RunFolder
+from wm_gym.simulator import SimulatorSpec
 from wm_gym.training.log import MetricsLog
 from wm_gym.training.trackers import check_tracker
 from wm_gym.world_model import WorldModel
@@ -122,7 +126,7 @@ def make_cloning_config(values: Mapping[str, Any] | None = None, changes: Iterab
 
 @single_precision()
 def clone_behaviour(
-    data: str | Path,
+    data: str | Path | Sequence[str | Path],
     model: str | Path | WorldModel,
     *,
     out: str | Path,
@@ -137,7 +141,7 @@ def clone_behaviour(
     """Clone the policy that drove in a dataset and write it as an agent's folder.
 
     Args:
-        data: The dataset's folder.
+        data: The folder or URL of a dataset, or of several that differ in their scenes alone.
         model: A world model's folder, ``"bundled"``, or a model itself, of the dataset's simulator; it does not change.
         out: The run's folder, which becomes the agent.
         steps: Overrides ``config.steps``: updates.
@@ -167,23 +171,23 @@ def clone_behaviour(
     chosen = make_cloning_config(
         {**given.model_dump(), **{name: value for name, value in overrides.items() if value is not None}}
     )
-    dataset = Dataset.open(data)
+    recorded = open_training_data(data, chosen.validation_fraction, scenes=scene_settings)
+    assert recorded.validation is not None  # the fraction is above 0
     on = resolve_device(device) if isinstance(model, (str, Path)) or device != "auto" else None
     loaded = resolve_model(model, on)
     if not isinstance(loaded, WorldModel):
         raise BundleError(f"an agent is saved with its WorldModel, which a {type(loaded).__name__} is not; give one.")
-    _check_fits(dataset, loaded)
-    _check_drivers(dataset, chosen.behaviours)
+    _check_fits(recorded.simulator, loaded, recorded.info["path"])
+    _check_drivers(recorded.train, recorded.validation, chosen.behaviours, recorded.info["path"])
     action_format = loaded.simulator.action
     action = action_format.resolve(chosen.action or ("steer_accel" if action_format.kind == "driving" else "native"))
     resolved = chosen.model_copy(update={"action": action})
-    train, validation = dataset.split(resolved.validation_fraction)
-    record = {"model_fingerprint": loaded.fingerprint, "dataset": dataset.fingerprint}
+    record = {"model_fingerprint": loaded.fingerprint, "dataset": recorded.info["fingerprint"]}
     identity = {"model_fingerprint": "in another world model", "dataset": "on other data"}
     with RunFolder(out, _KIND, resolved, record, identity=identity).held() as folder:
         was_finished = is_finished_agent(folder.path)
         if not was_finished:
-            _clone_into(folder, train, validation, loaded, resolved, progress=progress, track=track)
+            _clone_into(folder, recorded.train, recorded.validation, loaded, resolved, progress=progress, track=track)
         metrics = folder.read_metrics()
     return CloningSummary(
         path=folder.path,
@@ -197,8 +201,8 @@ def clone_behaviour(
 
 def _clone_into(
     folder: RunFolder,
-    train: Dataset,
-    validation: Dataset,
+    train: JoinedDataset,
+    validation: JoinedDataset,
     model: WorldModel,
     config: CloningConfig,
     *,
@@ -232,7 +236,7 @@ def _clone_into(
     folder.install(lambda path: save_agent(path, policy, model, recipe, metrics, trained_in="data"), MANIFEST)
 
 
-def best_episodes(dataset: Dataset, fraction: float, behaviours: Collection[str] = ()) -> list[int]:
+def best_episodes(dataset: Dataset | JoinedDataset, fraction: float, behaviours: Collection[str] = ()) -> list[int]:
     """Positions of the share of the episodes with the best returns, at least one, in the order of the dataset.
 
     Args:
@@ -257,7 +261,11 @@ def best_episodes(dataset: Dataset, fraction: float, behaviours: Collection[str]
 
 @torch.no_grad()
 def watch(
-    model: DreamModel, dataset: Dataset, positions: Sequence[int], action: ActionName, bar: Any = None
+    model: DreamModel,
+    dataset: Dataset | JoinedDataset,
+    positions: Sequence[int],
+    action: ActionName,
+    bar: Any = None,
 ) -> Demonstrations:
     """Let a world model watch recorded episodes, with the frames and actions that were recorded.
 
@@ -409,30 +417,30 @@ def _agent_config(config: CloningConfig) -> AgentConfig:
     )
 
 
-def _check_drivers(dataset: Dataset, behaviours: Iterable[str]) -> None:
-    drivers = sorted({header.behaviour for header in dataset.episodes})
+def _check_drivers(train: JoinedDataset, validation: JoinedDataset, behaviours: Iterable[str], where: str) -> None:
+    drivers = sorted({header.behaviour for part in (train, validation) for header in part.episodes})
     for name in behaviours:
         if name not in drivers:
             raise DatasetError(
-                f"no episode of {str(dataset.path)!r} was driven by {name!r}{did_you_mean(name, drivers)}; its drivers "
-                f"are {', '.join(drivers)}."
+                f"no episode of {where!r} was driven by {name!r}{did_you_mean(name, drivers)}; its drivers are "
+                f"{', '.join(drivers)}."
             )
 
 
-def _check_fits(dataset: Dataset, model: WorldModel) -> None:
-    recorded, known = dataset.metadata.simulator, model.simulator
+def _check_fits(recorded: SimulatorSpec, model: WorldModel, where: str) -> None:
+    known = model.simulator
     if tuple(recorded.frame_size) != tuple(known.frame_size):
         raise DatasetError(
-            f"the frames of {dataset.path} are {recorded.frame_size[0]}x{recorded.frame_size[1]}, but the world model "
-            f"was trained with {known.frame_size[0]}x{known.frame_size[1]}; give the data that it was trained on."
+            f"the frames of {where} are {recorded.frame_size[0]}x{recorded.frame_size[1]}, but the world model was "
+            f"trained with {known.frame_size[0]}x{known.frame_size[1]}; give the data that it was trained on."
         )
     if recorded.vector != known.vector:
         raise DatasetError(
-            f"{dataset.path} has {len(recorded.vector)} numbers beside each frame, but the world model was trained "
-            f"with {len(known.vector)}, or with others; give the data that it was trained on."
+            f"{where} has {len(recorded.vector)} numbers beside each frame, but the world model was trained with "
+            f"{len(known.vector)}, or with others; give the data that it was trained on."
         )
     if recorded.action != known.action:
         raise DatasetError(
-            f"the actions of {dataset.path} are {recorded.action.dim} {recorded.action.kind} values, but the world "
-            f"model was trained on {known.action.dim} {known.action.kind} ones; give the data that it was trained on."
+            f"the actions of {where} are {recorded.action.dim} {recorded.action.kind} values, but the world model was "
+            f"trained on {known.action.dim} {known.action.kind} ones; give the data that it was trained on."
         )

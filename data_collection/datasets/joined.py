@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from wm_gym.clips import Clips
 from wm_gym.data_collection.datasets.dataset import Dataset
+from wm_gym.data_collection.datasets.episode import Episode
+from wm_gym.data_collection.datasets.episode_file import EpisodeHeader
 from wm_gym.data_collection.datasets.metadata import first_difference
 from wm_gym.errors import DatasetError
 
@@ -68,6 +70,16 @@ class JoinedDataset:
     def num_episodes(self) -> int:
         """Episodes of all datasets."""
         return sum(dataset.num_episodes for dataset in self.datasets)
+
+    @property
+    def episodes(self) -> list[EpisodeHeader]:
+        """What is known of the episodes of all datasets, by position."""
+        return [header for dataset in self.datasets for header in dataset.episodes]
+
+    def read_episode(self, position: int) -> Episode:
+        """The whole episode at a position; raises as :meth:`Dataset.read_episode`."""
+        index = int(np.searchsorted(self._first_positions, position, side="right")) - 1
+        return self.datasets[index].read_episode(position - int(self._first_positions[index]))
 
     @property
     def num_steps(self) -> int:

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from episode_factory import make_episode, make_metadata
+from episode_factory import assert_same_episode, make_episode, make_metadata
 
 from wm_gym.data_collection import Dataset
 from wm_gym.data_collection.datasets.joined import JoinedDataset
@@ -36,6 +36,14 @@ def test_clips_are_those_of_the_datasets_they_come_from(parts):
         expected = owner.read_clip(int(local), int(start), 5)
         for ours, theirs in zip(clips[:5], expected[:5], strict=True):
             np.testing.assert_array_equal(ours[row], theirs[0])
+
+
+def test_episodes_are_those_of_the_datasets_one_after_another(parts):
+    joined = JoinedDataset(parts)
+    owners = [(parts[0], 0), (parts[0], 1), (parts[0], 2), (parts[1], 0), (parts[1], 1)]
+    assert joined.episodes == [owner.episodes[local] for owner, local in owners]
+    for position, (owner, local) in enumerate(owners):
+        assert_same_episode(joined.read_episode(position), owner.read_episode(local))
 
 
 def test_draws_are_uniform_over_the_clips_of_all_datasets(parts):

@@ -99,7 +99,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=None,
         metavar="DIR",
-        help="the dataset whose drives are cloned; with --rounds the one that --model was trained on (may be repeated)",
+        help="the dataset whose drives are cloned, with --rounds the one that --model was trained on; may be repeated",
     )
     parser.add_argument(
         "--initial",
@@ -160,8 +160,6 @@ def _check_options(arguments: argparse.Namespace) -> None:
     for option, meaning in _NEEDED[place].items():
         if option_value(arguments, option) is None:
             raise ConfigError(f"--in {place} needs {option}, {meaning}; give it as well.")
-    if place == "data" and len(arguments.data) > 1:
-        raise ConfigError("--in data clones one dataset; give --data once.")
     if place == "dream":
         _check_rounds(arguments)
 
@@ -297,7 +295,7 @@ def _run_on_data(arguments: argparse.Namespace) -> int:
     from wm_gym.agents.baselines.behaviour_cloning import clone_behaviour, make_cloning_config
 
     summary = clone_behaviour(
-        arguments.data[0],
+        arguments.data,
         arguments.model,
         out=arguments.out,
         steps=arguments.steps,
