@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,13 @@ def check_count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ConfigError(f"{name}={value!r} must be a whole number from 1 up.")
     return int(value)
+
+
+def check_positive(name: str, value: Any) -> float:
+    """A finite number above 0 as one of Python's; raises a ``ConfigError`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < math.inf:
+        raise ConfigError(f"{name}={value!r} must be a number above 0.")
+    return float(value)
 
 
 def check_seed(seed: Any) -> int | None:

@@ -63,11 +63,13 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
       below 0.5: easier to look at, but a risk of 40 % at each step is then no risk at all. ``"never"`` leaves the
       horizon as the only end.
     - *Truncated*: ``horizon`` steps are done. Errors of a world model add up with every imagined step, so dreams are
-      short; bootstrap with the value of the last observation.
+      short; bootstrap with the value of the last observation. With ``uncertainty_limit`` also where the dream's
+      ``uncertainty`` is above it.
 
     ## Information
     ``start_state`` (int), which the dream began from, and ``continuation`` (float), the predicted probability that the
-    episode goes on after the step; 1 after ``reset``.
+    episode goes on after the step; 1 after ``reset``. Where the model tells its uncertainty, ``uncertainty`` (float):
+    one standard deviation of the error of the reward summed up since ``reset``, in units of reward; 0 after ``reset``.
 
     ## Arguments
     Args:
@@ -83,6 +85,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         start_states: Bank of states to start from; ``None`` is the model's own.
         termination: ``"sample"``, ``"threshold"`` or ``"never"``.
         render_size: Height, or height and width, of rendered pictures; ``None`` is the model's frame size.
+        uncertainty_limit: Truncate a dream when its ``uncertainty`` is above this, in units of reward; ``None``: never.
 
     Raises:
         ConfigError: An argument is out of range or unknown.
@@ -121,6 +124,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         start_states: LatentState | None = None,
         termination: str = "sample",
         render_size: int | tuple[int, int] | None = None,
+        uncertainty_limit: float | None = None,
     ) -> None:
         self._rollout = SingleRollout(
             model=model,
@@ -130,6 +134,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             device=device,
             start_states=start_states,
             termination=termination,
+            uncertainty_limit=uncertainty_limit,
         )
         self.observation_space = self._rollout.single_observation_space
         self.action_space = self._rollout.actions.space
@@ -199,7 +204,10 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         return observation, reward, terminated, truncated, self._info(continuation)
 
     def _info(self, continuation: float) -> dict[str, Any]:
-        return {"start_state": self._start_state, "continuation": continuation}
+        info: dict[str, Any] = {"start_state": self._start_state, "continuation": continuation}
+        if self._rollout.uncertainty is not None:
+            info["uncertainty"] = self._rollout.sigma
+        return info
 
     def render(self) -> Frame | None:
         """Decode the current state: returned as uint8 ``(H, W, 3)`` in mode ``"rgb_array"``, shown in ``"human"``."""

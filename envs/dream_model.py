@@ -13,6 +13,7 @@ from wm_gym.errors import BundleError
 from wm_gym.rollouts import RolloutModel
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
+from wm_gym.uncertainty import Uncertainty
 
 
 @runtime_checkable
@@ -102,6 +103,12 @@ def start_states_of(model: DreamModel, start_states: LatentState | None = None) 
             "encode them with the same model."
         )
     return bank.to(model.device).to(torch.float32)
+
+
+def uncertainty_of(model: DreamModel) -> Uncertainty | None:
+    """How far the model's dreams may be off, on its device; ``None`` where it does not tell, as most do not."""
+    uncertainty = getattr(model, "uncertainty", None)
+    return uncertainty.to(model.device) if isinstance(uncertainty, Uncertainty) else None
 
 
 def _same_device(asked: torch.device, actual: torch.device) -> bool:

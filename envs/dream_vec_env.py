@@ -38,7 +38,8 @@ class DreamVecEnv(VecEnv):
     * ``episode``: dream return ``"r"`` and length ``"l"``, as ``Monitor`` records them, so that algorithms log
       ``rollout/ep_rew_mean``. :meth:`env_is_wrapped` therefore answers true for ``Monitor``.
 
-    The entries of dreams that go on are empty. Options: ``start_state`` (see :meth:`set_options`).
+    The entries of dreams that go on are empty. Where the model tells its uncertainty, every entry has that of the step,
+    ``uncertainty``; see :class:`~wm_gym.envs.dream.DreamDrivingEnv`. Options: ``start_state``; see :meth:`set_options`.
 
     Args:
         num_envs: ``N``.
@@ -51,6 +52,7 @@ class DreamVecEnv(VecEnv):
         start_states: Bank of states to start from.
         termination: ``"sample"``, ``"threshold"`` or ``"never"``.
         render_size: Height, or height and width, of one rendered dream.
+        uncertainty_limit: Truncate a dream when its ``uncertainty`` is above this; ``None``: never.
 
     Raises:
         ConfigError: An argument is out of range or unknown.
@@ -74,6 +76,7 @@ class DreamVecEnv(VecEnv):
         start_states: LatentState | None = None,
         termination: str = "sample",
         render_size: int | tuple[int, int] | None = None,
+        uncertainty_limit: float | None = None,
     ) -> None:
         self._rollouts = ImaginedRollouts(
             num_envs,
@@ -84,6 +87,7 @@ class DreamVecEnv(VecEnv):
             device=device,
             start_states=start_states,
             termination=termination,
+            uncertainty_limit=uncertainty_limit,
         )
         self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollouts.fps)
         self.render_mode = render_mode  # the base class asks for it
@@ -130,7 +134,7 @@ class DreamVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         used = self._rollouts.reset(start_state=chosen)
-        self.reset_infos = [{"start_state": int(start), "continuation": 1.0} for start in used]
+        self.reset_infos = [self._reset_info(int(start)) for start in used]
         self._returns[:] = 0.0
         return self._rollouts.observations()
 
@@ -159,7 +163,11 @@ class DreamVecEnv(VecEnv):
         self._actions = None
         self._returns += outcome.reward
         observations = rollouts.observations()
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        infos: list[dict[str, Any]]
+        if outcome.uncertainty is None:
+            infos = [{} for _ in range(self.num_envs)]
+        else:
+            infos = [{"uncertainty": sigma} for sigma in outcome.uncertainty.tolist()]
         dones = outcome.terminated | outcome.truncated
         rows = np.flatnonzero(dones)
         if len(rows):
@@ -168,14 +176,18 @@ class DreamVecEnv(VecEnv):
             used = rollouts.reset(rows)
             assign_rows(observations, rows, rollouts.observations(rows))
             for i, row in enumerate(rows.tolist()):
-                infos[row] = {
+                infos[row] |= {
                     "terminal_observation": select_rows(last_observations, i),
                     "TimeLimit.truncated": bool(outcome.truncated[row]),
                     "episode": {"r": float(self._returns[row]), "l": int(lengths[i])},
                 }
-                self.reset_infos[row] = {"start_state": int(used[i]), "continuation": 1.0}
+                self.reset_infos[row] = self._reset_info(int(used[i]))
             self._returns[rows] = 0.0
         return observations, outcome.reward.astype(np.float32), dones, infos
+
+    def _reset_info(self, start_state: int) -> dict[str, Any]:
+        certain = {} if self._rollouts.uncertainty is None else {"uncertainty": 0.0}
+        return {"start_state": start_state, "continuation": 1.0, **certain}
 
     def close(self) -> None:
         """Close the window, if there is one."""

@@ -38,7 +38,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
 
     Args:
         num_envs: ``N``.
-        model: See :class:`~wm_gym.envs.dream.DreamDrivingEnv`, also for the arguments up to ``render_size``.
+        model: See :class:`~wm_gym.envs.dream.DreamDrivingEnv`, also for the arguments up to ``uncertainty_limit``.
         horizon: Steps until a dream is truncated.
         observation: ``"latent"`` or ``"image"``.
         action: ``"driving"``, ``"steer_accel"`` or ``"native"``; ``None`` is the model's own.
@@ -47,6 +47,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         start_states: Bank of states to start from.
         termination: ``"sample"``, ``"threshold"`` or ``"never"``.
         render_size: Height, or height and width, of rendered pictures.
+        uncertainty_limit: Truncate a dream when its ``uncertainty`` is above this; ``None``: never.
         autoreset_mode: When a dream that is over begins anew: ``NEXT_STEP`` (default: the next step ignores its action
             and returns the first observation with reward 0), ``SAME_STEP`` (the same step returns the first observation
             and the last one in ``infos["final_obs"]``), ``DISABLED`` (by ``reset`` with a ``reset_mask``).
@@ -77,6 +78,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         start_states: LatentState | None = None,
         termination: str = "sample",
         render_size: int | tuple[int, int] | None = None,
+        uncertainty_limit: float | None = None,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         max_episode_steps: int | None = None,
         disable_env_checker: bool | None = None,
@@ -96,6 +98,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             device=device,
             start_states=start_states,
             termination=termination,
+            uncertainty_limit=uncertainty_limit,
         )
         self.num_envs = int(num_envs)
         self.single_observation_space = self._rollouts.single_observation_space
@@ -157,7 +160,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             begun[:] = False
             begun[rows] = True
         self._begin(rows, chosen)
-        infos = self._infos(np.ones(self.num_envs), begun)
+        infos = self._infos(np.ones(self.num_envs), self._certain(), begun)
         self._has_begun = self._has_begun or rows is None
         self._show()
         return self._rollouts.observations(), infos
@@ -185,11 +188,11 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             outcome = rollouts.no_step()
         else:
             outcome = rollouts.step(stored, None if over is None else ~over)
-        continuation = outcome.continuation
+        continuation, uncertainty = outcome.continuation, outcome.uncertainty
         infos: dict[str, Any] = {}
         if over is not None:
             self._begin(np.flatnonzero(over))
-            continuation = np.where(over, 1.0, continuation)
+            continuation = np.where(over, 1.0, continuation)  # and the uncertainty is 0
         observations = rollouts.observations()
         if self.autoreset_mode is AutoresetMode.SAME_STEP and rollouts.needs_reset.any():
             done = rollouts.needs_reset.copy()
@@ -199,11 +202,12 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             for place, row in enumerate(rows):
                 final[row] = select_rows(last, place)
             infos["final_obs"], infos["_final_obs"] = final, done.copy()
-            infos["final_info"], infos["_final_info"] = self._infos(continuation, done), done.copy()
+            infos["final_info"], infos["_final_info"] = self._infos(continuation, uncertainty, done), done.copy()
             self._begin(rows)
             assign_rows(observations, rows, rollouts.observations(rows))
             continuation = np.where(done, 1.0, continuation)
-        infos.update(self._infos(continuation, np.ones(self.num_envs, np.bool_)))
+            uncertainty = None if uncertainty is None else np.where(done, 0.0, uncertainty)
+        infos.update(self._infos(continuation, uncertainty, np.ones(self.num_envs, np.bool_)))
         self._show()
         return observations, outcome.reward, outcome.terminated, outcome.truncated, infos
 
@@ -249,12 +253,19 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         """Begin new dreams in the slots ``rows`` (``None``: all)."""
         self._start_state[slice(None) if rows is None else rows] = self._rollouts.reset(rows, chosen)
 
-    def _infos(self, continuation: NDArray[np.float64], mask: Mask) -> dict[str, Any]:
+    def _infos(
+        self, continuation: NDArray[np.float64], uncertainty: NDArray[np.float64] | None, mask: Mask
+    ) -> dict[str, Any]:
         """What a single dream tells in ``info``, as arrays with their masks; zero where the mask is false."""
         return {
             **_info("start_state", self._start_state, mask),
             **_info("continuation", continuation, mask),
+            **({} if uncertainty is None else _info("uncertainty", uncertainty, mask)),
         }
+
+    def _certain(self) -> NDArray[np.float64] | None:
+        """The uncertainty of dreams that have just begun."""
+        return None if self._rollouts.uncertainty is None else np.zeros(self.num_envs)
 
     def _show(self) -> None:
         if self.render_mode == "human":

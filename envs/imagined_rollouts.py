@@ -27,12 +27,15 @@ class StepOutcome(NamedTuple):
         terminated: ``(N,)`` bool.
         truncated: ``(N,)`` bool; never true where ``terminated`` is.
         continuation: ``(N,)`` float64, the model's probability that the episode goes on.
+        uncertainty: ``(N,)`` float64, one standard deviation of the error of the reward summed up so far; ``None``
+            where the model does not tell.
     """
 
     reward: NDArray[np.float64]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     continuation: NDArray[np.float64]
+    uncertainty: NDArray[np.float64] | None
 
 
 class ImaginedRollouts(RolloutContract):
@@ -54,6 +57,7 @@ class ImaginedRollouts(RolloutContract):
         self.random = SlotRandom(num_slots)
         self.elapsed = np.zeros(num_slots, np.int64)
         self.needs_reset = np.ones(num_slots, np.bool_)
+        self._variance = np.zeros(num_slots)
         self._all_rows = np.arange(num_slots)
 
     @torch.inference_mode()
@@ -82,6 +86,7 @@ class ImaginedRollouts(RolloutContract):
             self._state.memory[index] = fresh.memory
         self._frames = None
         self.elapsed[slots] = 0
+        self._variance[slots] = 0.0
         self.needs_reset[slots] = False
         return chosen
 
@@ -109,12 +114,16 @@ class ImaginedRollouts(RolloutContract):
                 noise = self._tensor(random[:, 1:].copy())
             if self._draws_ends:
                 limit = random[:, 0]
-        self._state, reward, continuation = self.model.imagine(self._state, self._tensor(stored_actions), noise)
+        actions = self._tensor(stored_actions)
+        added: tuple[Tensor, ...] = ()
+        if self.uncertainty is not None:
+            added = (self.uncertainty.step_variance(self.model.features(self._state), actions),)
+        self._state, reward, continuation = self.model.imagine(self._state, actions, noise)
         self._frames = None
-        numbers = self._numbers(reward, continuation)
+        numbers = self._numbers(reward, continuation, *added)
         if not np.isfinite(numbers).all():
             raise not_finite()
-        rewards, continuations = numbers
+        rewards, continuations = numbers[:2]
         terminated = continuations <= limit
         if active is None:
             self.elapsed += 1
@@ -127,14 +136,24 @@ class ImaginedRollouts(RolloutContract):
             rewards = np.where(active, rewards, 0.0)
             continuations = np.where(active, continuations, 0.0)
             self.random.advance(active)
+        uncertainty = None
+        if self.uncertainty is not None:
+            self._variance += numbers[2] if active is None else np.where(active, numbers[2], 0.0)
+            uncertainty = self.uncertainty.sigma(self._variance, self.elapsed)
+            too_uncertain = uncertainty > self._uncertainty_limit
+            if active is not None:
+                uncertainty = np.where(active, uncertainty, 0.0)
+                too_uncertain &= active
+            truncated |= too_uncertain
         truncated &= ~terminated
         self.needs_reset |= terminated | truncated
-        return StepOutcome(rewards, terminated, truncated, continuations)
+        return StepOutcome(rewards, terminated, truncated, continuations, uncertainty)
 
     def no_step(self) -> StepOutcome:
         """The outcome of a step in which no slot takes part."""
         zeros, no = np.zeros(self.num_slots), np.zeros(self.num_slots, np.bool_)
-        return StepOutcome(zeros, no, no.copy(), zeros.copy())
+        uncertainty = None if self.uncertainty is None else zeros.copy()
+        return StepOutcome(zeros, no, no.copy(), zeros.copy(), uncertainty)
 
     @torch.inference_mode()
     def observations(self, rows: NDArray[np.int64] | None = None) -> Observations:

@@ -18,8 +18,8 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wm_gym.envs.arguments import check_choice, check_count
-from wm_gym.envs.dream_model import DreamModel, resolve_model, start_states_of
+from wm_gym.envs.arguments import check_choice, check_count, check_positive
+from wm_gym.envs.dream_model import DreamModel, resolve_model, start_states_of, uncertainty_of
 from wm_gym.envs.model_actions import ModelActions
 from wm_gym.errors import BundleError, ConfigError
 from wm_gym.frames import tensor_to_frames
@@ -27,7 +27,7 @@ from wm_gym.observation import Observation, join_observation, observation_space
 from wm_gym.state import LatentState
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
+    from typing_extensions import NotRequired, Unpack
 
 ObservationKind = Literal["latent", "image"]
 Termination = Literal["sample", "threshold", "never"]
@@ -52,6 +52,7 @@ class RolloutArguments(TypedDict):
         start_states: Bank of start states; ``None`` is the model's own.
         termination: ``"sample"`` draws ``terminated`` with probability ``1 - continuation``; ``"threshold"`` sets it
             where the continuation is below 0.5; ``"never"`` leaves the horizon as the only end.
+        uncertainty_limit: Dreams are truncated when their uncertainty is above it; ``None``, or left out: never.
     """
 
     model: str | Path | DreamModel
@@ -61,6 +62,7 @@ class RolloutArguments(TypedDict):
     device: str | torch.device | None
     start_states: LatentState | None
     termination: str
+    uncertainty_limit: NotRequired[float | None]
 
 
 class RolloutContract:
@@ -74,6 +76,7 @@ class RolloutContract:
         model: The world model.
         actions: Maps the environment's actions to the model's.
         horizon: Steps until a dream is truncated; see :meth:`set_horizon`.
+        uncertainty: How far the model's dreams may be off, on its device; ``None`` where it does not tell.
         single_observation_space: Space of one dream's observation.
 
     Raises:
@@ -97,6 +100,8 @@ class RolloutContract:
         self._is_random = self._draws_ends or self.model.noise_dim > 0
         self._device = self.model.device
         self._is_on_cpu = self._device.type == "cpu"
+        self.uncertainty = uncertainty_of(self.model)
+        self._uncertainty_limit = self._check_limit(arguments.get("uncertainty_limit"))
         self._bank = start_states_of(self.model, arguments["start_states"])
         self._state = self._start(np.zeros(num_slots, np.int64))
         self._frames: NDArray[np.uint8] | None = None
@@ -108,6 +113,16 @@ class RolloutContract:
             ConfigError: It is not a whole number from 1 up.
         """
         self.horizon = check_count("horizon", horizon)
+
+    def _check_limit(self, limit: float | None) -> float:
+        if limit is None:
+            return math.inf
+        if self.uncertainty is None:
+            raise ConfigError(
+                f"uncertainty_limit={limit!r} needs a world model that tells its uncertainty; add one with "
+                "`wm-gym train-uncertainty`, or leave the limit out."
+            )
+        return check_positive("uncertainty_limit", limit)
 
     @property
     def num_start_states(self) -> int:
@@ -206,7 +221,7 @@ def reset_needed() -> ResetNeeded:
 def not_finite() -> BundleError:
     """The error of a prediction that is not a number."""
     return BundleError(
-        "the world model imagined a reward or continuation that is not finite; "
+        "the world model imagined a reward, continuation or uncertainty that is not finite; "
         "it has diverged or is damaged, so train it again or use another."
     )
 

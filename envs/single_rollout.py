@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from wm_gym.envs.rollout_contract import Observations, RolloutArguments, RolloutContract, not_finite, reset_needed
 from wm_gym.envs.slot_random import StreamAhead
@@ -30,6 +31,8 @@ class SingleRollout(RolloutContract):
     Attributes:
         random: The random stream.
         elapsed: Steps of the current dream.
+        sigma: One standard deviation of the error of the reward that the current dream has summed up; 0 where the model
+            does not tell.
         needs_reset: Whether the dream is over or has not begun.
     """
 
@@ -37,6 +40,7 @@ class SingleRollout(RolloutContract):
         super().__init__(1, **arguments)
         self.random = StreamAhead(1 + self.model.noise_dim)
         self.elapsed = 0
+        self.sigma = self._variance = 0.0
         self.needs_reset = True
         self._action = _InputRow(self.actions.format.dim)
         self._noise = _InputRow(self.model.noise_dim)
@@ -56,6 +60,7 @@ class SingleRollout(RolloutContract):
         self._state = self._start(np.array([chosen]))
         self._frames = None
         self.elapsed = 0
+        self.sigma = self._variance = 0.0
         self.needs_reset = False
         return self._observation(), chosen
 
@@ -88,17 +93,26 @@ class SingleRollout(RolloutContract):
                 self._noise.row[:] = random[1:]
                 noise = self._on_device(self._noise.tensor)
         with torch.inference_mode():
-            self._state, *predicted = self.model.imagine(self._state, self._on_device(self._action.tensor), noise)
+            taken = self._on_device(self._action.tensor)
+            added: tuple[Tensor, ...] = ()
+            if self.uncertainty is not None:
+                added = (self.uncertainty.step_variance(self.model.features(self._state), taken),)
+            self._state, *predicted = self.model.imagine(self._state, taken, noise)
+            predicted += added
             self._frames = None
-            # On an accelerator one transfer for both: each one waits for it.
-            reward, continuation = (
+            # On an accelerator one transfer for all: each one waits for it.
+            reward, continuation, *variance = (
                 [part.item() for part in predicted] if self._is_on_cpu else torch.cat(predicted).tolist()
             )
-            if not math.isfinite(reward + continuation):
+            if not math.isfinite(reward + continuation + sum(variance)):
                 raise not_finite()
             terminated = continuation <= limit
             self.elapsed += 1
-            truncated = self.elapsed >= self.horizon and not terminated
+            if self.uncertainty is not None:
+                self._variance += variance[0]
+                self.sigma = self.uncertainty.sigma_of_one(self._variance, self.elapsed)
+            is_over = self.elapsed >= self.horizon or self.sigma > self._uncertainty_limit
+            truncated = is_over and not terminated
             self.needs_reset = terminated or truncated
             self.random.advance()
             return self._observation(), reward, terminated, truncated, continuation

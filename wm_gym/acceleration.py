@@ -108,6 +108,7 @@ class AcceleratedModel:
 
     Attributes:
         start_states: Those of the model, or ``None``.
+        uncertainty: That of the model, or ``None``; computed beside the compiled step, in float32.
 
     Raises:
         ConfigError: The precision is unknown.
@@ -119,6 +120,7 @@ class AcceleratedModel:
             raise ConfigError(f"precision={precision!r} is unknown{did_you_mean(precision, known)}; use fp32 or bf16.")
         self.model = model.eval()
         self.start_states = model.start_states
+        self.uncertainty = model.uncertainty
         self.precision: Precision = precision
         self.is_compiled = compiled
         self._prepare()

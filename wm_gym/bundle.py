@@ -1,5 +1,6 @@
 """A world model as a folder: config.yaml, model.safetensors, start_states.safetensors, metrics.json, README.md.
 
+Where the model tells its uncertainty, uncertainty.safetensors lies beside them; its sizes are those of its tensors.
 Reading one runs no code from it: YAML is loaded safely, tensors come as safetensors.
 """
 
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from wm_gym.bundle_kind import BundleKind
@@ -29,6 +30,7 @@ from wm_gym.precision import single_precision
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.tensor_files import check_fit, holds_numbers, load_parameters, read_shapes, read_tensors
+from wm_gym.uncertainty import Uncertainty, VarianceNetwork
 from wm_gym.world_model import WorldModel
 
 FORMAT = "wm_gym.world_model"
@@ -36,9 +38,10 @@ VERSION = 1
 MANIFEST = "config.yaml"
 _MODEL = "model.safetensors"
 _START_STATES = "start_states.safetensors"
+_UNCERTAINTY = "uncertainty.safetensors"
 _METRICS = "metrics.json"
 _CARD = "README.md"
-_FILES = (_MODEL, _START_STATES, _METRICS)
+_FILES = (_MODEL, _START_STATES, _UNCERTAINTY, _METRICS)
 MODEL_BUNDLE = BundleKind("world model", "model", MANIFEST, (MANIFEST, *_FILES, _CARD))
 """What a model's folder consists of."""
 _SMALL_BUFFERS = 2**20
@@ -81,7 +84,7 @@ def model_fingerprint(model: WorldModel) -> str:
     return digest.hexdigest()
 
 
-def _saved_parameters(model: WorldModel) -> dict[str, Tensor]:
+def _saved_parameters(model: nn.Module) -> dict[str, Tensor]:
     """The parameters as a file holds them: on the CPU, in single precision."""
     return {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items()}
 
@@ -94,9 +97,7 @@ def save_model(model: WorldModel, path: str | Path) -> Path:
     Raises:
         BundleError: ``path`` is a folder that holds something else.
     """
-    path = Path(path)
-    if not check_replaceable(path, MANIFEST):
-        raise BundleError(f"{str(path)!r} exists and is no world model; choose another path or remove it.")
+    path = check_model_folder(path)
     manifest = ModelManifest(
         format=FORMAT,
         version=VERSION,
@@ -110,9 +111,23 @@ def save_model(model: WorldModel, path: str | Path) -> Path:
         if model.start_states is not None:
             starts = {name: value.half().contiguous() for name, value in model.start_states._asdict().items()}
             write_tensors(folder / _START_STATES, starts)
+        if model.uncertainty is not None:
+            write_tensors(folder / _UNCERTAINTY, _saved_parameters(model.uncertainty.network))
         (folder / _METRICS).write_text(json.dumps(model.metrics, indent=2) + "\n", encoding="utf-8")
         (folder / _CARD).write_text(_model_card(model), encoding="utf-8")
         (folder / MANIFEST).write_text(manifest_text(manifest, folder, _FILES), encoding="utf-8")
+    return path
+
+
+def check_model_folder(path: str | Path) -> Path:
+    """Check that a model's folder may be written at ``path``; returns it.
+
+    Raises:
+        BundleError: ``path`` is a folder that holds something else.
+    """
+    path = Path(path)
+    if not check_replaceable(path, MANIFEST):
+        raise BundleError(f"{str(path)!r} exists and is no world model; choose another path or remove it.")
     return path
 
 
@@ -173,6 +188,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> WorldMod
             f"not match; {_REMEDY}."
         )
     model.start_states = _read_start_states(folder, manifest, model)
+    model.uncertainty = _read_uncertainty(folder, manifest, model)
     model.provenance = manifest.provenance
     metrics_file = folder / _METRICS
     if metrics_file.exists() or _METRICS in (manifest.checksums or {}):
@@ -241,6 +257,35 @@ def _read_start_states(folder: Path, manifest: ModelManifest, model: WorldModel)
     return LatentState(starts["latent"].float(), starts["memory"].float())
 
 
+def _read_uncertainty(folder: Path, manifest: ModelManifest, model: WorldModel) -> Uncertainty | None:
+    file = folder / _UNCERTAINTY
+    if not file.exists() and _UNCERTAINTY not in (manifest.checksums or {}):
+        return None
+    found = read_shapes(file, error=BundleError, remedy=_REMEDY)
+    horizon, hidden = (
+        found[name].shape[0] if name in found and found[name].dim() == 1 else 0
+        for name in ("multipliers", "mlp.0.bias")
+    )
+    if min(horizon, hidden) < 1:
+        raise BundleError(f"{str(file)!r} holds no uncertainty of a world model; {_REMEDY}.")
+    with torch.device("meta"):
+        wanted = VarianceNetwork(model.feature_dim, model.simulator.action.dim, horizon, hidden)
+    check_fit(found, wanted.state_dict(), error=BundleError, file=file, owner="the model beside it")
+    check_file(file, manifest.checksums, error=BundleError, remedy=_REMEDY)
+    network = wanted.to_empty(device="cpu")
+    load_parameters(
+        network,
+        read_tensors(file, error=BundleError, remedy=_REMEDY),
+        error=BundleError,
+        file=file,
+        owner="the model beside it",
+    )
+    finite = all(holds_numbers(tensor) for tensor in network.state_dict().values())
+    if not (finite and network.deviation.min() > 0 and network.multipliers.min() > 0):
+        raise BundleError(f"{str(file)!r} is damaged: deviations and multipliers are numbers above 0; {_REMEDY}.")
+    return Uncertainty(network)
+
+
 def _model_card(model: WorldModel) -> str:
     counts = model.num_parameters()
     lines = [
@@ -252,6 +297,7 @@ def _model_card(model: WorldModel) -> str:
         f"- Dynamics: {model.config.dynamics.kind}; parameters: {counts['total']:,} "
         f"(encoder {counts['encoder']:,}, dynamics {counts['dynamics']:,}, decoder {counts['decoder']:,})",
         f"- Start states: {0 if model.start_states is None else model.start_states.batch_size}",
+        *([] if model.uncertainty is None else [f"- Uncertainty: calibrated for {model.uncertainty.horizon} steps"]),
         "",
         "Use it as `gym.make('DreamDriving-v0', model=PATH)` or `wm_gym.WorldModel.from_pretrained(PATH)`.",
         "It predicts what the simulator would show; it is no substitute for a safety test of a real vehicle.",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_precision, binary_recall
+from torchmetrics.functional.classification import binary_auroc, binary_precision, binary_recall
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from wm_gym.clips import Clips
@@ -167,6 +167,37 @@ def reward_metrics(predicted: Tensor, real: Tensor, horizons: list[int]) -> dict
         varies = sums.shape[1] > 1 and bool((sums.std(dim=1) > 1e-9).all())
         correlation[steps] = float(torch.corrcoef(sums)[0, 1]) if varies else None
     return {"absolute_error": absolute_error, "correlation": correlation}
+
+
+def uncertainty_metrics(sigma: Tensor, error: Tensor, horizons: Sequence[int]) -> dict[str, dict[int, float | None]]:
+    """Whether a predicted deviation fits the errors of the summed reward over the first ``h`` steps, for each ``h``.
+
+    Args:
+        sigma: ``(B, K)`` predicted standard deviations; column ``h - 1`` belongs to horizon ``h``.
+        error: ``(B, K)`` predicted less real sums.
+        horizons: Numbers of steps, at most ``K``.
+
+    Returns:
+        By horizon ``coverage``, the share of the errors that are within one deviation, and ``auroc``, how well the
+        deviation tells the quarter of the largest errors from the others: the probability that it is larger for one of
+        them; ``None`` where all errors are equal.
+    """
+    coverage: dict[int, float | None] = {}
+    auroc: dict[int, float | None] = {}
+    for steps in horizons:
+        deviation, size = sigma[:, steps - 1].double(), error[:, steps - 1].abs().double()
+        coverage[steps] = float((size <= deviation).double().mean())
+        auroc[steps] = area_under_roc(deviation, size > size.quantile(0.75))
+    return {"coverage": coverage, "auroc": auroc}
+
+
+def area_under_roc(score: Tensor, is_wrong: Tensor) -> float | None:
+    """How well a score ``(B,)`` tells which are wrong ``(B,)`` bool: 0.5 by chance; ``None`` where all or none are."""
+    if is_wrong.all() or not is_wrong.any():
+        return None
+    # The ranks as probabilities: torchmetrics takes other numbers for logits, and rounds large ones to one.
+    ranks = torch.unique(score.double(), return_inverse=True)[1] / len(score)
+    return float(binary_auroc(ranks, is_wrong.long()))
 
 
 def termination_metrics(continuation: Tensor, terminated: Tensor) -> dict[str, float | int | None]:

@@ -31,6 +31,7 @@ from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
+from wm_gym.uncertainty import Uncertainty
 
 
 class Imagined(NamedTuple):
@@ -56,6 +57,8 @@ class WorldModel(nn.Module):
 
     Attributes:
         start_states: Encoded real states that dreams start from (on the CPU, float32), or ``None``.
+        uncertainty: How far its dreams may be off (on the CPU), or ``None``; no part of its parameters, nor of its
+            fingerprint.
         metrics: Figures measured on held-out episodes at the end of training; saved as ``metrics.json``.
         provenance: Versions, seeds and data that it was made from.
     """
@@ -69,6 +72,7 @@ class WorldModel(nn.Module):
         self.config = config
         self.simulator = simulator
         self.start_states: LatentState | None = None
+        self.uncertainty: Uncertainty | None = None
         self.metrics: dict[str, Any] = {}
         self.provenance: dict[str, Any] = {}
         self.encoder = SpatialEncoder(config, simulator.vector)

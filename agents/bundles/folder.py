@@ -181,7 +181,9 @@ def save_agent(
         BundleError: ``path`` exists and is no agent.
     """
     fingerprint = model.fingerprint
-    reference = ModelReference(location="bundled" if _is_bundled(fingerprint) else "folder", fingerprint=fingerprint)
+    # The one that the package ships tells no uncertainty: a model that does is kept, whatever its parameters are.
+    shipped = model.uncertainty is None and _is_bundled(fingerprint)
+    reference = ModelReference(location="bundled" if shipped else "folder", fingerprint=fingerprint)
     manifest = AgentManifest(
         format=FORMAT,
         version=VERSION,

@@ -1,7 +1,8 @@
-"""Calibration: whether a world model's predicted rewards and ends happen as often, and as much, as it says."""
+"""Calibration: whether a world model's predicted rewards, ends and errors are as frequent, and as large, as it says."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
-from wm_gym.metrics import reward_metrics, termination_metrics
+from wm_gym.metrics import reward_metrics, termination_metrics, uncertainty_metrics
 
 NUM_BINS = 10
 
@@ -91,6 +92,58 @@ class TerminationCalibration:
     recall: float | None
     brier: float
     bins: list[EndBin]
+
+
+@dataclass(frozen=True)
+class UncertaintyCalibration:
+    """How a dream's uncertainty relates to its errors over a number of steps.
+
+    Attributes:
+        steps: Number of steps.
+        mean_deviation: Mean predicted standard deviation of the error of the summed reward.
+        mean_error: Mean absolute error of the summed reward.
+        coverage: Share of the errors that are within one predicted deviation; 0.68 where both are normal and fit.
+        auroc: Probability that the deviation is larger in one of the quarter of windows with the largest errors than in
+            another one; ``None`` where all errors are equal.
+    """
+
+    steps: int
+    mean_deviation: float
+    mean_error: float
+    coverage: float
+    auroc: float | None
+
+
+def calibrate_uncertainty(
+    predicted: FloatArray, real: FloatArray, deviation: FloatArray, horizons: Sequence[int]
+) -> list[UncertaintyCalibration]:
+    """Compare predicted deviations with the errors of summed rewards, by number of steps; nothing without windows.
+
+    Args:
+        predicted: ``(N, K)`` float32, rewards of dreams under the actions really taken.
+        real: ``(N, K)`` float32.
+        deviation: ``(N, K)`` float32, after each step.
+        horizons: Numbers of steps, at most ``K``.
+    """
+    if len(deviation) == 0:
+        return []
+    error = np.cumsum(predicted.astype(np.float64) - real, axis=1)
+    metrics = uncertainty_metrics(torch.from_numpy(deviation), torch.from_numpy(error), horizons)
+    found = []
+    for steps in horizons:
+        coverage = metrics["coverage"][steps]
+        assert coverage is not None
+        column = steps - 1
+        found.append(
+            UncertaintyCalibration(
+                steps=steps,
+                mean_deviation=_mean(deviation[:, column]),
+                mean_error=_mean(np.abs(error[:, column])),
+                coverage=coverage,
+                auroc=metrics["auroc"][steps],
+            )
+        )
+    return found
 
 
 def calibrate_rewards(predicted: FloatArray, real: FloatArray, num_bins: int = NUM_BINS) -> RewardCalibration | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import cv2
@@ -16,10 +16,12 @@ from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.evaluation.calibration import (
     RewardCalibration,
     TerminationCalibration,
+    UncertaintyCalibration,
     calibrate_ends,
     calibrate_rewards,
+    calibrate_uncertainty,
 )
-from wm_gym.envs.dream_model import DreamModel
+from wm_gym.envs.dream_model import DreamModel, uncertainty_of
 from wm_gym.errors import DatasetError
 from wm_gym.frames import Frame, tensor_to_frames
 from wm_gym.metrics import reward_metrics
@@ -171,12 +173,15 @@ class Windows:
         dreamt: ``(N, K)`` float32: dreamt from the same states with the agent choosing the actions in the dream, each
             times the probability that the dream has come that far.
         driven: ``(N, K)`` bool: whether the step is one of the episode, not beyond its end.
+        deviation: ``(N, K)`` float32, one standard deviation of the error of the rewards predicted up to each step;
+            ``None`` where the model does not tell its uncertainty.
     """
 
     real: FloatArray
     predicted: FloatArray
     dreamt: FloatArray
     driven: NDArray[np.bool_]
+    deviation: FloatArray | None = None
 
     def __len__(self) -> int:
         """``N``."""
@@ -200,7 +205,9 @@ class Windows:
         )
         driven = np.concatenate([part.driven for part in parts])
         finite = np.isfinite(predicted).all(1) & np.isfinite(dreamt).all(1)
-        return Windows(real[finite], predicted[finite], dreamt[finite], driven[finite])
+        deviations = [part.deviation for part in parts if part.deviation is not None]
+        deviation = np.concatenate(deviations)[finite] if len(deviations) == len(parts) else None
+        return Windows(real[finite], predicted[finite], dreamt[finite], driven[finite], deviation)
 
 
 @dataclass(frozen=True)
@@ -288,6 +295,8 @@ class RealityGap:
         whole_drive: The gap over whole episodes; ``None`` where no dream of one has a finite return.
         reward: Calibration of the reward predicted for the next step.
         termination: Calibration of the end predicted for the next step.
+        uncertainty: Calibration of the dreams' uncertainty under the actions really taken, by number of steps; empty
+            where the model does not tell it.
     """
 
     horizon: int
@@ -298,6 +307,7 @@ class RealityGap:
     whole_drive: WholeDriveGap | None
     reward: RewardCalibration | None
     termination: TerminationCalibration | None
+    uncertainty: list[UncertaintyCalibration] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -330,17 +340,25 @@ def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0
     num_free = 1 + len(starts)
     rewards = np.zeros((state.batch_size, max(length, horizon)), np.float32)
     continuations = np.ones_like(rewards)
+    uncertainty = uncertainty_of(model)
+    variance = np.zeros((len(starts), horizon))
     for step in range(max(length, horizon) if len(starts) else length):
         if step == horizon:
             state, num_free = state.first(1), 1  # only the dream of the whole episode goes on
         actions = _choose(driver, state.first(num_free))
         if step < horizon:
-            actions = np.concatenate((actions, drive.actions[steps[:, step]]))
+            recorded = drive.actions[steps[:, step]]
+            actions = np.concatenate((actions, recorded))
+            if uncertainty is not None:
+                features = model.features(state)[num_free:]
+                added = uncertainty.step_variance(features, torch.from_numpy(recorded).to(model.device))
+                variance[:, step] = added.cpu().numpy()
         state, reward, continuation = _imagine(model, state, actions, generator)
         rewards[: len(reward), step] = reward
         continuations[: len(reward), step] = continuation
     reached = np.cumprod(np.concatenate((np.ones_like(rewards[:, :1]), continuations[:, :-1]), axis=1), axis=1)
     free, bound = slice(1, 1 + len(starts)), slice(1 + len(starts), None)
+    deviation = None if uncertainty is None else uncertainty.cumulated(np.where(is_driven, variance, 0.0))
     _, predicted, next_continuations = _imagine(model, drive.states, drive.actions, generator)
     return DriveGap(
         windows=Windows(
@@ -348,6 +366,7 @@ def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0
             predicted=np.where(is_driven, rewards[bound, :horizon], np.float32(0)),
             dreamt=(rewards[free] * reached[free])[:, :horizon],
             driven=is_driven,
+            deviation=None if deviation is None else deviation.astype(np.float32),
         ),
         rewards=drive.rewards,
         predicted=predicted,
@@ -379,6 +398,9 @@ def summarise_gap(drives: Sequence[DriveGap], horizon: int) -> RealityGap:
             np.concatenate([drive.continuations for drive in drives]),
             np.concatenate([drive.terminated for drive in drives]),
         ),
+        uncertainty=[]
+        if windows.deviation is None or len(windows) == 0
+        else calibrate_uncertainty(windows.predicted, windows.real, windows.deviation, windows.horizons),
     )
 
 

@@ -33,6 +33,12 @@ class AgentConfig(BaseModel):
     termination: Literal["sample", "threshold", "never"] = Field(
         default="sample", description="How the model's continuation ends a dream; see DreamDrivingEnv."
     )
+    uncertainty_limit: float | None = Field(
+        default=None,
+        gt=0,
+        description="Dreams are truncated where their uncertainty, in units of reward, is above this; None: never. For "
+        "world models that tell it (wm-gym train-uncertainty).",
+    )
     model_precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Precision of the world model's matrix products while it dreams: fp32 or bf16."
     )

@@ -209,7 +209,37 @@ def _gap_section(windows: Windows, gap: RealityGap, drives: Sequence[Drive]) -> 
             "dream gap is what it promises beyond the real sum."
         ),
         paragraph(calibration) if (calibration := _calibration(gap)) else None,
+        *_uncertainty_parts(gap),
     )
+
+
+def _uncertainty_parts(gap: RealityGap) -> list[Html]:
+    """How far the model says its dreams may be off, and how far they were; nothing where it does not tell."""
+    if not gap.uncertainty:
+        return []
+    rows = [
+        [
+            str(at.steps),
+            f"{at.mean_deviation:.2f}",
+            f"{at.mean_error:.2f}",
+            f"{100 * at.coverage:.0f} %",
+            NOTHING if at.auroc is None else f"{at.auroc:.2f}",
+        ]
+        for at in gap.uncertainty
+    ]
+    return [
+        heading("Uncertainty of the dream"),
+        table(
+            ("steps ahead", "mean deviation", "mean absolute error", "errors within one deviation", "AUROC"),
+            rows,
+            words=(),
+        ),
+        paragraph(
+            "The deviation is what the model says of the error of its summed reward under the actions really taken; of "
+            "normal errors 68 % are within it. AUROC tells how well it finds the quarter of the windows with the "
+            "largest errors: 0.5 is chance, 1 is always."
+        ),
+    ]
 
 
 def _calibration(gap: RealityGap) -> str:

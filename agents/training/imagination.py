@@ -98,6 +98,7 @@ class ImaginationTrainer:
             action=config.action,
             start_states=bank,
             termination=config.termination,
+            uncertainty_limit=config.uncertainty_limit,
         )
         if reward_scale is not None:
             self.reward_scale = reward_scale

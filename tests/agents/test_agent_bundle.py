@@ -24,6 +24,7 @@ from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.errors import BundleError
+from wm_gym.uncertainty import Uncertainty, VarianceNetwork
 
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
@@ -61,6 +62,10 @@ def test_an_agent_of_the_bundled_model_refers_to_it_by_name(agent_folder, tiny_m
     assert not (tmp_path / "small" / "model").exists()
     agent = load_agent(tmp_path / "small")
     assert (agent.manifest.model.location, agent.model.fingerprint) == ("bundled", tiny_model.fingerprint)
+    # The same parameters with an uncertainty, which the shipped model lacks, go with the agent.
+    tiny_model.uncertainty = Uncertainty(VarianceNetwork(tiny_model.feature_dim, tiny_model.simulator.action.dim, 3))
+    save_agent(tmp_path / "doubting", policy, tiny_model, config)
+    assert load_agent(tmp_path / "doubting").model.uncertainty.horizon == 3
     with torch.no_grad():
         tiny_model.reward_head.mlp[-1].weight += 1
     tiny_model.save_pretrained(tmp_path / "model")

@@ -11,6 +11,7 @@ from wm_gym.envs.simulators import make_simulator
 from wm_gym.errors import DatasetError, SimulatorError
 from wm_gym.frames import tensor_to_frames
 from wm_gym.state import LatentState
+from wm_gym.uncertainty import Uncertainty, VarianceNetwork
 
 
 @pytest.fixture
@@ -143,6 +144,30 @@ def test_the_gap_of_an_optimist_is_what_can_be_computed_by_hand():
     assert whole.correlation == pytest.approx(1.0)
     assert (found.reward.steps, found.reward.expected_calibration_error) == (72, 1.0)
     assert found.termination.brier == pytest.approx(0.01, rel=1e-5)
+
+
+def test_the_uncertainty_of_an_optimist_is_what_can_be_computed_by_hand():
+    world = Optimist()
+    network = VarianceNetwork(world.feature_dim, 4, horizon=30, hidden_dim=4)
+    network.mlp[-1].weight.data.zero_()
+    network.mlp[-1].bias.data.fill_(np.log(np.expm1(6.0)))  # every step adds a variance of 6
+    world.uncertainty = Uncertainty(network)
+    gap = measure_drive(driver_in(world), real_drive(47, terminated=False), 12)
+    assert gap.windows.deviation == pytest.approx(np.sqrt(6 * np.arange(1, 13))[None].repeat(4, 0), rel=1e-5)
+    found = summarise_gap([gap], 12).uncertainty
+    # Off by 1 after one step, by 12 after twelve; within the root of 6 h where h is up to 6.
+    assert [(at.steps, at.mean_error, at.coverage, at.auroc) for at in found] == [
+        (1, 1, 1.0, None),
+        (5, 5, 1.0, None),
+        (10, 10, 0.0, None),
+        (12, 12, 0.0, None),
+    ]
+    ended = measure_drive(driver_in(world), real_drive(27, terminated=True), 10)
+    assert ended.windows.deviation[0, -1] == pytest.approx(np.sqrt(6 * 7), rel=1e-5)  # nothing is added beyond an end
+    assert (
+        summarise_gap([measure_drive(driver_in(Optimist()), real_drive(47, terminated=False), 12)], 12).uncertainty
+        == []
+    )
 
 
 def test_behind_a_real_end_nothing_is_earned():

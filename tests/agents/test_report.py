@@ -22,7 +22,7 @@ from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.reports import figures
 from wm_gym.agents.reports.drives import Drive, make_film, measure_gap, record_drives
 from wm_gym.agents.reports.judgement import read_scorecard, write_scorecard
-from wm_gym.agents.reports.report import GIF_NAME, write_report
+from wm_gym.agents.reports.report import GIF_NAME, _gap_section, write_report
 from wm_gym.agents.training.dream_training import train_agent
 from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.cli import report as report_command
@@ -34,6 +34,7 @@ from wm_gym.frames import tensor_to_frames
 from wm_gym.observation import split_observation
 from wm_gym.state import LatentState
 from wm_gym.training.trainer import WorldModelTrainer
+from wm_gym.uncertainty import Uncertainty, VarianceNetwork
 
 MAX_FRAMES = 240  # of the simulator: episodes of 60 steps
 VOID_TAGS = {"meta", "img", "br"}
@@ -410,6 +411,21 @@ def test_a_perfect_model_has_no_gap_but_for_the_dreams_that_it_ends(small_config
     errors = {by.steps: by.predicted_error for by in gap.by_horizon}
     assert errors == pytest.approx({steps: 2 * steps for steps in errors}, rel=0.1)
     assert gap.reward.expected_calibration_error == pytest.approx(2, abs=0.4)
+
+
+def test_the_gap_shows_the_uncertainty_where_the_model_tells_it(small_config):
+    world = Pixels()
+    world.start_states = LatentState(torch.rand(16, 2), torch.zeros(16, 1))
+    with ImaginationTrainer(world, small_config) as trainer:
+        driver = Driver(world, trainer.policy, trainer.config.action)
+    drives = [drive_in_pixels(driver, 60)]
+    plain = str(_gap_section(*measure_gap(driver, drives), drives))
+    world.uncertainty = Uncertainty(VarianceNetwork(1, 4, horizon=30, hidden_dim=4))
+    _, gap = measure_gap(driver, drives)
+    assert [at.steps for at in gap.uncertainty] == [1, 5, 10, 20, 30]
+    shown = str(_gap_section(*measure_gap(driver, drives), drives))
+    assert "Uncertainty of the dream" in shown and f"{gap.uncertainty[-1].mean_deviation:.2f}" in shown
+    assert "Uncertainty" not in plain
 
 
 def test_the_command_prints_the_page(finished_run, tmp_path, capsys):

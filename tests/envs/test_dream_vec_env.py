@@ -11,6 +11,7 @@ from toy_dream import FRAME_SIZE, LineModel
 
 from wm_gym.envs import DreamDrivingEnv, DreamVecEnv
 from wm_gym.errors import ConfigError
+from wm_gym.uncertainty import Uncertainty, VarianceNetwork
 
 THROTTLE = np.array([[0.0, 1.0]], np.float32)
 
@@ -60,6 +61,34 @@ def test_n_dreams_are_n_monitored_dreams_under_sb3s_own_vectorisation(observatio
                 )
                 assert info["episode"]["l"] == expected_info["episode"]["l"]
                 assert info["episode"]["r"] == pytest.approx(expected_info["episode"]["r"], abs=1e-4)
+
+
+def doubting_model():
+    model = noisy_model()
+    torch.manual_seed(0)
+    model.uncertainty = Uncertainty(VarianceNetwork(model.feature_dim, model.simulator.action.dim, 4, hidden_dim=8))
+    return model
+
+
+def test_every_info_has_the_uncertainty_of_its_dream():
+    arguments = {"horizon": 6, "action": "steer_accel", "uncertainty_limit": 1.5}
+    batch = DreamVecEnv(7, doubting_model(), **arguments)
+    singles = DummyVecEnv([lambda: Monitor(DreamDrivingEnv(doubting_model(), **arguments))] * 7)
+    for envs in (batch, singles):
+        envs.seed(11)
+        envs.reset()
+    assert batch.reset_infos == singles.reset_infos
+    early = 0
+    for _ in range(25):
+        actions = np.stack([batch.action_space.sample() for _ in range(7)])
+        (*_, dones, infos), (*_, expected_dones, expected) = batch.step(actions), singles.step(actions)
+        np.testing.assert_array_equal(dones, expected_dones)
+        told, single = ([info["uncertainty"] for info in each] for each in (infos, expected))
+        np.testing.assert_allclose(told, single, rtol=1e-5)
+        for done, info in zip(dones, infos, strict=True):
+            if done and info["episode"]["l"] < 6 and info["uncertainty"] > 1.5:
+                early += info["TimeLimit.truncated"]
+    assert early > 0
 
 
 def collect_with_value_of_five(model, gamma):

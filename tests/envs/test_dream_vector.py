@@ -10,6 +10,7 @@ from toy_dream import FRAME_SIZE, LineModel
 import wm_gym  # noqa: F401  (registers the ids)
 from wm_gym.envs import DreamDrivingEnv, DreamVectorEnv
 from wm_gym.errors import ConfigError
+from wm_gym.uncertainty import Uncertainty, VarianceNetwork
 
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
 
@@ -57,6 +58,76 @@ def test_n_dreams_are_n_single_dreams(mode, observation):
             np.testing.assert_array_equal(results[3], expected[3])
             assert results[1].dtype == expected[1].dtype and results[2].dtype == expected[2].dtype
             assert_same_infos(results[4], expected[4])
+
+
+def doubting_model():
+    model = noisy_model()
+    torch.manual_seed(0)
+    network = VarianceNetwork(model.feature_dim, model.simulator.action.dim, horizon=4, hidden_dim=8)
+    network.multipliers.copy_(torch.tensor([1.0, 2.0, 0.5, 3.0]))
+    model.uncertainty = Uncertainty(network)
+    return model
+
+
+@pytest.mark.parametrize("limit", [None, 3.0])
+@pytest.mark.parametrize("mode", MODES)
+def test_n_uncertainties_are_those_of_n_single_dreams(mode, limit):
+    arguments = {"horizon": 6, "action": "steer_accel", "uncertainty_limit": limit}
+    batch = DreamVectorEnv(5, doubting_model(), autoreset_mode=mode, **arguments)
+    singles = SyncVectorEnv([lambda: DreamDrivingEnv(doubting_model(), **arguments)] * 5, autoreset_mode=mode)
+    _, infos = batch.reset(seed=11)
+    assert_same_infos(infos, singles.reset(seed=11)[1])
+    assert infos["uncertainty"].tolist() == [0.0] * 5
+    early = 0
+    for _ in range(25):
+        actions = singles.action_space.sample()
+        results, expected = batch.step(actions), singles.step(actions)
+        np.testing.assert_array_equal(results[2], expected[2])
+        np.testing.assert_array_equal(results[3], expected[3])
+        assert_same_infos(results[4], expected[4])
+        if limit is not None and mode is AutoresetMode.NEXT_STEP:
+            np.testing.assert_array_equal(
+                results[3][~results[2]] & (batch._rollouts.elapsed < 6)[~results[2]],
+                (results[4]["uncertainty"] > limit)[~results[2]],
+            )
+            early += int(((batch._rollouts.elapsed < 6) & results[3]).sum())
+    assert (early > 0) == (limit is not None and mode is AutoresetMode.NEXT_STEP)
+
+
+def test_uncertainty_is_the_root_of_what_the_steps_add():
+    model = doubting_model()
+    env = DreamDrivingEnv(model, horizon=6, termination="never")
+    env.reset(seed=3)
+    total = 0.0
+    for multiplier in (1.0, 2.0, 0.5, 3.0, 3.0):  # beyond its horizon the last one goes on
+        action = env.action_space.sample()
+        stored = torch.from_numpy(model.simulator.action.to_stored(action, "driving"))[None]
+        total += model.uncertainty.step_variance(model.features(env.state), stored).item()
+        assert env.step(action)[4]["uncertainty"] == pytest.approx(multiplier * total**0.5, rel=1e-5)
+    assert env.reset()[1]["uncertainty"] == 0.0
+
+
+def test_a_model_that_tells_no_uncertainty_gives_none_and_takes_no_limit():
+    env = DreamVectorEnv(2, noisy_model())
+    assert env.reset(seed=0)[1].keys() == {"start_state", "_start_state", "continuation", "_continuation"}
+    assert "uncertainty" not in env.step(env.action_space.sample())[4]
+    for make in (DreamDrivingEnv, lambda model, **further: DreamVectorEnv(2, model, **further)):
+        with pytest.raises(ConfigError, match="needs a world model that tells its uncertainty; add one with"):
+            make(noisy_model(), uncertainty_limit=3.0)
+        with pytest.raises(ConfigError, match="must be a number above 0"):
+            make(doubting_model(), uncertainty_limit=0)
+
+
+def test_rewards_and_ends_do_not_depend_on_the_uncertainty():
+    runs = []
+    for model in (noisy_model(), doubting_model()):
+        env = DreamVectorEnv(4, model, horizon=5)
+        env.action_space.seed(0)
+        env.reset(seed=1)
+        runs.append([env.step(env.action_space.sample())[:4] for _ in range(12)])
+    for plain, doubting in zip(*runs, strict=True):
+        for part, other in zip(plain, doubting, strict=True):
+            np.testing.assert_array_equal(part, other)
 
 
 def test_one_model_call_a_step_whatever_the_number_of_dreams():

@@ -16,6 +16,7 @@ from wm_gym.cli.main import main
 from wm_gym.errors import BundleError
 from wm_gym.hub import HubReference, parse_reference
 from wm_gym.hub_card import Score, hub_card
+from wm_gym.uncertainty import Uncertainty, VarianceNetwork
 from wm_gym.world_model import WorldModel
 
 NAME = "jane/town-model"
@@ -25,6 +26,7 @@ NAME = "jane/town-model"
 def pushed(hub, tiny_model):
     """A model that was pushed."""
     tiny_model.metrics = {"psnr": {"1": 24.5, "5": 20.25}, "ssim": {"1": None}}
+    tiny_model.uncertainty = Uncertainty(VarianceNetwork(tiny_model.feature_dim, tiny_model.simulator.action.dim, 3))
     tiny_model.push_to_hub(NAME)
     return tiny_model
 
@@ -48,6 +50,7 @@ def test_a_pushed_model_comes_back_by_its_name(hub, pushed):
         assert loaded.fingerprint == pushed.fingerprint
         assert loaded.metrics == pushed.metrics
         assert torch.equal(loaded.start_states.latent, pushed.start_states.latent.half().float())
+        assert torch.equal(loaded.uncertainty.network.mlp[0].weight, pushed.uncertainty.network.mlp[0].weight)
 
 
 def test_dreams_take_a_repository_as_their_model(hub, pushed):
@@ -91,9 +94,12 @@ def test_a_second_push_removes_what_is_no_longer_there(hub, pushed, tmp_path):
     repository = hub.repositories[NAME]
     repository.commit({**repository.files, "notes.txt": b"mine"})
     assert repository.files["replay.mp4"] == b"film"
-    pushed.start_states = None
+    pushed.start_states = pushed.uncertainty = None
     pushed.push_to_hub(NAME)
-    assert set(repository.files) == {".gitattributes", "notes.txt", *MODEL_BUNDLE.files} - {"start_states.safetensors"}
+    assert set(repository.files) == {".gitattributes", "notes.txt", *MODEL_BUNDLE.files} - {
+        "start_states.safetensors",
+        "uncertainty.safetensors",
+    }
 
 
 def test_the_card_has_scores_a_video_and_the_name(hub, pushed, tmp_path):

@@ -272,6 +272,12 @@ def _gap_lines(gap: RealityGap) -> Iterator[str]:
             f"predicted reward of the next step: mean absolute error {gap.reward.absolute_error:.2f}, calibration "
             f"error {gap.reward.expected_calibration_error:.2f}"
         )
+    if gap.uncertainty:
+        at = gap.uncertainty[-1]
+        yield (
+            f"uncertainty over {at.steps} steps: {100 * at.coverage:.0f} % of the errors within one deviation (mean "
+            f"{at.mean_deviation:.1f}), AUROC of the largest quarter {_number(at.auroc)}"
+        )
     if gap.termination is not None:
         ends = gap.termination
         yield (

@@ -29,6 +29,7 @@ from wm_gym.cli import (
     report,
     train_agent,
     train_model,
+    train_uncertainty,
     tune,
     view,
 )
@@ -40,6 +41,7 @@ COMMANDS = (
     collect,
     dataset,
     train_model,
+    train_uncertainty,
     train_agent,
     tune,
     evaluate,
