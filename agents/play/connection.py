@@ -280,6 +280,7 @@ def _numbers(view: View) -> dict[str, Any]:
         "reward": view.reward,
         "return": view.return_,
         "continuation": view.continuation,
+        "uncertainty": view.info.get("uncertainty"),
         "steps": view.steps,
         "ended": view.ended,
         "vector": [float(value) for value in view.observed.vector],

@@ -47,7 +47,9 @@ export function showNumbers(header) {
   latest = header;
   for (const [world, numbers] of Object.entries(header.worlds)) {
     cells.get(`reward ${world}`).textContent = numbers.reward.toFixed(2);
-    cells.get(`return ${world}`).textContent = numbers.return.toFixed(1);
+    const error = numbers.uncertainty ?? null; // where the model tells it
+    cells.get(`return ${world}`).textContent =
+      numbers.return.toFixed(1) + (error === null ? "" : ` \u00b1 ${error.toFixed(1)}`);
     fields.forEach((field, place) => {
       cells.get(`${field.name} ${world}`).textContent = fieldText(field, numbers.vector[place]);
     });
@@ -126,7 +128,8 @@ export function spokenNumbers() {
   return Object.entries(latest.worlds).map(([world, numbers]) => {
     const told = fields.map((field, place) => `${field.name} ${fieldText(field, numbers.vector[place])}`);
     const chance = numbers.continuation === null ? [] : [`goes on with ${(100 * numbers.continuation).toFixed(0)} %`];
+    const error = (numbers.uncertainty ?? null) === null ? "" : `, give or take ${numbers.uncertainty.toFixed(0)}`;
     return [`${world}: step ${numbers.steps}`, `reward ${numbers.reward.toFixed(1)}`,
-      `return ${numbers.return.toFixed(0)}`, ...chance, ...told].join(", ");
+      `return ${numbers.return.toFixed(0)}${error}`, ...chance, ...told].join(", ");
   }).join("; ") + ".";
 }

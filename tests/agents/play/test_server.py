@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wm_gym.agents.play import server as server_module
 from wm_gym.agents.play.benchmark import measure_play
 from wm_gym.cli.main import main
+from wm_gym.uncertainty import Uncertainty, VarianceNetwork
 
 
 @pytest.fixture
@@ -90,6 +91,26 @@ def test_driving_over_the_network(served):
     page.send(kind="again")
     assert page.step()[0]["worlds"]["simulator"]["steps"] == 0
     page.close()
+
+
+@pytest.mark.parametrize("tells", [False, True])
+def test_a_step_has_the_uncertainty_of_the_dream_where_the_model_tells_it(setup, monkeypatch, tells):
+    model = setup.model
+    if tells:
+        network = VarianceNetwork(model.feature_dim, model.simulator.action.dim, horizon=4, hidden_dim=8)
+        monkeypatch.setattr(model, "uncertainty", Uncertainty(network))
+    with serving(setup) as (server, _):
+        page = Page(server)
+        page.go(steering=0.5)
+        found = {}
+        while len(found) < 3:
+            numbers = page.step()[0]["worlds"]["dream"]
+            found[numbers["steps"]] = numbers["uncertainty"]
+        page.close()
+    if tells:
+        assert found[0] == 0 and 0 < found[1] < found[2]
+    else:
+        assert set(found.values()) == {None}
 
 
 def test_a_new_drive_waits_for_the_hand(served):
