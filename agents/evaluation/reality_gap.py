@@ -399,7 +399,7 @@ def summarise_gap(drives: Sequence[DriveGap], horizon: int) -> RealityGap:
             np.concatenate([drive.terminated for drive in drives]),
         ),
         uncertainty=[]
-        if windows.deviation is None or len(windows) == 0
+        if windows.deviation is None
         else calibrate_uncertainty(windows.predicted, windows.real, windows.deviation, windows.horizons),
     )
 

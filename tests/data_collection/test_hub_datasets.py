@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from functools import partial
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from episode_factory import assert_same_episode, make_episode, make_metadata
 
+from tests import sentences
 from tests.hub_server import READ_TOKEN, Repository
 from wm_gym import hub as client
 from wm_gym.cli.main import main
@@ -38,12 +40,7 @@ def pushed(hub, dataset):
     return dataset
 
 
-def sentence_of(call, *arguments, **keywords) -> str:
-    with pytest.raises(DatasetError) as caught:
-        call(*arguments, **keywords)
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith(".") and ". " not in message
-    return message
+sentence_of = partial(sentences.sentence_of, DatasetError)
 
 
 def changed(content: bytes) -> bytes:

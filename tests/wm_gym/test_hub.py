@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from tests import sentences
 from tests.hub_server import READ_TOKEN, Repository
 from wm_gym.bundle import MODEL_BUNDLE
 from wm_gym.bundle_location import names_a_bundle, resolve_folder
@@ -31,12 +33,7 @@ def pushed(hub, tiny_model):
     return tiny_model
 
 
-def sentence_of(call, *arguments, **keywords) -> str:
-    with pytest.raises(BundleError) as caught:
-        call(*arguments, **keywords)
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith(".") and ". " not in message
-    return message
+sentence_of = partial(sentences.sentence_of, BundleError)
 
 
 def files_of(hub) -> dict[str, bytes]:

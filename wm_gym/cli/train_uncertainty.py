@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.cli.options import Subparsers, add_cache, add_command, add_common, download_cache, given_values
@@ -69,10 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
     check_model_folder(arguments.out)
     json_file = None if arguments.json is None else check_writable(arguments.json)
     model = WorldModel.from_pretrained(arguments.model, arguments.device)
-    downloads = download_cache(arguments)
-    data = open_training_data(arguments.data, _VALIDATION_FRACTION, downloads=downloads, scenes=scene_settings)
-    checks = {path: open_training_data(path, 0.0, downloads=downloads) for path in arguments.check}
-    calibration = open_training_data(arguments.calibrate, 0.0, downloads=downloads) if arguments.calibrate else None
+    recordings = partial(open_training_data, downloads=download_cache(arguments), scenes=scene_settings)
+    data = recordings(arguments.data, _VALIDATION_FRACTION)
+    checks = {path: recordings(path, 0.0) for path in arguments.check}
+    calibration = recordings(arguments.calibrate, 0.0) if arguments.calibrate else None
     opened = [(arguments.data[0], data), *checks.items()]
     if calibration is not None:
         opened.append((arguments.calibrate[0], calibration))
