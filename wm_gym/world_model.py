@@ -12,6 +12,8 @@ features.
 
 from __future__ import annotations
 
+import copy
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from wm_gym.config import ModelConfig
 from wm_gym.device import resolve_device
-from wm_gym.errors import SimulatorError
+from wm_gym.errors import ConfigError, SimulatorError
 from wm_gym.models.decoder import StateDecoder
 from wm_gym.models.dynamics import make_dynamics
 from wm_gym.models.dynamics.base import Filtered
@@ -166,6 +168,27 @@ class WorldModel(nn.Module):
     def imagine_state(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
         """As :meth:`imagine`, without the heads."""
         return self.dynamics.imagine(state, self._scaled(action), noise)
+
+    def at_temperature(self, temperature: float) -> WorldModel:
+        """A copy whose dreams are more random (above 1) or less (below 1) than what was learnt.
+
+        The probabilities of what is drawn are taken to the power of ``1 / temperature``. A policy that learns in dreams
+        of a higher temperature finds it harder to use what is wrong in them (Ha and Schmidhuber 2018, "World Models",
+        arXiv 1803.10122, section 4). The temperature is the copy's alone: it is not saved with the model.
+
+        Raises:
+            ConfigError: The temperature is not a number above 0, or these dynamics draw nothing.
+        """
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ConfigError(f"temperature={temperature} must be a number above 0, such as 0.5 or 1.5.")
+        if not self.dynamics.is_stochastic:
+            kind = self.config.dynamics.kind
+            raise ConfigError(
+                f"dynamics of kind {kind!r} draw nothing, so that a dream has no temperature; use 'rssm'."
+            )
+        tempered = copy.deepcopy(self)
+        tempered.dynamics.set_temperature(temperature)
+        return tempered
 
     def features(self, state: LatentState) -> Tensor:
         """``(B, F)`` float32: what a policy sees."""

@@ -23,6 +23,7 @@ from wm_gym.agents.play.messages import (
     Shown,
     Speed,
     Start,
+    Temperature,
     parse_message,
 )
 from wm_gym.agents.play.session import MODES, PlaySession, PlaySetup
@@ -191,6 +192,8 @@ class Connection:
             session.pilot.who = order.who
         elif isinstance(order, Horizon):
             session.horizon = order.steps
+        elif isinstance(order, Temperature):
+            session.temperature = order.temperature
         elif isinstance(order, Record):
             session.keeps_drives = order.on
         elif isinstance(order, Order):
@@ -246,6 +249,7 @@ class Connection:
                 "paused": self._paused,
                 "speed": self._speed,
                 "horizon": session.horizon,
+                "temperature": session.temperature if session.has_temperature else None,
                 "start_state": session.start_state,
                 "seed": session.seed,
                 "record": session.keeps_drives,

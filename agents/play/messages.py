@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from wm_gym.agents.play.controls import HandControls
-from wm_gym.agents.play.session import MAX_HORIZON, Mode
+from wm_gym.agents.play.session import MAX_HORIZON, TEMPERATURES, Mode
 from wm_gym.errors import WMGymError
 
 MAX_MESSAGE_BYTES = 4096
@@ -94,6 +94,13 @@ class Horizon(_Message):
     steps: int = Field(ge=1, le=MAX_HORIZON)
 
 
+class Temperature(_Message):
+    """Of the dream's draws, from its next start on."""
+
+    kind: Literal["temperature"]
+    temperature: float = Field(ge=TEMPERATURES[0], le=TEMPERATURES[1])
+
+
 class Record(_Message):
     """Keep drives, or stop keeping them."""
 
@@ -101,7 +108,7 @@ class Record(_Message):
     on: bool
 
 
-Message = Controls | Shown | Start | Order | Driving | Pause | Speed | Horizon | Record
+Message = Controls | Shown | Start | Order | Driving | Pause | Speed | Horizon | Temperature | Record
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
 

@@ -24,6 +24,8 @@ from wm_gym.shared_cores import adapt_threads
 Mode = Literal["dream", "simulator", "both"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MAX_HORIZON = 100_000
+TEMPERATURES = (0.1, 5.0)
+"""The lowest and the highest."""
 SIDE_BY_SIDE_HORIZON = 25
 """Steps after which a dream beside the simulator starts again, until another horizon is chosen: by then the road in
 view is of the dream's own making."""
@@ -139,6 +141,25 @@ class PlaySession:
     @horizon.setter
     def horizon(self, steps: int) -> None:
         self._horizons["both" if self.mode == "both" else "dream"] = check_horizon(steps)
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether dreams have a temperature: whether the model draws what happens."""
+        return self._dream.has_temperature
+
+    @property
+    def temperature(self) -> float:
+        """Of dreams; a change counts from the dream's next start on."""
+        return self._dream.temperature
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        low, high = TEMPERATURES
+        if not self.has_temperature:
+            raise ConfigError("this world model draws nothing, so that its dreams have no temperature.")
+        if not low <= temperature <= high:
+            raise ConfigError(f"temperature={temperature} is not in {low} to {high}.")
+        self._dream.temperature = temperature
 
     @property
     def can_record(self) -> bool:

@@ -18,6 +18,7 @@ from wm_gym.observation import Observation, split_observation
 from wm_gym.rollouts import LatentFilter, RolloutModel
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
+from wm_gym.world_model import WorldModel
 
 
 class View(NamedTuple):
@@ -57,13 +58,18 @@ class DreamWorld:
 
     Attributes:
         horizon: Steps until a dream is cut; counts from the next start on.
+        temperature: Of the dream's draws, as of :meth:`~wm_gym.world_model.WorldModel.at_temperature`; counts from the
+            next start on.
         termination: As of :class:`~wm_gym.envs.dream.DreamDrivingEnv`; counts from the next start on.
     """
 
     def __init__(self, model: DreamModel, horizon: int, termination: str) -> None:
         self.model = model
         self.horizon = horizon
+        self.temperature = 1.0
         self.termination = termination
+        self._dreaming = model  # at the temperature of the last start
+        self._dreaming_at = 1.0
         self._env = self._make(None)
         self._view: View | None = None
 
@@ -71,6 +77,11 @@ class DreamWorld:
     def num_start_states(self) -> int:
         """How many start states the model has."""
         return 0 if self.model.start_states is None else self.model.start_states.batch_size
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether the model draws anything."""
+        return isinstance(self.model, WorldModel) and self.model.dynamics.is_stochastic
 
     @property
     def features(self) -> FloatArray:
@@ -103,8 +114,12 @@ class DreamWorld:
         return self._view
 
     def _make(self, start_states: LatentState | None) -> DreamDrivingEnv:
+        if self.temperature != self._dreaming_at:
+            assert isinstance(self.model, WorldModel)
+            self._dreaming = self.model if self.temperature == 1.0 else self.model.at_temperature(self.temperature)
+            self._dreaming_at = self.temperature
         return DreamDrivingEnv(
-            self.model,
+            self._dreaming,
             horizon=self.horizon,
             observation="image",
             start_states=start_states,

@@ -36,6 +36,25 @@ def model(request):
     return untrained_with_rewards(request.param)
 
 
+@torch.no_grad()
+def test_a_compiled_step_has_the_temperature_of_its_model():
+    model = untrained_with_rewards("rssm").at_temperature(3.0)
+    assert_steps_as(AcceleratedModel(model), model, BATCH)
+    state, action, noise = step_of(model)
+    assert not torch.equal(
+        model.imagine(state, action, noise).reward, model.at_temperature(0.2).imagine(state, action, noise).reward
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "temperature", "sentence"),
+    [("rssm", 0.0, "above 0"), ("rssm", float("nan"), "above 0"), ("gru", 2.0, "draw nothing")],
+)
+def test_a_temperature_that_cannot_be_is_refused(kind, temperature, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        untrained(kind).at_temperature(temperature)
+
+
 @pytest.fixture(scope="module")
 def fast():
     return accelerate("bundled")

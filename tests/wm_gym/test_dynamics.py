@@ -281,6 +281,19 @@ class TestRSSM:
         joint = (z[:, 0, 0] * z[:, 1, 0]).mean()
         torch.testing.assert_close(joint, drawn[0, 0] * drawn[1, 0], atol=0.015, rtol=0)
 
+    @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+    def test_draws_at_a_temperature_follow_a_power_of_the_prior(self, temperature):
+        dynamics = dynamics_of("rssm")
+        start, number = dynamics.initial(latents(1)), 20_000
+        hidden = dynamics.imagine(start, actions(1)).memory[:, 0, :HIDDEN]
+        learnt = 0.99 * dynamics.prior(hidden).unflatten(-1, (GROUPS, CLASSES)).softmax(-1) + 0.01 / CLASSES
+        expected = learnt[0].detach() ** (1 / temperature)
+        dynamics.set_temperature(temperature)
+        noise = torch.rand(number, GROUPS, generator=torch.Generator().manual_seed(0))
+        many = start.select(torch.zeros(number, dtype=torch.int64))
+        drawn = self.one_hots(dynamics.imagine(many, actions(1).expand(number, -1), noise)).mean(0)
+        torch.testing.assert_close(drawn, expected / expected.sum(-1, keepdim=True), atol=0.015, rtol=0)
+
     def test_inverse_cdf_at_its_edges(self):
         probabilities = torch.tensor([0.25, 0.5, 0.0, 0.25]).expand(6, -1)
         uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1.0])

@@ -112,6 +112,11 @@ class MLP(nn.Sequential):
         super().__init__(*layers, output)
 
 
+def at_temperature(probabilities: Tensor, temperature: float) -> Tensor:
+    """Probabilities ``(..., classes)`` to the power of ``1 / temperature``, made to sum to one again."""
+    return probabilities if temperature == 1.0 else (probabilities.log() / temperature).softmax(-1)
+
+
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """One-hot vectors of what ``uniform`` ``(...)`` in [0, 1) draws from probabilities ``(..., classes)``."""
     # Rounding may leave the sum of all probabilities below a number close to one: the last bound is not asked.

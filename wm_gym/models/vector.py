@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from wm_gym.config import HeadsConfig
-from wm_gym.models.blocks import MLP, inverse_cdf
+from wm_gym.models.blocks import MLP, at_temperature, inverse_cdf
 from wm_gym.vector import Fields
 
 EMBEDDING_DIM = 128
@@ -121,6 +121,7 @@ class VectorTransition(nn.Module):
         self.fields = VectorFields(fields)
         self.dim = self.fields.dim
         self.noise_dim = len(self.fields.classes)
+        self.temperature = 1.0
         self._size = len(self.fields.measured)
         self.bins_dim = self._size * _BINS
         self.spread_dim = self.bins_dim + self.dim - self._size
@@ -172,7 +173,7 @@ class VectorTransition(nn.Module):
                     logits.argmax(-1, keepdim=True) == torch.arange(logits.shape[-1], device=logits.device)
                 ).float()
             else:
-                one_hot = inverse_cdf(logits.softmax(-1), noise[..., number])
+                one_hot = inverse_cdf(at_temperature(logits.softmax(-1), self.temperature), noise[..., number])
             classes.append(CARRIED_SCALE * one_hot)
         measured = following[..., : self._size].clamp(-CARRIED_SCALE, CARRIED_SCALE)
         if self.bounds_by_class:

@@ -69,11 +69,12 @@ function take(fresh) {
   at("pause").setAttribute("aria-pressed", String(fresh.paused));
   at("record").setAttribute("aria-pressed", String(fresh.record));
   at("speed").value = String(fresh.speed);
-  for (const [id, value] of [["horizon", fresh.horizon], ["seed", fresh.seed]]) {
+  for (const [id, value] of [["horizon", fresh.horizon], ["temperature", fresh.temperature], ["seed", fresh.seed]]) {
     if (document.activeElement !== at(id)) at(id).value = value;
   }
   at("fork").hidden = fresh.mode !== "both";
   at("horizon-field").hidden = fresh.mode === "simulator";
+  at("temperature-field").hidden = fresh.mode === "simulator" || fresh.temperature === null;
   at("seed-field").hidden = fresh.mode === "dream";
   at("starts").hidden = fresh.mode !== "dream";
   showStandstill(fresh.mode, fresh.ended ? `The drive is over: ${fresh.ended}.` : fresh.waits ? WAITING : null);
@@ -123,7 +124,12 @@ at("horizon").onchange = ({ target }) => {
   if (target.checkValidity() && target.value) send({ kind: "horizon", steps: Number(target.value) });
   else say("The horizon is a whole number from 1 to 100000.", true);
 };
-for (const id of ["horizon", "seed"]) at(id).onkeydown = ({ key, target }) => key === "Enter" && target.blur();
+at("temperature").onchange = ({ target }) => {
+  if (target.validity.rangeUnderflow || target.validity.rangeOverflow || !target.value) {
+    say("The temperature is a number from 0.1 to 5.", true);
+  } else send({ kind: "temperature", temperature: Number(target.value) });
+};
+for (const id of ["horizon", "temperature", "seed"]) at(id).onkeydown = ({ key, target }) => key === "Enter" && target.blur();
 at("seed").onchange = ({ target }) => {
   if (target.checkValidity() && target.value) send({ kind: "start", seed: Number(target.value) });
   else say("The seed is a whole number from 0 to 999999.", true);

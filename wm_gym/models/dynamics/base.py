@@ -75,6 +75,9 @@ class Dynamics(nn.Module, ABC):
         """Whether the next state is drawn; such dynamics are trained by filtering and :meth:`divergence`."""
         return self.noise_dim > 0
 
+    def set_temperature(self, temperature: float) -> None:
+        """Let draws by given noise be more random (above 1) or less (below 1); nothing where nothing is drawn."""
+
     @abstractmethod
     def initial(self, latent: Tensor) -> LatentState:
         """The state after the first frame of an episode, from its encoded latent ``(B, Z)``."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from wm_gym.config import DynamicsConfig
-from wm_gym.models.blocks import MLP, inverse_cdf
+from wm_gym.models.blocks import MLP, at_temperature, inverse_cdf
 from wm_gym.models.dynamics.base import Divergence, Dynamics, Filtered
 from wm_gym.models.vector import VectorTransition
 from wm_gym.state import LatentState
@@ -45,11 +45,15 @@ class CategoricalDraw(nn.Module):
 
     Args:
         classes: Classes of each group.
+
+    Attributes:
+        temperature: Of the draws by given noise.
     """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
+        self.temperature = 1.0
 
     def forward(self, probabilities: Tensor, noise: Tensor | None = None) -> Tensor:
         """``(B, groups, classes)`` to one-hot vectors ``(B, groups * classes)``; straight-through in training mode.
@@ -64,7 +68,7 @@ class CategoricalDraw(nn.Module):
         if noise is None:
             one_hot = F.one_hot(probabilities.detach().argmax(-1), self.classes).to(probabilities.dtype)
         else:
-            one_hot = inverse_cdf(probabilities.detach(), noise)
+            one_hot = inverse_cdf(at_temperature(probabilities.detach(), self.temperature), noise)
         if self.training:
             # The value is the one-hot vector, the gradient that of the probabilities.
             one_hot = one_hot + (probabilities - probabilities.detach())
@@ -124,6 +128,12 @@ class RSSMDynamics(Dynamics):
     def carry(self, vectors: Tensor) -> Tensor:
         """All of it, where the state has the vector."""
         return super().carry(vectors) if self.vector is None else self.vector.carry(vectors)
+
+    def set_temperature(self, temperature: float) -> None:
+        """Of the latent's classes and of the vector's."""
+        self.draw.temperature = temperature
+        if self.vector is not None:
+            self.vector.temperature = temperature
 
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
         """``z'`` is drawn from the prior, and the vector's classes with it, by ``noise`` ``(B, noise_dim)``."""
