@@ -156,6 +156,19 @@ def test_a_start_state_is_chosen_by_its_picture(page):
     page.wait_for_selector(f"#thumbnails:not(:has([data-start='{first}']))")
 
 
+def test_the_temperature_of_the_dream_is_chosen(page):
+    page.fill("#temperature", "7")
+    page.press("#temperature", "Enter")
+    assert "from 0.1 to 5" in page.inner_text("#live")
+    page.fill("#temperature", "2.5")
+    page.press("#temperature", "Enter")
+    page.keyboard.press("KeyB")
+    page.wait_for_selector("body[data-waits=true]")
+    assert page.input_value("#temperature") == "2.5"
+    page.check("input[name=mode][value=simulator]")
+    page.wait_for_selector("#temperature-field", state="hidden")
+
+
 def test_touch_steers_and_brakes_on_a_small_screen(page):
     page.set_viewport_size({"width": 375, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
