@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import MANIFEST
@@ -22,6 +22,8 @@ from wm_gym.plain_files import read_json, read_yaml
 from wm_gym.run_folder import CONFIG, RECORD
 from wm_gym.training.log import read_metrics
 
+_T = TypeVar("_T")
+
 PARTS = ("model", "agent")
 """Folders of what is trained."""
 METRICS = "metrics.jsonl"
@@ -34,7 +36,8 @@ _ORDER = ("agent", "random", "autopilot", "noisy")
 class Run:
     """What a run's folder holds; whatever is not there is ``None`` or empty.
 
-    ``saved_update`` and ``keep`` say of which update the world model is, and which one its training keeps.
+    ``saved_update`` and ``keep`` say of which update the world model is, and which one its training keeps;
+    ``held_wheel`` is what :func:`~wm_gym.metrics.held_wheel_metrics` measured of it.
     """
 
     folder: Path
@@ -43,6 +46,7 @@ class Run:
     model_rows: list[dict[str, Any]] = field(default_factory=list)
     saved_update: int | None = None
     keep: str = "best"
+    held_wheel: Mapping[str, Any] = field(default_factory=dict)
     agent_rows: list[dict[str, Any]] = field(default_factory=list)
     driver: Driver | None = None
     scorecard: Scorecard | None = None
@@ -67,6 +71,8 @@ def read_record(folder: Path) -> Run:
         TrainingError: A training's metrics are no text.
     """
     model, agent = folder / "model", folder / "agent"
+    metrics_file = model / "metrics.json"
+    metrics = read_json_file(metrics_file) if metrics_file.exists() else {}
     summary_file, scorecard_file = folder / _SUMMARY, folder / _JUDGE / SCORECARD_NAME
     names = [file.stem for file in _evaluation_files(folder)]
     names.sort(key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
@@ -74,8 +80,9 @@ def read_record(folder: Path) -> Run:
         folder=folder,
         evaluations={name: read_evaluation(folder / _EVALUATION / f"{name}.json") for name in names},
         model_rows=read_metrics(model / METRICS),
-        saved_update=_saved_update(model),
+        saved_update=_typed(metrics.get("update"), int),
         keep=_keep_of(model),
+        held_wheel=_typed(metrics.get("held_wheel"), dict) or {},
         agent_rows=read_metrics(agent / METRICS),
         scorecard=read_scorecard(scorecard_file) if scorecard_file.exists() else None,
         summary=read_json_file(summary_file) if summary_file.exists() else {},
@@ -98,11 +105,8 @@ def _evaluation_files(folder: Path) -> list[Path]:
     return sorted((folder / _EVALUATION).glob("*.json"))
 
 
-def _saved_update(model: Path) -> int | None:
-    """The update that a saved world model says to be of."""
-    file = model / "metrics.json"
-    update = read_json_file(file).get("update") if file.exists() else None
-    return update if isinstance(update, int) else None
+def _typed(value: Any, kind: type[_T]) -> _T | None:
+    return value if isinstance(value, kind) else None
 
 
 def _keep_of(model: Path) -> str:

@@ -136,6 +136,7 @@ def curves_section(run: Run) -> Html | None:
                 "predicts on without any; repeating the last frame seen is what it has to beat.",
             ),
         ]
+    parts += _held_wheel(run.held_wheel)
     agent_figure = figures.draw_agent_curves(run.agent_rows)
     if agent_figure is not None:
         parts += [
@@ -148,6 +149,26 @@ def curves_section(run: Run) -> Html | None:
             ),
         ]
     return section("Training", *parts)
+
+
+def _held_wheel(measured: Mapping[str, Any]) -> list[Html]:
+    """What dreams pay with the wheel held, by its angle."""
+    returns, steps = measured.get("returns"), measured.get("steps")
+    if not isinstance(returns, Mapping) or not returns:
+        return []
+    lost = measured.get("lost")
+    return [
+        heading("The wheel held"),
+        table(
+            ("steering", *(f"{float(angle):+g}" for angle in returns)),
+            [(f"return of {steps} dreamt steps", *(f"{float(value):.1f}" for value in returns.values()))],
+        ),
+        paragraph(
+            "From held-out moments, with the wheel held at one angle. Far to one side it leads off the road in the "
+            "simulator; a dream that pays as much there has a road that follows the wheel, and teaches nothing."
+            + (f" The outermost angles pay {100 * lost:.0f} % less than the best one." if lost is not None else "")
+        ),
+    ]
 
 
 def time_section(run: Run) -> Html | None:

@@ -186,6 +186,18 @@ def test_the_page_shows_the_whole_run_and_needs_nothing_else(run_folder):
 
 
 @pytest.mark.slow
+def test_what_the_model_pays_for_a_held_wheel_is_in_the_page(run_folder):
+    metrics = json.loads((run_folder / "model" / "metrics.json").read_text())
+    measured = metrics["held_wheel"]
+    page = read(write_report(run_folder))
+    assert ["steering", "-0.3", "-0.15", "-0.05", "+0", "+0.05", "+0.15", "+0.3"] in page.rows
+    label = f"return of {measured['steps']} dreamt steps"
+    assert [label, *(f"{value:.1f}" for value in measured["returns"].values())] in page.rows
+    del metrics["held_wheel"]  # of a model from before, or of another simulator
+    (run_folder / "model" / "metrics.json").write_text(json.dumps(metrics))
+    assert "The wheel held" not in read(write_report(run_folder)).text
+
+
 def test_equal_runs_give_equal_pages(run_folder):
     first = write_report(run_folder).read_bytes()
     assert write_report(run_folder).read_bytes() == first
