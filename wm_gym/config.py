@@ -300,6 +300,12 @@ class TrainingConfig(_Section):
 
     steps: int = Field(default=100_000, ge=0, description="Optimiser updates of the whole model.")
     latent: LatentPhaseConfig = LatentPhaseConfig()
+    termination_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Updates of the termination head alone when all else is trained, on the states of all recordings; "
+        "0: none. Rare ends, such as collisions, are foreseen by these.",
+    )
     batch_size: int = Field(default=16, ge=1, description="Clips in one micro-batch, over all devices.")
     accumulation: int = Field(default=4, ge=1, description="Micro-batches in one update.")
     clip_length: int = Field(default=10, ge=3, description="Frames in a clip.")

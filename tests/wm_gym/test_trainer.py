@@ -96,6 +96,36 @@ def test_a_finished_run_called_again_is_left_as_it_is(car_racing_data, tmp_path)
     assert file.read_bytes() == before[file][1]
 
 
+class Ending:
+    """Episodes that the task ends with their last step."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __getattr__(self, name):
+        return getattr(self.source, name)
+
+    def read_clips(self, draws, length):
+        clips = self.source.read_clips(draws, length)
+        reaches = draws[:, 1] + length == self.source.episode_lengths()[draws[:, 0]] + 1
+        return clips._replace(terminated=clips.terminated | (reaches[:, None] & (np.arange(length - 1) == length - 2)))
+
+
+def test_the_termination_head_is_trained_at_the_end(car_racing_data, tmp_path):
+    def train_to_ends(out, steps):
+        trainer = make_trainer(car_racing_data, out, f"training.termination_steps={steps}")
+        trainer.train_source = Ending(trainer.train_source)
+        return trainer.run()
+
+    plain, out = train_to_ends(tmp_path / "plain", 0), tmp_path / "run"
+    model = train_to_ends(out, 5)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, plain.state_dict()[name])}
+    assert changed == {name for name, _ in model.named_parameters() if name.startswith("continuation_head")}
+    assert model.metrics["psnr"] == plain.metrics["psnr"]
+    (out / "config.yaml").unlink()  # as if it had been killed before it was saved
+    assert train_to_ends(out, 5).fingerprint == model.fingerprint
+
+
 def test_training_goes_on_from_a_model(car_racing_data, tmp_path):
     first = train(car_racing_data, tmp_path / "first", "training.steps=40", "training.learning_rate=5e-3")
     simulator = open_training_data(car_racing_data, 0.0).simulator

@@ -48,6 +48,7 @@ from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_ch
 from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
 from wm_gym.training.log import MetricsLog
 from wm_gym.training.shared_noise import SharedNoise
+from wm_gym.training.termination_head import train_termination_head
 from wm_gym.training.trackers import check_tracker
 from wm_gym.world_model import WorldModel
 
@@ -396,9 +397,18 @@ class WorldModelTrainer:
                 **json.loads(json.dumps(state["metrics"])),
             }
         model.eval()
+        training = self.config.training
+        if training.termination_steps:
+            # Every process for itself: the same numbers from the same seed.
+            progress = self.progress and self.fabric.is_global_zero
+            train_termination_head(
+                model, self.train_source, training.termination_steps, training.seed, progress=progress
+            )
+            if model.metrics and self.fabric.is_global_zero:
+                with torch.no_grad():
+                    model.metrics = {**model.metrics, **json.loads(json.dumps(self._open_loop(model)))}
         if self.fabric.is_global_zero:
             model.metrics = {**model.metrics, **self.data_metrics()}
-            training = self.config.training
             model.start_states = encode_start_states(
                 model,
                 self.train_source,
