@@ -304,7 +304,7 @@ class TrainingConfig(_Section):
         default=0,
         ge=0,
         description="Updates of the termination head alone when all else is trained, on the states of all recordings; "
-        "0: none. Rare ends, such as collisions, are foreseen by these.",
+        "0: none. Dreams foresee rare ends, such as run lights, better for it.",
     )
     batch_size: int = Field(default=16, ge=1, description="Clips in one micro-batch, over all devices.")
     accumulation: int = Field(default=4, ge=1, description="Micro-batches in one update.")

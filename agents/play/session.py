@@ -155,8 +155,6 @@ class PlaySession:
     @temperature.setter
     def temperature(self, temperature: float) -> None:
         low, high = TEMPERATURES
-        if not self.has_temperature:
-            raise ConfigError("this world model draws nothing, so that its dreams have no temperature.")
         if not low <= temperature <= high:
             raise ConfigError(f"temperature={temperature} is not in {low} to {high}.")
         self._dream.temperature = temperature

@@ -14,6 +14,7 @@ from wm_gym.data_collection.recording.driving import check_not_lost
 from wm_gym.envs.dream import DreamDrivingEnv
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import make_simulator_from_spec
+from wm_gym.errors import ConfigError
 from wm_gym.observation import Observation, split_observation
 from wm_gym.rollouts import LatentFilter, RolloutModel
 from wm_gym.simulator import SimulatorSpec
@@ -58,18 +59,15 @@ class DreamWorld:
 
     Attributes:
         horizon: Steps until a dream is cut; counts from the next start on.
-        temperature: Of the dream's draws, as of :meth:`~wm_gym.world_model.WorldModel.at_temperature`; counts from the
-            next start on.
         termination: As of :class:`~wm_gym.envs.dream.DreamDrivingEnv`; counts from the next start on.
     """
 
     def __init__(self, model: DreamModel, horizon: int, termination: str) -> None:
         self.model = model
         self.horizon = horizon
-        self.temperature = 1.0
         self.termination = termination
-        self._dreaming = model  # at the temperature of the last start
-        self._dreaming_at = 1.0
+        self._temperature = 1.0
+        self._tempered = model
         self._env = self._make(None)
         self._view: View | None = None
 
@@ -82,6 +80,18 @@ class DreamWorld:
     def has_temperature(self) -> bool:
         """Whether the model draws anything."""
         return isinstance(self.model, WorldModel) and self.model.dynamics.is_stochastic
+
+    @property
+    def temperature(self) -> float:
+        """As of :meth:`~wm_gym.world_model.WorldModel.at_temperature`; counts from the next start on."""
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, temperature: float) -> None:
+        if not isinstance(self.model, WorldModel):
+            raise ConfigError("this world model has no temperature.")
+        self._tempered = self.model if temperature == 1.0 else self.model.at_temperature(temperature)
+        self._temperature = temperature
 
     @property
     def features(self) -> FloatArray:
@@ -114,12 +124,8 @@ class DreamWorld:
         return self._view
 
     def _make(self, start_states: LatentState | None) -> DreamDrivingEnv:
-        if self.temperature != self._dreaming_at:
-            assert isinstance(self.model, WorldModel)
-            self._dreaming = self.model if self.temperature == 1.0 else self.model.at_temperature(self.temperature)
-            self._dreaming_at = self.temperature
         return DreamDrivingEnv(
-            self._dreaming,
+            self._tempered,
             horizon=self.horizon,
             observation="image",
             start_states=start_states,

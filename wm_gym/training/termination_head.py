@@ -1,8 +1,8 @@
 """The end of a training: the termination head alone, on states of all recordings.
 
 Ends are rare, and a collision comes only of the very step that it happens in. In a training of the whole model the head
-sees some thousand of them while what it reads keeps changing. Afterwards, with everything else as it is, it learns them
-at a hundredth of the cost.
+sees some thousand of them while what it reads keeps changing. Afterwards, with everything else as it is, it sees more
+of them, in updates that cost a small part.
 """
 
 from __future__ import annotations
