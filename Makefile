@@ -75,9 +75,12 @@ $(DOCS_INSTALLED): $(INSTALLED)
 docs: $(DOCS_INSTALLED)
 	rm -rf build/docs site
 	$(BIN)/python -m pip install --quiet --no-deps --target build/docs/package .
-	$(BIN)/python tools/docs_pages.py build/docs/package
+	$(BIN)/wm-gym export --agent bundled --format web --out build/docs/drive --quiet || \
+		echo "The site is made without the dream on its front page."
+	$(BIN)/python tools/docs_pages.py build/docs/package build/docs/drive
 	$(BIN)/zensical build --clean --strict > build/docs/log 2>&1 || { cat build/docs/log; exit 1; }
 	cat build/docs/log
+	if [ -d build/docs/drive ]; then cp -r build/docs/drive site/drive; fi
 	! grep -E "^(griffe|mkdocstrings)" build/docs/log
 
 clean:

@@ -55,6 +55,14 @@ def test_lists_and_tables_are_told_to_python_markdown():
     assert page.index("<ul>") < page.index("<table>") < page.index("two") < page.index("<ol>") < page.index("</ul>")
 
 
+def test_the_dream_stands_below_the_front_page_s_title_and_loads_when_opened():
+    page = docs_pages.with_dream("# Name\nWhat it is.\n", 11.52)
+    title, dream, text = page.split("\n\n")
+    assert (title, text) == ("# Name", "What it is.\n")
+    assert "(12 MB to load)" in dream
+    assert '<iframe src="drive/index.html" loading="lazy"' in dream
+
+
 def test_code_in_a_list_moves_with_it():
     text = "- a\n\n  ```sh\n    if\n  - no item\n  ```\n"
     assert docs_pages.python_markdown(text) == "- a\n\n    ```sh\n      if\n    - no item\n    ```\n"

@@ -1,9 +1,10 @@
 """Write the pages of the documentation site, for the site generator that reads ``mkdocs.yml``.
 
 The pages are the README, ``docs/*.md`` and the notebooks, written so that a repository host shows them, too, and the
-docstrings of the public names. ``make docs`` calls it with the folder of an installed copy of the package::
+docstrings of the public names. ``make docs`` calls it with the folder of an installed copy of the package, and, where it
+could be exported, that of the page on which one drives in the dream::
 
-    python tools/docs_pages.py build/docs/package
+    python tools/docs_pages.py build/docs/package build/docs/drive
 """
 
 from __future__ import annotations
@@ -165,7 +166,20 @@ def link_roles(text: str, pages: Mapping[str, str]) -> str:
     return _ROLE.sub(replace, text)
 
 
-def main(package_folder: str) -> None:
+def with_dream(front_page: str, megabytes: float) -> str:
+    """Put the dream that one drives, ``drive/`` on the site, below a page's title; it loads when it is opened.
+
+    Args:
+        front_page: Markdown that begins with its title.
+        megabytes: What the browser loads then.
+    """
+    title, _, rest = front_page.partition("\n")
+    frame = '<iframe src="drive/index.html" loading="lazy" title="Drive in the dream, by hand or by the agent"></iframe>'
+    summary = f"<summary>Drive in the dream here: this browser computes it ({megabytes:.0f} MB to load)</summary>"
+    return f'{title}\n\n<details class="dream">{summary}{frame}</details>\n\n{rest}'
+
+
+def main(package_folder: str, dream_folder: str = "") -> None:
     """Write all pages anew, and put links into the docstrings of the installed copy."""
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     repository = f"{config['repo_url'].rstrip('/')}/{config['edit_uri']}" if "repo_url" in config else None
@@ -185,6 +199,11 @@ def main(package_folder: str) -> None:
 
     for source in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         write(source, source.read_text(encoding="utf-8"))
+    if dream_folder and Path(dream_folder).is_dir():
+        files = [file for file in Path(dream_folder).rglob("*") if file.is_file()]
+        size = sum(file.stat().st_size for file in files if not re.search("webgpu|asyncify", file.name)) / 1e6
+        front = out / "index.md"
+        front.write_text(with_dream(front.read_text(encoding="utf-8"), size), encoding="utf-8")
     for source in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
         write(source, notebook_page(json.loads(source.read_text(encoding="utf-8")), source.name))
 
