@@ -1,7 +1,7 @@
 """Write the pages of the documentation site, for the site generator that reads ``mkdocs.yml``.
 
 The pages are the README, ``docs/*.md`` and the notebooks, written so that a repository host shows them, too, and the
-docstrings of the public names. ``make docs`` calls it with the folder of an installed copy of the package, and, where it
+docstrings of the public names. ``make docs`` calls it with the folder of an installed copy of the package and, where it
 could be exported, that of the page on which one drives in the dream::
 
     python tools/docs_pages.py build/docs/package build/docs/drive
@@ -174,7 +174,7 @@ def with_dream(front_page: str, megabytes: float) -> str:
         megabytes: What the browser loads then.
     """
     title, _, rest = front_page.partition("\n")
-    frame = '<iframe src="drive/index.html" loading="lazy" title="Drive in the dream, by hand or by the agent"></iframe>'
+    frame = '<iframe src="drive/index.html" loading="lazy" title="The dream, driven by hand or by the agent"></iframe>'
     summary = f"<summary>Drive in the dream here: this browser computes it ({megabytes:.0f} MB to load)</summary>"
     return f'{title}\n\n<details class="dream">{summary}{frame}</details>\n\n{rest}'
 
