@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wm_gym.errors import DatasetError
+from wm_gym.errors import DatasetError, first_invalid
 from wm_gym.plain_files import read_json
 
 VERSION = "v3.0"
@@ -167,9 +167,8 @@ def read_info(folder: Path) -> Info:
     try:
         return Info.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DatasetError(f"{path} is damaged: {place}: {first['msg']}; copy the dataset again.") from error
+        place, message = first_invalid(error)
+        raise DatasetError(f"{path} is damaged: {place}: {message}; copy the dataset again.") from error
 
 
 def read_own_record(folder: Path) -> OwnRecord | None:
