@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -15,13 +13,7 @@ from pydantic import ValidationError
 
 from wm_gym.actions import DRIVING_NAMES, ActionFormat, FloatArray
 from wm_gym.data_collection.conversion.column_names import COLUMN_NAMES, column_name, plain_name
-from wm_gym.data_collection.conversion.driving_columns import (
-    Columns,
-    driving_actions,
-    rewards_of,
-    scaled,
-    with_driving_actions,
-)
+from wm_gym.data_collection.conversion.driving_columns import Columns, driving_actions, rewards_of, scaled
 from wm_gym.data_collection.conversion.lerobot_layout import (
     ACTION,
     BOOKKEEPING,
@@ -43,7 +35,7 @@ from wm_gym.data_collection.conversion.pictures import FrameFit, fit_frame
 from wm_gym.data_collection.conversion.recording import CutSettings
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.video_files import read_video
-from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec
+from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec, decode_image
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode import Episode
 from wm_gym.data_collection.datasets.metadata import DatasetMetadata, versions
@@ -56,29 +48,6 @@ from wm_gym.vector import VectorField
 
 _ENDS = (DONE, TERMINATED, TRUNCATED)
 _DECORATIONS = ("_normalized", "_position", "_pos")
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """The numbers of an episode. ``N`` counts its rows, of which the last has a frame alone.
-
-    Attributes:
-        actions: ``(N - 1, A)`` float32.
-        rewards: ``(N - 1,)`` float32.
-        terminated: Whether the last step ended the task.
-        truncated: Whether it was cut from outside there.
-        vectors: ``(N, V)`` float32.
-        infos: ``(N - 1,)`` float32 by name.
-        about: What this package knows of it, where it was exported from here.
-    """
-
-    actions: FloatArray
-    rewards: FloatArray
-    terminated: bool
-    truncated: bool
-    vectors: FloatArray
-    infos: dict[str, FloatArray]
-    about: OwnEpisode | None
 
 
 def import_lerobot(
@@ -130,7 +99,7 @@ def import_lerobot(
     if not entries:
         raise DatasetError(f"{folder} has no episode with two frames, so there is no step.")
     reader = _Numbers(folder, info, own, CutSettings(fill=fill or {}, scale=scale or {}, reward=formula), notify)
-    steps, simulator = reader.read(entries)
+    episodes, simulator = reader.read(entries)
     size = frame_size or _size(info.features[camera], folder, camera)
     metadata = DatasetMetadata(
         simulator=simulator.model_copy(update={"frame_size": size}),
@@ -138,8 +107,11 @@ def import_lerobot(
         source=f"converted from lerobot, {folder.resolve().name}",
         created_with=versions(),
     )
-    camera_frames = _Camera(camera, info.fps, size, fit)
-    return Dataset.create(target, metadata, map(_episode, range(len(entries)), entries, steps, repeat(camera_frames)))
+
+    def with_frames(entry: EpisodeEntry, episode: Episode) -> Episode:
+        return replace(episode, frames=_frames(entry, camera, info.fps, lambda frame: fit_frame(frame, *size, fit)))
+
+    return Dataset.create(target, metadata, map(with_frames, entries, episodes))
 
 
 def _camera(folder: Path, info: Info, wanted: str | None) -> str:
@@ -190,15 +162,15 @@ class _Numbers:
             if name in (self.action, STATE) or (feature.size == 1 and name not in BOOKKEEPING)
         }
 
-    def read(self, entries: Sequence[EpisodeEntry]) -> tuple[list[_Steps], SimulatorSpec]:
-        """The steps of episodes, and the simulator that they are said to come from; its frame size is not known yet."""
+    def read(self, entries: Sequence[EpisodeEntry]) -> tuple[list[Episode], SimulatorSpec]:
+        """Episodes without frames, and the simulator that they are said to come from, of a frame size of (1, 1)."""
         reader = RowReader(self.features)
         rows = [reader.read(entry) for entry in entries]
         spec = self._recorded_simulator()
-        about: list[OwnEpisode | None] = [None] * len(entries)
         lengths = [entry.rows - 1 for entry in entries]
+        about = [OwnEpisode(steps=length, index=i, behaviour="lerobot", seed=-1) for i, length in enumerate(lengths)]
         if self.own is not None and [episode.steps for episode in self.own.episodes] == lengths:
-            about = list(self.own.episodes)
+            about = self.own.episodes
         whole = {
             name: np.concatenate([one[name][:-1] for one in rows])  # the last row of an episode begins no step
             for name in self.features
@@ -223,18 +195,22 @@ class _Numbers:
         found = []
         for one, low, high, known in zip(rows, edges[:-1], edges[1:], about, strict=True):
             steps = slice(int(low), int(high))
-            vectors = one[STATE].astype(np.float32) if STATE in self.features else np.zeros((len(one), 0), np.float32)
+            is_last = np.arange(known.steps) == known.steps - 1
             terminated = TERMINATED in one and bool(one[TERMINATED][-2, 0] == 1)
+            truncated = bool(one[TRUNCATED][-2, 0] == 1) if TRUNCATED in one else not terminated
             told = {name: values[steps] for name, values in infos.items()}
             found.append(
-                _Steps(
+                Episode(
+                    frames=np.empty((0, 1, 1, 3), np.uint8),
                     actions=actions[steps],
                     rewards=rewards[steps],
-                    terminated=terminated,
-                    truncated=bool(one[TRUNCATED][-2, 0] == 1) if TRUNCATED in one else not terminated,
-                    vectors=vectors,
+                    terminated=is_last & terminated,
+                    truncated=is_last & truncated,
+                    vectors=one.get(STATE, np.zeros((0, 0))).astype(np.float32),
                     infos={name: values for name, values in told.items() if not np.isnan(values).all()},
-                    about=known,
+                    seed=known.seed,
+                    behaviour=known.behaviour,
+                    index=known.index,
                 )
             )
         return found, spec
@@ -273,8 +249,8 @@ class _Numbers:
                 columns.pop(action, None)  # one of that name is a measurement
             columns |= {action: values[:, place] for action, place in known.items()}
             columns = scaled(name, columns, self.scale)
-            columns = with_driving_actions(name, columns, len(values), self.fill, self.notify)
-            return driving_actions(name, columns, np.arange(len(values))), ActionFormat.driving(), columns
+            actions, columns = driving_actions(name, columns, np.arange(len(values)), self.fill, self.notify)
+            return actions, ActionFormat.driving(), columns
         if self.fill:
             raise DatasetError(
                 f"{name} has the actions {', '.join(names)}, to which --fill {next(iter(self.fill))} adds none that "
@@ -340,44 +316,14 @@ def _action_feature(folder: Path, info: Info) -> str:
     return named[0]
 
 
-@dataclass(frozen=True)
-class _Camera:
-    """How the frames of an episode are read: from which feature, at which rate, and brought to which size."""
-
-    name: str
-    fps: float
-    size: tuple[int, int]
-    fit: FrameFit
-
-    def frames(self, entry: EpisodeEntry) -> NDArray[np.uint8]:
-        """The frames ``(N, H, W, 3)`` uint8 of an episode."""
-        if entry.video_file is not None:
-            start_s = entry.video_start_s
-            return np.stack(read_video(entry.video_file, start_s, entry.rows, self.fps, self._fitted))
-        frames = []
-        for image in read_images(entry, self.name):
-            decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-            if decoded is None:
-                raise DatasetError(f"{entry.data_file} has an image of episode {entry.index} that cannot be read.")
-            frames.append(self._fitted(np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)))
-        return np.stack(frames)
-
-    def _fitted(self, frame: Frame) -> Frame:
-        return fit_frame(frame, *self.size, self.fit)
-
-
-def _episode(position: int, entry: EpisodeEntry, known: _Steps, camera: _Camera) -> Episode:
-    ends = np.arange(entry.rows - 1) == entry.rows - 2
-    about = known.about
-    return Episode(
-        frames=camera.frames(entry),
-        actions=known.actions,
-        rewards=known.rewards,
-        terminated=ends & known.terminated,
-        truncated=ends & known.truncated,
-        vectors=known.vectors,
-        infos=known.infos,
-        seed=-1 if about is None else about.seed,
-        behaviour="lerobot" if about is None else about.behaviour,
-        index=position if about is None else about.index,
-    )
+def _frames(entry: EpisodeEntry, camera: str, fps: float, fitted: Callable[[Frame], Frame]) -> NDArray[np.uint8]:
+    """The frames ``(N, H, W, 3)`` uint8 of an episode, each brought to its size by ``fitted``."""
+    if entry.video_file is not None:
+        return np.stack(read_video(entry.video_file, entry.video_start_s, entry.rows, fps, fitted))
+    frames = []
+    for image in read_images(entry, camera):
+        decoded = decode_image(np.frombuffer(image, np.uint8))
+        if decoded is None:
+            raise DatasetError(f"{entry.data_file} has an image of episode {entry.index} that cannot be read.")
+        frames.append(fitted(decoded))
+    return np.stack(frames)

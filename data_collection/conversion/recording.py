@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_gym.actions import DRIVING_NAMES
-from wm_gym.data_collection.conversion.driving_columns import (
-    driving_actions,
-    rewards_of,
-    scaled,
-    with_driving_actions,
-)
+from wm_gym.data_collection.conversion.driving_columns import driving_actions, rewards_of, scaled
 from wm_gym.data_collection.conversion.pictures import is_whole_picture
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.segment import Segment
@@ -173,16 +168,17 @@ def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Call
     """
     name, positions = recording.name, recording.positions
     columns = scaled(name, recording.columns, settings.scale)
-    columns = with_driving_actions(name, columns, len(positions), settings.fill, notify)
-    actions = driving_actions(name, columns, positions)
+    actions, columns = driving_actions(name, columns, positions, settings.fill, notify)
     rewards = rewards_of(name, columns, positions, settings.reward)
     infos = {
         column: values.astype(np.float32)
         for column, values in columns.items()
         if column not in (*DRIVING_NAMES, "reward", *(entry.name for entry in recording.fields))
     }
-    vectors = np.stack([columns[entry.name] for entry in recording.fields], axis=-1) if recording.fields else None
-    within = None if vectors is None else bounded(recording.fields, vectors)  # type: ignore[arg-type]
+    vectors = {
+        entry.name: bounded((entry,), columns[entry.name])  # type: ignore[arg-type]
+        for entry in recording.fields
+    }
     segments, short = [], 0
     for low, high in _pieces(recording, step_s, settings):
         if high - low < 2:
@@ -197,9 +193,7 @@ def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Call
                 pictures=recording.pictures[low:high],
                 actions=actions[steps],
                 rewards=rewards[steps],
-                vectors={}
-                if within is None
-                else {entry.name: within[low:high, place] for place, entry in enumerate(recording.fields)},
+                vectors={field: values[low:high] for field, values in vectors.items()},
                 infos=own,
             )
         )
