@@ -39,7 +39,7 @@ def push_to_hub(dataset: Dataset, repository: str, *, private: bool = False, mes
     card = ""
     if METADATA_FILE in there:
         folder = HubFolder(str(reference))
-        listed = check_grows(dataset.metadata, dataset.episodes, folder)
+        listed = check_grows(dataset, folder)
         with suppress(FileNotFoundError):
             card = folder.read(CARD).decode(errors="replace")
     names = {header.index: f"{EPISODES_FOLDER}/{header.path.name}" for header in dataset.episodes}

@@ -42,7 +42,7 @@ def push(path: str | Path, url: str, *, progress: bool = True) -> PushSummary:
     if is_on_the_hub(url):
         return push_to_hub(dataset, url)
     folder = RemoteFolder(url)
-    listed = check_grows(dataset.metadata, dataset.episodes, folder)
+    listed = check_grows(dataset, folder)
     missing = _missing(dataset.episodes, listed, folder)
     sizes = [header.file_bytes for header in missing]
     with progress_bar(sum(sizes), "B", "push", enabled=progress, unit_scale=True) as bar:

@@ -164,7 +164,7 @@ def describe(dataset: Dataset) -> DatasetStatistics:
         return_mean=float(np.mean(returns)),
         return_max=max(returns),
         ends=dict(Counter(header.end for header in headers)),
-        behaviours=_by_behaviour(headers),
+        behaviours=by_behaviour(headers),
         reward=_histogram("reward", rewards),
         actions=[_histogram(name, actions[:, i]) for i, name in enumerate(names)],
         infos=sorted(infos),
@@ -206,7 +206,8 @@ def _action_names(action: ActionFormat) -> Sequence[str]:
     return DRIVING_NAMES if action.kind == "driving" else [f"action {i}" for i in range(action.dim)]
 
 
-def _by_behaviour(headers: Sequence[EpisodeHeader]) -> dict[str, BehaviourStatistics]:
+def by_behaviour(headers: Sequence[EpisodeHeader]) -> dict[str, BehaviourStatistics]:
+    """What each behaviour drove, by its name in the order of the names."""
     found = {}
     for name in sorted({header.behaviour for header in headers}):
         own = [header for header in headers if header.behaviour == name]
