@@ -43,14 +43,8 @@ class Behaviour(Protocol):
         ...
 
 
-class BlindBehaviour(Protocol):
-    """A behaviour that looks at nothing, and therefore acts in a dream as it does in a simulator.
-
-    Attributes:
-        name: What datasets record as the episode's behaviour.
-    """
-
-    name: str
+class BlindBehaviour(Behaviour, Protocol):
+    """A behaviour that looks at nothing, and therefore acts in a dream as it does in a simulator."""
 
     def reset(self, env: gym.Env[Any, Any] | None, seed: int) -> None:
         """Begin an episode; as for :class:`Behaviour`, but there need not be a simulator."""
@@ -147,23 +141,20 @@ class SmoothRandom:
     def __init__(self, action: ActionFormat) -> None:
         self._controls = ControlSpace(action)
         self._mean = np.zeros(self._controls.dim)
-        self._start(seed=0)
+        self.reset(None, seed=0)
 
     def reset(self, env: gym.Env[Any, Any] | None, seed: int) -> None:
         """Begin an episode."""
-        self._start(seed)
-
-    def act(self, observation: Observed | None) -> FloatArray:
-        """The next action."""
-        return self._controls.to_action(self._mean + self._noise.step())
-
-    def _start(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         scale = np.full(self._controls.dim, rng.uniform(0.3, 0.8))
         if self._controls.is_driving:
             self._mean[1] = rng.uniform(0.0, 0.4)
             scale[1] = rng.uniform(0.2, 0.5)
         self._noise = SmoothNoise(rng, scale, correlation_steps=rng.uniform(2.0, 12.0))
+
+    def act(self, observation: Observed | None) -> FloatArray:
+        """The next action."""
+        return self._controls.to_action(self._mean + self._noise.step())
 
 
 class Held:
