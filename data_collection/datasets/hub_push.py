@@ -18,16 +18,9 @@ from wm_gym.hub import check_is_pushable, list_files, parse_dataset, upload
 
 
 def push_to_hub(dataset: Dataset, repository: str, *, private: bool = False, message: str | None = None) -> PushSummary:
-    """Send a dataset; see :meth:`Dataset.push_to_hub`.
+    """Send a dataset of this machine; arguments and errors as for :meth:`Dataset.push_to_hub`.
 
-    Args:
-        dataset: One in a folder of this machine.
-        repository: ``"owner/name"``, with ``hf://datasets/`` before it or without.
-        private: Whether nobody else may see a repository that is made now.
-        message: Of the commit.
-
-    Raises:
-        DatasetError: As there.
+    The repository's name may also be written as a URL, ``hf://datasets/owner/name``.
     """
     reference = parse_dataset(repository)
     check_is_pushable(reference)
