@@ -20,6 +20,7 @@ import numpy as np
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.episode import intention_infos
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, EpisodeRecorder
+from wm_gym.data_collection.datasets.metadata import CollectionSettings
 from wm_gym.data_collection.recording.driving import LOST, Step, drive_episode
 from wm_gym.data_collection.recording.plan import EpisodePlan
 from wm_gym.errors import SimulatorLostError, WMGymError
@@ -40,23 +41,19 @@ class WorkerSettings:
     Attributes:
         simulator: Short name or Gymnasium id, for :func:`wm_gym.envs.simulators.make_simulator`.
         simulator_kwargs: Its keyword arguments.
-        behaviours: Every behaviour that may drive.
-        make_behaviour: Makes them.
+        make_behaviour: Makes the behaviours that drive.
+        collection: Which they are, and when an episode is truncated.
         folder: Where the episode files go; ``None`` puts their bytes into the reports instead.
         codec: How to store frames.
-        max_episode_steps: Steps after which to truncate, or ``None``.
-        patience: Steps in a row without a reward above 0 after which to truncate, or ``None``.
         connection: Where this worker's simulator runs.
     """
 
     simulator: str
     simulator_kwargs: dict[str, Any]
-    behaviours: tuple[str, ...]
     make_behaviour: MakeBehaviour
+    collection: CollectionSettings
     folder: Path | None
     codec: FrameCodec
-    max_episode_steps: int | None = None
-    patience: int | None = None
     connection: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -96,7 +93,7 @@ def run_worker(settings: WorkerSettings, connection: Connection) -> None:
         env = make_simulator(settings.simulator, connection=settings.connection, **settings.simulator_kwargs)
         simulator = describe_simulator(env)
         # All at once: an unknown name or a damaged agent shows before anything is recorded.
-        behaviours = {name: settings.make_behaviour(name, simulator) for name in settings.behaviours}
+        behaviours = {name: settings.make_behaviour(name, simulator) for name in settings.collection.behaviours}
         _use_one_thread()
         connection.send(Report("ready", simulator=simulator))
         while True:
@@ -108,8 +105,8 @@ def run_worker(settings: WorkerSettings, connection: Connection) -> None:
                     seed=plan.seed,
                     behaviour_seed=plan.behaviour_seed,
                     action=simulator.action,
-                    max_steps=settings.max_episode_steps,
-                    patience=settings.patience,
+                    max_steps=settings.collection.max_episode_steps,
+                    patience=settings.collection.patience,
                     check_open=lambda: _check_open(connection),
                 )
                 recorder = record_episode(steps, plan, settings.codec)
