@@ -57,9 +57,8 @@ class FrameCodec(BaseModel):
             if not (quality.isascii() and quality.isdigit() and 1 <= int(quality) <= 100):
                 raise DatasetError(f"the JPEG quality {quality!r} is not a whole number from 1 to 100.")
             return cls(name="jpeg", quality=int(quality))
-        for known in CODEC_NAMES:
-            if text == known:
-                return cls(name=known)
+        if text in CODEC_NAMES:
+            return cls.model_validate({"name": text})
         raise DatasetError(
             f"the frame codec {text!r} is unknown{did_you_mean(name, CODEC_NAMES)}; "
             "use raw, png, webp, jpeg or jpeg:QUALITY."

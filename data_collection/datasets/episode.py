@@ -147,9 +147,9 @@ def check_steps(name: str, steps: int, tensors: Mapping[str, NDArray[Any]]) -> N
             f"({steps + 1}, V) float32 is wanted."
         )
     for key in ("actions", "rewards", "vectors"):
-        numbers = tensors[key]
-        if not np.isfinite(numbers).all():
-            raise DatasetError(f"{name} has {key} that are not finite, at step {_first_not_finite(numbers)}.")
+        not_finite = np.argwhere(~np.isfinite(tensors[key]))
+        if len(not_finite):
+            raise DatasetError(f"{name} has {key} that are not finite, at step {not_finite[0, 0]}.")
     for key in ("terminated", "truncated"):
         flags = tensors[key]
         if flags[:-1].any():
@@ -157,7 +157,3 @@ def check_steps(name: str, steps: int, tensors: Mapping[str, NDArray[Any]]) -> N
                 f"{name} is marked {key} at step {int(np.argmax(flags))} of {steps}, but an episode ends with its "
                 "last step; split it there."
             )
-
-
-def _first_not_finite(values: FloatArray) -> int:
-    return int(np.argwhere(~np.isfinite(values))[0, 0])

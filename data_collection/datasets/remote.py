@@ -16,11 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.download_cache import DownloadCache
 from wm_gym.data_collection.datasets.episode_file import End, EpisodeHeader, check_episode_file, episode_file_name
-from wm_gym.data_collection.datasets.hub_folder import HubFolder, is_on_the_hub
+from wm_gym.data_collection.datasets.hub_folder import HubFolder
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata
 from wm_gym.data_collection.datasets.remote_folder import DamagedError, RemoteFolder, without_password
 from wm_gym.data_collection.datasets.writer import check_sizes
 from wm_gym.errors import DatasetError, first_invalid
+from wm_gym.hub import SCHEME
 from wm_gym.plain_files import NotPlainError, parse_json
 from wm_gym.simulator import FrameSide
 
@@ -167,7 +168,7 @@ def remote_folder(url: str) -> RemoteFolder | HubFolder:
     Raises:
         DatasetError: The protocol is unknown or its package missing, or it names no dataset on the Hub.
     """
-    return HubFolder(url) if is_on_the_hub(url) else RemoteFolder(url)
+    return HubFolder(url) if url.startswith(SCHEME) else RemoteFolder(url)
 
 
 def read_index(folder: RemoteFolder | HubFolder) -> DatasetIndex | None:
