@@ -30,7 +30,6 @@ VIDEO_FILE_BYTES = 200 * 2**20
 """A file with more is followed by another one, between two episodes; these are LeRobot's own limits."""
 
 
-_ENDS = (layout.DONE, layout.TERMINATED, layout.TRUNCATED)
 # LeRobot reads the tasks with pandas and looks them up by this index.
 _TASK_INDEX = {
     "index_columns": ["task"],
@@ -189,7 +188,7 @@ class _Export:
             CAMERA: layout.Feature(dtype="video", shape=(height, width, 3), names=["height", "width", "channels"]),
             layout.ACTION: layout.Feature(dtype="float32", shape=(action.dim,), names=names),
             layout.REWARD: layout.Feature(dtype="float32", shape=(1,)),
-            **{name: layout.Feature(dtype="bool", shape=(1,)) for name in _ENDS},
+            **{name: layout.Feature(dtype="bool", shape=(1,)) for name in layout.ENDS},
         }
         if self.simulator.vector:
             fields = [field.name for field in self.simulator.vector]

@@ -34,6 +34,7 @@ REWARD = "next.reward"
 DONE = "next.done"
 TERMINATED = "next.terminated"
 TRUNCATED = "next.truncated"
+ENDS = (DONE, TERMINATED, TRUNCATED)
 INFO_PREFIX = "info."
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Features that every LeRobot dataset has."""
