@@ -64,9 +64,9 @@ def driving_actions(
             raise DatasetError(f"{name} has a column for {action} already; leave out --fill {action}.")
         columns[action] = np.full(rows, value)
     if "throttle" not in columns:
-        raise DatasetError(f"{name} does not tell the throttle; give a value for all rows, as in --fill throttle=0.3.")
+        raise DatasetError(f"{name} has no throttle; give a value for all rows, as in --fill throttle=0.3.")
     if "brake" not in columns:
-        notify(f"{name} does not tell the brake; it is taken as 0.")
+        notify(f"{name} has no brake; it is taken as 0.")
         columns["brake"] = np.zeros(rows)
     columns.setdefault("gear", np.ones(rows))
     stored = np.stack([columns[action] for action in DRIVING_NAMES], axis=-1)

@@ -121,7 +121,7 @@ def _size(feature: layout.Feature, folder: Path, camera: str) -> tuple[int, int]
         return shape[0], shape[1]
     if len(shape) == 3 and shape[0] == 3:
         return shape[1], shape[2]
-    raise DatasetError(f"{folder} has the camera {camera} with the shape {shape}, but colour pictures are wanted.")
+    raise DatasetError(f"{folder} has the camera {camera} with the shape {shape}, but colour images are wanted.")
 
 
 class _Numbers:

@@ -60,7 +60,7 @@ class Feature(BaseModel):
 
     @property
     def is_camera(self) -> bool:
-        """Whether its rows are pictures."""
+        """Whether its rows are frames of a camera."""
         return self.dtype in ("video", "image")
 
     @property
@@ -74,7 +74,7 @@ class Feature(BaseModel):
         return math.prod(self.shape)
 
     def entry_names(self, fallback: str) -> list[str]:
-        """A name for each of :attr:`size` entries; ``fallback`` with a number where none are told."""
+        """A name for each of :attr:`size` entries; ``fallback`` with a number where it has none."""
         names = self.names
         if isinstance(names, dict):
             names = [name for part in names.values() if isinstance(part, list) for name in part]
@@ -96,7 +96,7 @@ class Info(BaseModel):
 
     @property
     def cameras(self) -> list[str]:
-        """Names of the features that are pictures."""
+        """Names of the features that are cameras."""
         return [name for name, feature in self.features.items() if feature.is_camera]
 
 

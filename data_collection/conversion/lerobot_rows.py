@@ -85,7 +85,7 @@ class RowReader:
             order = np.lexsort((np.asarray(table["frame_index"].to_pylist(), np.int64), owners))
             columns = {}
             for name, feature in self.features.items():
-                values = np.array(table[name].to_pylist(), np.float64)  # what is not told becomes NaN
+                values = np.array(table[name].to_pylist(), np.float64)  # an absent value becomes NaN
                 columns[name] = values.reshape(len(owners), feature.size)[order]
         except (TypeError, ValueError) as error:
             raise DatasetError(f"{path} does not hold what meta/info.json says; copy the dataset again.") from error

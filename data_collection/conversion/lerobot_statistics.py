@@ -38,7 +38,7 @@ class Statistics:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """For each feature ``min``, ``max``, ``mean``, ``std``, ``count`` and quantiles; of frames from 0 to 1.
 
-        What is not told in a row (NaN) is left out; a feature that is told nowhere counts as 0.
+        Absent values (NaN) are left out; a feature without any value counts as 0.
         """
         found = {}
         for name, parts in self._columns.items():

@@ -23,7 +23,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _IMAGE_BYTES = 256 * 2**20
 
 FrameFit = Literal["stretch", "letterbox", "crop"]
-"""How a picture of another aspect ratio becomes a frame: squashed, within black bars, or cut off at two sides."""
+"""How an image of another aspect ratio becomes a frame: squashed, within black bars, or cut off at two sides."""
 
 
 class PictureFinder:
@@ -59,7 +59,7 @@ class PictureFinder:
             found = closer
         if len(found) > 1:
             raise DatasetError(
-                f"the picture {path!r} may be {found[0]} or {found[1]}; write longer paths into the recording, or "
+                f"the image {path!r} may be {found[0]} or {found[1]}; write longer paths into the recording, or "
                 "convert its folders one by one."
             )
         return found[0] if found else None

@@ -73,7 +73,7 @@ class RewardExpression:
         Raises:
             ConfigError: It names a column that there is not.
         """
-        with np.errstate(all="ignore"):  # what is not finite is told by the row
+        with np.errstate(all="ignore"):  # the caller names the row of what is not finite
             value = np.asarray(self._value(self._tree, columns), np.float64)
         return np.array(np.broadcast_to(value, next(iter(columns.values())).shape))
 

@@ -62,13 +62,13 @@ def write_segments(
         source: Where they came from, in words.
         fields: Fields of the observation's vector.
         step_s: Seconds between two frames, or 0 where that is not known.
-        frame_size: Height and width of the frames; ``None``: those of the first picture, which all must have.
-        fit: How pictures of another aspect ratio become frames.
+        frame_size: Height and width of the frames; ``None``: those of the first image, which all must have.
+        fit: How images of another aspect ratio become frames.
         codec: How to store frames.
         behaviour: What to call the driver.
 
     Raises:
-        DatasetError: A picture or an episode does not fit, the folder is in use, or the disk refuses it.
+        DatasetError: An image or an episode does not fit, the folder is in use, or the disk refuses it.
     """
     height, width = frame_size or read_picture(segments[0].pictures[0]).shape[:2]
 

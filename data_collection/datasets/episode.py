@@ -16,7 +16,7 @@ BoolArray = NDArray[np.bool_]
 
 INFO_PREFIX = "info."
 TIME_INFO = "time_s"
-"""The info with the seconds since the episode's first frame, where a converted recording tells times."""
+"""The info with the seconds since the episode's first frame, where a converted recording has times."""
 _INTENDED = "intended_action."
 
 
@@ -30,7 +30,7 @@ class Episode:
         rewards: ``(T,)`` float32; ``rewards[t]`` was given for ``actions[t]``.
         terminated: ``(T,)`` bool; an end that belongs to the task. True at the last step at most.
         truncated: ``(T,)`` bool; a cut from outside the task. True at the last step at most.
-        vectors: ``(T + 1, V)`` float32, what was told beside each frame; ``V`` is 0 where nothing was.
+        vectors: ``(T + 1, V)`` float32, the observation's vector at each frame; ``V`` is 0 where it has none.
         infos: Further scalars by name, each ``(T,)`` float32; NaN where a step did not report one.
         seed: Seed that the simulator was reset with, or -1 where it is not known.
         behaviour: Name of the policy that drove.

@@ -55,7 +55,7 @@ def hub_card(dataset: Dataset, reference: HubReference, before: str = "") -> str
 
 # {head["pretty_name"]}
 
-Recorded drives for world models, a dataset of `wm_gym`.
+Recorded driving episodes for world models, a dataset of `wm_gym`.
 
 ![{_FRAMES_SHOWN} frames of an episode]({PICTURE})
 

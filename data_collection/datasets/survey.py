@@ -1,4 +1,4 @@
-"""What a dataset holds, sound or not: for those who look at it, and not only at what is sound."""
+"""What a dataset holds, damaged files included: for browsing it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class BlindBehaviour(Behaviour, Protocol):
 
 @runtime_checkable
 class TracksActions(Protocol):
-    """A behaviour that follows what it did, and has to be told where something else was done."""
+    """A behaviour that follows what it did, and has to know where something else was done."""
 
     def carried_out(self, action: FloatArray) -> None:
         """The action ``(A,)`` that took the place of the last one it gave, in the stored format."""
@@ -158,7 +158,7 @@ class SmoothRandom:
 
 
 class Held:
-    """One action from the first step to the last: what a simulator, or a dream, makes of wheel and pedals alone.
+    """One action from the first step to the last: what a simulator, or a dream, makes of steering and pedals alone.
 
     Args:
         action: ``(A,)`` float32 in the stored format.
@@ -214,7 +214,7 @@ SWERVES = Disturbances(
     mean_steps=6,
     kinds=("drift", "drift", "offset", "acceleration"),
 )
-"""Short and seldom enough to be at speed when they come: what the wheel does there has to be seen to be learned."""
+"""Short and seldom enough to be at speed when they come: what steering does at speed has to be seen to be learned."""
 
 
 class Noisy:
@@ -223,11 +223,11 @@ class Noisy:
     An episode alternates between stretches that the inner behaviour drives alone and disturbances of random kind and
     length: a constant offset on the steering (or on one control of a native format), smooth noise on everything, an
     action that is held, one that is held with such an offset, or, for driving formats, an acceleration of its own (full
-    throttle to full brake). A good driver steers against an offset; only a held wheel shows where it leads. Each
-    episode draws how strong disturbances are and how much of the time they take.
+    throttle to full brake). A good driver steers against an offset; only steering that is held shows where it leads.
+    Each episode draws how strong disturbances are and how much of the time they take.
 
     On top, every action is jittered. A good driver's steering follows from the road; a world model that has seen no
-    other takes steering for a sign that the road bends, and in its dreams the road follows the wheel.
+    other takes steering for a sign that the road bends, and in its dreams the road follows the steering.
 
     What the inner behaviour would have done is recorded beside what was done: that is what there is to copy (Laskey et
     al. 2017, "DART: Noise Injection for Robust Imitation Learning"). Copied disturbances teach to go on with them.

@@ -150,7 +150,7 @@ def record_episode(steps: Iterator[Step], plan: EpisodePlan, codec: FrameCodec) 
 
 
 def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
-    """The entries of a step's ``info`` that are single real numbers or truth values and tell of the episode."""
+    """The entries of a step's ``info`` that are single real numbers or truth values and describe the episode."""
     return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != LOST}
 
 
