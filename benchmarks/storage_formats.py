@@ -13,9 +13,10 @@ import argparse
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import cv2
 import gymnasium as gym
@@ -56,11 +57,19 @@ def record(episodes: int, steps: int) -> list[Frames]:
     return recorded
 
 
-def clip_starts(rng: np.random.Generator, episodes: list[Frames], clips: int) -> Iterator[tuple[int, int]]:
-    """Random episodes and start frames."""
-    for _ in range(clips):
-        episode = int(rng.integers(len(episodes)))
-        yield episode, int(rng.integers(len(episodes[episode]) - CLIP_FRAMES + 1))
+def read_files(episodes: list[Frames], opened: Callable[[int], Any]) -> ReadClips:
+    """Random clips of files with ``"frames"``, one an episode, which is opened for each clip."""
+
+    def read(rng: np.random.Generator, clips: int) -> object:
+        found = []
+        for _ in range(clips):
+            episode = int(rng.integers(len(episodes)))
+            start = int(rng.integers(len(episodes[episode]) - CLIP_FRAMES + 1))
+            with opened(episode) as file:
+                found.append(file["frames"][start : start + CLIP_FRAMES])
+        return np.stack(found)
+
+    return read
 
 
 def write_dataset(codec: str) -> Callable[[Path, list[Frames]], ReadClips]:
@@ -100,15 +109,7 @@ def write_hdf5(**options: object) -> Callable[[Path, list[Frames]], ReadClips]:
             with h5py.File(folder / f"{i}.h5", "w") as file:
                 chunks = (1, *frames.shape[1:]) if options else None
                 file.create_dataset("frames", data=frames, chunks=chunks, **options)
-
-        def read(rng: np.random.Generator, clips: int) -> object:
-            found = []
-            for episode, start in clip_starts(rng, episodes, clips):
-                with h5py.File(folder / f"{episode}.h5", "r") as file:
-                    found.append(file["frames"][start : start + CLIP_FRAMES])
-            return np.stack(found)
-
-        return read
+        return read_files(episodes, lambda episode: h5py.File(folder / f"{episode}.h5", "r"))
 
     return write
 
@@ -117,15 +118,7 @@ def write_npz(folder: Path, episodes: list[Frames]) -> ReadClips:
     """One compressed npz file an episode; a clip needs the whole episode."""
     for i, frames in enumerate(episodes):
         np.savez_compressed(folder / f"{i}.npz", frames=frames)
-
-    def read(rng: np.random.Generator, clips: int) -> object:
-        found = []
-        for episode, start in clip_starts(rng, episodes, clips):
-            with np.load(folder / f"{episode}.npz", allow_pickle=False) as file:
-                found.append(file["frames"][start : start + CLIP_FRAMES])
-        return np.stack(found)
-
-    return read
+    return read_files(episodes, lambda episode: np.load(folder / f"{episode}.npz", allow_pickle=False))
 
 
 def formats() -> dict[str, Callable[[Path, list[Frames]], ReadClips]]:

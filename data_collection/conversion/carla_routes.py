@@ -69,7 +69,7 @@ def read_transfuser(folder: Path) -> Recording:
 def read_bench2drive(folder: Path) -> Recording:
     """A clip of Bench2Drive (10 records a second): ``anno/`` beside ``camera/rgb_front/``.
 
-    A record has the control that led to its picture, so that a row takes the action of the record behind it.
+    A record has the control that led to its frame, so that a row takes the action of the record behind it.
 
     Raises:
         DatasetError: It has no record that can be used.
@@ -109,7 +109,7 @@ def _bench2drive_pose(record: _Record) -> tuple[float, float, float]:
 
 
 def _read(folder: Path, records: Path, pictures: Path, numbers: Callable[[_Record], dict[str, Any]]) -> RowCollector:
-    """The records that have a picture of the same name; a record's number is its place."""
+    """The records that have an image of the same name; a record's number is its place."""
     collector = RowCollector(str(folder), (*DRIVING_NAMES, *(entry.name for entry in FIELDS)))
     by_name = {path.stem: path for path in pictures.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
     for path in natural_order(records.iterdir()):

@@ -127,9 +127,9 @@ def convert_recordings(
         out: Folder of the new dataset.
         layout: One of :data:`LAYOUTS`; ``None`` guesses.
         camera: Of ``udacity``: ``"center"``, ``"left"`` or ``"right"``.
-        frame_size: Height and width of the frames; ``None`` keeps those of the pictures.
-        fit: How pictures of another aspect ratio become frames.
-        step_s: Seconds between two rows; ``None``: as the recording tells.
+        frame_size: Height and width of the frames; ``None`` keeps those of the images.
+        fit: How images of another aspect ratio become frames.
+        step_s: Seconds between two rows; ``None``: as the recording says.
         cut_gap: Seconds; a longer pause ends an episode. ``None``: 5 steps, 1 s at least.
         cut_seconds: No episode is longer; 0 keeps them whole.
         fill: Values of actions that the recording lacks.
@@ -170,7 +170,7 @@ def convert_recordings(
     found = [path] if path.is_file() and name == "table" else _recordings(path, LAYOUTS[name])
     if not found:
         raise DatasetError(f"{path} holds no recording of the layout {name}, which is known by {LAYOUTS[name].wanted}.")
-    # Every row is read, and every picture looked at, before anything is written.
+    # Every row is read, and every image looked at, before anything is written.
     recordings = [LAYOUTS[name].read(each, camera) for each in found]
     step = step_of(recordings, settings, notify)
     segments = [segment for recording in recordings for segment in cut(recording, step, settings, notify)]

@@ -58,17 +58,13 @@ def read_donkey(folder: Path) -> Recording:
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
     steers, accelerates = _DRIVERS.get(str(record.get("user/mode")), ("user", "user"))
-    own = {
-        # Where the pilot drove and was not recorded, the user's stick is not what moved the car.
-        "steering": record.get(f"{steers}/angle"),
-        "throttle": record.get(f"{accelerates}/throttle"),
-    }
-    others = {
+    numbers = {
         column_name(name): value
         for name, value in record.items()
         if isinstance(value, int | float) and not name.startswith("_")
     }
-    return {**others, **own}
+    # Where the pilot drove and was not recorded, the user's stick is not what moved the car.
+    return {**numbers, "steering": record.get(f"{steers}/angle"), "throttle": record.get(f"{accelerates}/throttle")}
 
 
 def _deleted(path: Path) -> set[int]:

@@ -29,23 +29,29 @@ def scaled(name: str, columns: Mapping[str, NDArray[np.float64]], scale: Mapping
     return result
 
 
-def with_driving_actions(
-    name: str, columns: Columns, rows: int, fill: Mapping[str, float], notify: Callable[[str], None]
-) -> Columns:
-    """The columns of a recording called ``name`` with all four actions among them.
+def driving_actions(
+    name: str,
+    columns: Columns,
+    positions: NDArray[np.int64],
+    fill: Mapping[str, float],
+    notify: Callable[[str], None],
+) -> tuple[FloatArray, Columns]:
+    """The actions ``(N, 4)`` float32 of rows, and the columns with all four actions among them.
 
     A throttle below 0 counts as the brake where there is none; without it the brake is 0. Without a gear it is forward.
 
     Args:
         name: What messages call the recording.
         columns: What it has.
-        rows: ``N``.
+        positions: ``(N,)``, the rows' numbers in the source, counted from 0.
         fill: Values of actions that it lacks, by name.
         notify: Called with a sentence where something is assumed.
 
     Raises:
-        DatasetError: There is no throttle, or ``fill`` gives what is no action or is there already.
+        DatasetError: There is no throttle, ``fill`` gives what is no action or is there already, or a value is out of
+            its range.
     """
+    rows = len(positions)
     columns = dict(columns)
     if "throttle" in columns and "brake" not in columns and (columns["throttle"] < 0).any():
         notify(f"{name} has no brake; a throttle below 0 counts as the brake.")
@@ -58,28 +64,14 @@ def with_driving_actions(
             raise DatasetError(f"{name} has a column for {action} already; leave out --fill {action}.")
         columns[action] = np.full(rows, value)
     if "throttle" not in columns:
-        raise DatasetError(f"{name} does not tell the throttle; give a value for all rows, as in --fill throttle=0.3.")
+        raise DatasetError(f"{name} has no throttle; give a value for all rows, as in --fill throttle=0.3.")
     if "brake" not in columns:
-        notify(f"{name} does not tell the brake; it is taken as 0.")
+        notify(f"{name} has no brake; it is taken as 0.")
         columns["brake"] = np.zeros(rows)
     columns.setdefault("gear", np.ones(rows))
-    return columns
-
-
-def driving_actions(name: str, columns: Columns, positions: NDArray[np.int64]) -> FloatArray:
-    """The actions ``(N, 4)`` float32 of rows.
-
-    Args:
-        name: What messages call the recording.
-        columns: All four actions are among them.
-        positions: ``(N,)``, the rows' numbers in the source, counted from 0.
-
-    Raises:
-        DatasetError: A value is out of its range.
-    """
     stored = np.stack([columns[action] for action in DRIVING_NAMES], axis=-1)
-    action = ActionFormat.driving()
-    outside = np.argwhere(~((stored >= np.array(action.low) - 1e-3) & (stored <= np.array(action.high) + 1e-3)))
+    form = ActionFormat.driving()
+    outside = np.argwhere(~((stored >= np.array(form.low) - 1e-3) & (stored <= np.array(form.high) + 1e-3)))
     if len(outside):
         row, place = outside[0]
         column = DRIVING_NAMES[place]
@@ -87,7 +79,7 @@ def driving_actions(name: str, columns: Columns, positions: NDArray[np.int64]) -
             f"{name} has {column} {stored[row, place]:g} in row {positions[row] + 1}, out of its range (steering -1 to "
             f"1, throttle and brake 0 to 1, gear -1, 0 or 1); give a factor, as in --scale {column}=0.04."
         )
-    return action.to_stored(stored)
+    return form.to_stored(stored), columns
 
 
 def rewards_of(

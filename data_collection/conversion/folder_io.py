@@ -100,12 +100,10 @@ def _read_segment(path: Path, notify: Callable[[str], None]) -> Segment:
             f"the episode {path} has {len(images)} frames and {rows} actions, but one frame more than actions "
             "(or as many) is wanted, and two frames at least."
         )
-    kind, names = _action_columns(path, columns)
-    actions = ActionFormat.driving().to_stored(np.stack([columns.pop(name) for name in names], axis=-1), kind)
     none = np.zeros(rows, np.float32)
     return Segment(
         pictures=images,
-        actions=actions,
+        actions=_take_actions(path, columns),
         rewards=columns.pop("reward", none),
         terminated=columns.pop("terminated", none) != 0,
         truncated=columns.pop("truncated", none) != 0,
@@ -114,7 +112,8 @@ def _read_segment(path: Path, notify: Callable[[str], None]) -> Segment:
     )
 
 
-def _action_columns(path: Path, columns: dict[str, FloatArray]) -> tuple[str, Sequence[str]]:
+def _take_actions(path: Path, columns: dict[str, FloatArray]) -> FloatArray:
+    """The actions ``(T, 4)`` float32, whose columns are taken out of those of the table."""
     kind, names = ("steer_accel", STEER_ACCEL_COLUMNS) if "acceleration" in columns else ("driving", DRIVING_NAMES)
     missing = [name for name in names if name not in columns]
     if missing:
@@ -123,7 +122,7 @@ def _action_columns(path: Path, columns: dict[str, FloatArray]) -> tuple[str, Se
             f"{','.join(DRIVING_NAMES)} or {','.join(STEER_ACCEL_COLUMNS)}."
         )
     low, high = (-1.0, 1.0) if kind == "steer_accel" else (ActionFormat.driving().low, ActionFormat.driving().high)
-    values = np.stack([columns[name] for name in names], axis=-1)
+    values = np.stack([columns.pop(name) for name in names], axis=-1)
     outside = np.argwhere(~((values >= low) & (values <= high)))
     if len(outside):
         row, column = outside[0]
@@ -131,7 +130,7 @@ def _action_columns(path: Path, columns: dict[str, FloatArray]) -> tuple[str, Se
             f"{path / ACTIONS_FILE} has {names[column]} {values[row, column]:g} in row {row + 1}, which is out of its "
             "range; steering and acceleration go from -1 to 1, throttle and brake from 0 to 1, gear is -1, 0 or 1."
         )
-    return kind, names
+    return ActionFormat.driving().to_stored(values, kind)
 
 
 def _fields(episodes: Sequence[Path], segments: Sequence[Segment]) -> Fields:

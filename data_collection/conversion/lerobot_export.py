@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ VIDEO_FILE_BYTES = 200 * 2**20
 """A file with more is followed by another one, between two episodes; these are LeRobot's own limits."""
 
 
-_ENDS = (layout.DONE, layout.TERMINATED, layout.TRUNCATED)
 # LeRobot reads the tasks with pandas and looks them up by this index.
 _TASK_INDEX = {
     "index_columns": ["task"],
@@ -116,18 +115,18 @@ class _Files:
         self.folder, self.template, self.limit_bytes, self.open_file = folder, template, limit_bytes, open_file
         self._number, self._path, self._file = -1, folder, None
 
-    @property
-    def entries(self) -> dict[str, int]:
-        """The two numbers of the current file, by name."""
+    def numbers(self, prefix: str) -> dict[str, int]:
+        """The two numbers of the current file, as ``meta/episodes`` names them."""
         chunk, file = divmod(self._number, layout.CHUNK_FILES)
-        return {"chunk_index": chunk, "file_index": file}
+        return {f"{prefix}/chunk_index": chunk, f"{prefix}/file_index": file}
 
     def current(self) -> Any:
         """The file to write an episode to."""
         if self._file is None or self._path.stat().st_size >= self.limit_bytes:
             self.close()
             self._number += 1
-            self._path = self.folder / self.template.format(video_key=CAMERA, **self.entries)
+            chunk, file = divmod(self._number, layout.CHUNK_FILES)
+            self._path = self.folder / self.template.format(video_key=CAMERA, chunk_index=chunk, file_index=file)
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.open_file(self._path)
         return self._file
@@ -158,9 +157,7 @@ class _Export:
         schema = arrow.schema([(name, _arrow_type(f)) for name, f in self.features.items() if not f.is_camera])
         data = _Files(self.folder, layout.DATA_PATH, data_bytes, lambda path: arrow.parquet.ParquetWriter(path, schema))
         videos = _Files(self.folder, layout.VIDEO_PATH, video_bytes, lambda path: VideoWriter(path, self.rate, size))
-        with ExitStack() as stack:
-            stack.callback(data.close)
-            stack.callback(videos.close)
+        with closing(data), closing(videos):
             for position in range(self.dataset.num_episodes):
                 episode = self.dataset.read_episode(position)
                 columns = self._columns(episode, position)
@@ -168,7 +165,13 @@ class _Export:
                 video: VideoWriter = videos.current()
                 start_s = video.end_s
                 video.add(episode.frames)
-                self._note(episode, position, data.entries, videos.entries, (start_s, video.end_s))
+                lies = {
+                    **data.numbers("data"),
+                    **videos.numbers(f"videos/{CAMERA}"),
+                    f"videos/{CAMERA}/from_timestamp": start_s,
+                    f"videos/{CAMERA}/to_timestamp": video.end_s,
+                }
+                self._note(episode, position, lies)
                 own = Statistics()
                 for statistics in (self.statistics, own):
                     statistics.add(columns)
@@ -185,7 +188,7 @@ class _Export:
             CAMERA: layout.Feature(dtype="video", shape=(height, width, 3), names=["height", "width", "channels"]),
             layout.ACTION: layout.Feature(dtype="float32", shape=(action.dim,), names=names),
             layout.REWARD: layout.Feature(dtype="float32", shape=(1,)),
-            **{name: layout.Feature(dtype="bool", shape=(1,)) for name in _ENDS},
+            **{name: layout.Feature(dtype="bool", shape=(1,)) for name in layout.ENDS},
         }
         if self.simulator.vector:
             fields = [field.name for field in self.simulator.vector]
@@ -218,15 +221,8 @@ class _Export:
             columns[feature] = np.append(episode.infos.get(name, nothing), np.float32(np.nan))
         return columns
 
-    def _note(
-        self,
-        episode: Episode,
-        position: int,
-        data: dict[str, int],
-        video: dict[str, int],
-        times_s: tuple[float, float],
-    ) -> None:
-        """Keep what ``meta/episodes`` says of an episode."""
+    def _note(self, episode: Episode, position: int, lies: Mapping[str, float]) -> None:
+        """Keep what ``meta/episodes`` says of an episode; ``lies`` is where its rows and frames are."""
         rows = len(episode) + 1
         self.entries.append(
             {
@@ -235,10 +231,7 @@ class _Export:
                 "length": rows,
                 "dataset_from_index": self.rows,
                 "dataset_to_index": self.rows + rows,
-                **{f"data/{name}": number for name, number in data.items()},
-                **{f"videos/{CAMERA}/{name}": number for name, number in video.items()},
-                f"videos/{CAMERA}/from_timestamp": times_s[0],
-                f"videos/{CAMERA}/to_timestamp": times_s[1],
+                **lies,
                 "meta/episodes/chunk_index": 0,
                 "meta/episodes/file_index": 0,
             }

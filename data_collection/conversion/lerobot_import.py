@@ -3,47 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from wm_gym.actions import DRIVING_NAMES, ActionFormat, FloatArray
+from wm_gym.data_collection.conversion import lerobot_layout as layout
 from wm_gym.data_collection.conversion.column_names import COLUMN_NAMES, column_name, plain_name
-from wm_gym.data_collection.conversion.driving_columns import (
-    Columns,
-    driving_actions,
-    rewards_of,
-    scaled,
-    with_driving_actions,
-)
-from wm_gym.data_collection.conversion.lerobot_layout import (
-    ACTION,
-    BOOKKEEPING,
-    DONE,
-    REWARD,
-    STATE,
-    TERMINATED,
-    TRUNCATED,
-    EpisodeEntry,
-    Feature,
-    Info,
-    OwnEpisode,
-    OwnRecord,
-    read_info,
-    read_own_record,
-)
+from wm_gym.data_collection.conversion.driving_columns import Columns, driving_actions, rewards_of, scaled
 from wm_gym.data_collection.conversion.lerobot_rows import RowReader, read_entries, read_images
 from wm_gym.data_collection.conversion.pictures import FrameFit, fit_frame
 from wm_gym.data_collection.conversion.recording import CutSettings
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.video_files import read_video
-from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec
+from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec, decode_image
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode import Episode
 from wm_gym.data_collection.datasets.metadata import DatasetMetadata, versions
@@ -54,31 +31,7 @@ from wm_gym.frames import Frame
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.vector import VectorField
 
-_ENDS = (DONE, TERMINATED, TRUNCATED)
 _DECORATIONS = ("_normalized", "_position", "_pos")
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """The numbers of an episode. ``N`` counts its rows, of which the last has a frame alone.
-
-    Attributes:
-        actions: ``(N - 1, A)`` float32.
-        rewards: ``(N - 1,)`` float32.
-        terminated: Whether the last step ended the task.
-        truncated: Whether it was cut from outside there.
-        vectors: ``(N, V)`` float32.
-        infos: ``(N - 1,)`` float32 by name.
-        about: What this package knows of it, where it was exported from here.
-    """
-
-    actions: FloatArray
-    rewards: FloatArray
-    terminated: bool
-    truncated: bool
-    vectors: FloatArray
-    infos: dict[str, FloatArray]
-    about: OwnEpisode | None
 
 
 def import_lerobot(
@@ -124,13 +77,13 @@ def import_lerobot(
     check_is_free(target)
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder} to convert.")
-    info, own = read_info(folder), read_own_record(folder)
+    info, own = layout.read_info(folder), layout.read_own_record(folder)
     camera = _camera(folder, info, camera)
     entries = [entry for entry in read_entries(folder, info, camera) if entry.rows > 1]
     if not entries:
         raise DatasetError(f"{folder} has no episode with two frames, so there is no step.")
     reader = _Numbers(folder, info, own, CutSettings(fill=fill or {}, scale=scale or {}, reward=formula), notify)
-    steps, simulator = reader.read(entries)
+    episodes, simulator = reader.read(entries)
     size = frame_size or _size(info.features[camera], folder, camera)
     metadata = DatasetMetadata(
         simulator=simulator.model_copy(update={"frame_size": size}),
@@ -138,11 +91,14 @@ def import_lerobot(
         source=f"converted from lerobot, {folder.resolve().name}",
         created_with=versions(),
     )
-    camera_frames = _Camera(camera, info.fps, size, fit)
-    return Dataset.create(target, metadata, map(_episode, range(len(entries)), entries, steps, repeat(camera_frames)))
+
+    def with_frames(entry: layout.EpisodeEntry, episode: Episode) -> Episode:
+        return replace(episode, frames=_frames(entry, camera, info.fps, lambda frame: fit_frame(frame, *size, fit)))
+
+    return Dataset.create(target, metadata, map(with_frames, entries, episodes))
 
 
-def _camera(folder: Path, info: Info, wanted: str | None) -> str:
+def _camera(folder: Path, info: layout.Info, wanted: str | None) -> str:
     cameras = info.cameras
     if not cameras:
         raise DatasetError(f"{folder} has no camera, but frames are needed; it has {', '.join(info.features)}.")
@@ -158,14 +114,14 @@ def _camera(folder: Path, info: Info, wanted: str | None) -> str:
     return found[0]
 
 
-def _size(feature: Feature, folder: Path, camera: str) -> tuple[int, int]:
+def _size(feature: layout.Feature, folder: Path, camera: str) -> tuple[int, int]:
     """Height and width of a camera's frames; LeRobot's shapes have the channels first or last."""
     shape = feature.shape
     if len(shape) == 3 and shape[2] == 3:
         return shape[0], shape[1]
     if len(shape) == 3 and shape[0] == 3:
         return shape[1], shape[2]
-    raise DatasetError(f"{folder} has the camera {camera} with the shape {shape}, but colour pictures are wanted.")
+    raise DatasetError(f"{folder} has the camera {camera} with the shape {shape}, but colour images are wanted.")
 
 
 class _Numbers:
@@ -174,8 +130,8 @@ class _Numbers:
     def __init__(
         self,
         folder: Path,
-        info: Info,
-        own: OwnRecord | None,
+        info: layout.Info,
+        own: layout.OwnRecord | None,
         settings: CutSettings,
         notify: Callable[[str], None],
     ) -> None:
@@ -187,23 +143,25 @@ class _Numbers:
         self.features = {
             name: feature
             for name, feature in numbers.items()
-            if name in (self.action, STATE) or (feature.size == 1 and name not in BOOKKEEPING)
+            if name in (self.action, layout.STATE) or (feature.size == 1 and name not in layout.BOOKKEEPING)
         }
 
-    def read(self, entries: Sequence[EpisodeEntry]) -> tuple[list[_Steps], SimulatorSpec]:
-        """The steps of episodes, and the simulator that they are said to come from; its frame size is not known yet."""
+    def read(self, entries: Sequence[layout.EpisodeEntry]) -> tuple[list[Episode], SimulatorSpec]:
+        """Episodes without frames, and the simulator that they are said to come from, of a frame size of (1, 1)."""
         reader = RowReader(self.features)
         rows = [reader.read(entry) for entry in entries]
         spec = self._recorded_simulator()
-        about: list[OwnEpisode | None] = [None] * len(entries)
         lengths = [entry.rows - 1 for entry in entries]
+        about = [
+            layout.OwnEpisode(steps=length, index=i, behaviour="lerobot", seed=-1) for i, length in enumerate(lengths)
+        ]
         if self.own is not None and [episode.steps for episode in self.own.episodes] == lengths:
-            about = list(self.own.episodes)
+            about = self.own.episodes
         whole = {
             name: np.concatenate([one[name][:-1] for one in rows])  # the last row of an episode begins no step
             for name in self.features
         }
-        states = np.concatenate([one[STATE] for one in rows]) if STATE in self.features else np.zeros((0, 0))
+        states = np.concatenate([one.get(layout.STATE, np.zeros((0, 0))) for one in rows])
         if not np.isfinite(states).all() or not np.isfinite(whole[self.action]).all():
             raise DatasetError(f"{self.folder} has an action or a state that is no finite number; remove its episode.")
         columns = self._columns(whole)
@@ -223,18 +181,22 @@ class _Numbers:
         found = []
         for one, low, high, known in zip(rows, edges[:-1], edges[1:], about, strict=True):
             steps = slice(int(low), int(high))
-            vectors = one[STATE].astype(np.float32) if STATE in self.features else np.zeros((len(one), 0), np.float32)
-            terminated = TERMINATED in one and bool(one[TERMINATED][-2, 0] == 1)
+            is_last = np.arange(known.steps) == known.steps - 1
+            terminated = layout.TERMINATED in one and bool(one[layout.TERMINATED][-2, 0] == 1)
+            truncated = bool(one[layout.TRUNCATED][-2, 0] == 1) if layout.TRUNCATED in one else not terminated
             told = {name: values[steps] for name, values in infos.items()}
             found.append(
-                _Steps(
+                Episode(
+                    frames=np.empty((0, 1, 1, 3), np.uint8),
                     actions=actions[steps],
                     rewards=rewards[steps],
-                    terminated=terminated,
-                    truncated=bool(one[TRUNCATED][-2, 0] == 1) if TRUNCATED in one else not terminated,
-                    vectors=vectors,
+                    terminated=is_last & terminated,
+                    truncated=is_last & truncated,
+                    vectors=one.get(layout.STATE, np.zeros((0, 0))).astype(np.float32),
                     infos={name: values for name, values in told.items() if not np.isnan(values).all()},
-                    about=known,
+                    seed=known.seed,
+                    behaviour=known.behaviour,
+                    index=known.index,
                 )
             )
         return found, spec
@@ -247,7 +209,7 @@ class _Numbers:
             spec = SimulatorSpec.model_validate(self.own.simulator)
         except ValidationError as error:
             raise DatasetError(f"{self.folder} holds a damaged record of its simulator; export it again.") from error
-        states = self.info.features[STATE].size if STATE in self.features else 0
+        states = self.info.features[layout.STATE].size if layout.STATE in self.features else 0
         is_same = spec.action.dim == self.info.features[self.action].size and len(spec.vector) == states
         return spec if is_same else None
 
@@ -266,15 +228,15 @@ class _Numbers:
     ) -> tuple[FloatArray, ActionFormat, Columns]:
         """Actions ``(N, A)`` float32, what they mean, and the columns with them among them."""
         name = str(self.folder)
-        names = self.info.features[self.action].entry_names(ACTION)
+        names = self.info.features[self.action].entry_names(layout.ACTION)
         known = {} if spec is not None else driving_places(names)
         if "steering" in known and ("throttle" in known or "throttle" in self.fill):
             for action in DRIVING_NAMES:
                 columns.pop(action, None)  # one of that name is a measurement
             columns |= {action: values[:, place] for action, place in known.items()}
             columns = scaled(name, columns, self.scale)
-            columns = with_driving_actions(name, columns, len(values), self.fill, self.notify)
-            return driving_actions(name, columns, np.arange(len(values))), ActionFormat.driving(), columns
+            actions, columns = driving_actions(name, columns, np.arange(len(values)), self.fill, self.notify)
+            return actions, ActionFormat.driving(), columns
         if self.fill:
             raise DatasetError(
                 f"{name} has the actions {', '.join(names)}, to which --fill {next(iter(self.fill))} adds none that "
@@ -282,7 +244,7 @@ class _Numbers:
             )
         plain = [column_name(entry) for entry in names]
         if len(set(plain)) < len(plain):
-            plain = [f"{ACTION}_{place}" for place in range(len(plain))]
+            plain = [f"{layout.ACTION}_{place}" for place in range(len(plain))]
         columns = scaled(name, columns | {entry: values[:, place] for place, entry in enumerate(plain)}, self.scale)
         actions = np.stack([columns[entry] for entry in plain], axis=-1).astype(np.float32)
         if spec is not None:
@@ -293,9 +255,9 @@ class _Numbers:
 
     def _fields(self, states: NDArray[np.float64]) -> tuple[VectorField, ...]:
         """Fields of the vector, within the bounds that ``states`` ``(N, V)`` have."""
-        if STATE not in self.features:
+        if layout.STATE not in self.features:
             return ()
-        names = self.info.features[STATE].entry_names("state")
+        names = self.info.features[layout.STATE].entry_names("state")
         low, high = states.min(axis=0).astype(np.float32), states.max(axis=0).astype(np.float32)
         return tuple(
             VectorField(name=name, low=float(least), high=float(most if most > least else least + 1))
@@ -304,7 +266,7 @@ class _Numbers:
 
     def _infos(self, whole: Mapping[str, NDArray[np.float64]]) -> dict[str, FloatArray]:
         own = {} if self.own is None else self.own.infos
-        left_out = (self.action, STATE, REWARD, *_ENDS)
+        left_out = (self.action, layout.STATE, layout.REWARD, *layout.ENDS)
         return {
             own.get(name, name): values[:, 0].astype(np.float32)
             for name, values in whole.items()
@@ -327,11 +289,11 @@ def driving_places(names: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _action_feature(folder: Path, info: Info) -> str:
-    named = [name for name in info.features if name == ACTION] or [
+def _action_feature(folder: Path, info: layout.Info) -> str:
+    named = [name for name in info.features if name == layout.ACTION] or [
         name
         for name, feature in info.features.items()
-        if name.startswith(f"{ACTION}.") and feature.dtype.startswith("float")
+        if name.startswith(f"{layout.ACTION}.") and feature.dtype.startswith("float")
     ]
     if len(named) != 1 or not info.features[named[0]].is_number or len(info.features[named[0]].shape) != 1:
         raise DatasetError(
@@ -340,44 +302,14 @@ def _action_feature(folder: Path, info: Info) -> str:
     return named[0]
 
 
-@dataclass(frozen=True)
-class _Camera:
-    """How the frames of an episode are read: from which feature, at which rate, and brought to which size."""
-
-    name: str
-    fps: float
-    size: tuple[int, int]
-    fit: FrameFit
-
-    def frames(self, entry: EpisodeEntry) -> NDArray[np.uint8]:
-        """The frames ``(N, H, W, 3)`` uint8 of an episode."""
-        if entry.video_file is not None:
-            start_s = entry.video_start_s
-            return np.stack(read_video(entry.video_file, start_s, entry.rows, self.fps, self._fitted))
-        frames = []
-        for image in read_images(entry, self.name):
-            decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-            if decoded is None:
-                raise DatasetError(f"{entry.data_file} has an image of episode {entry.index} that cannot be read.")
-            frames.append(self._fitted(np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)))
-        return np.stack(frames)
-
-    def _fitted(self, frame: Frame) -> Frame:
-        return fit_frame(frame, *self.size, self.fit)
-
-
-def _episode(position: int, entry: EpisodeEntry, known: _Steps, camera: _Camera) -> Episode:
-    ends = np.arange(entry.rows - 1) == entry.rows - 2
-    about = known.about
-    return Episode(
-        frames=camera.frames(entry),
-        actions=known.actions,
-        rewards=known.rewards,
-        terminated=ends & known.terminated,
-        truncated=ends & known.truncated,
-        vectors=known.vectors,
-        infos=known.infos,
-        seed=-1 if about is None else about.seed,
-        behaviour="lerobot" if about is None else about.behaviour,
-        index=position if about is None else about.index,
-    )
+def _frames(entry: layout.EpisodeEntry, camera: str, fps: float, fitted: Callable[[Frame], Frame]) -> NDArray[np.uint8]:
+    """The frames ``(N, H, W, 3)`` uint8 of an episode, each brought to its size by ``fitted``."""
+    if entry.video_file is not None:
+        return np.stack(read_video(entry.video_file, entry.video_start_s, entry.rows, fps, fitted))
+    frames = []
+    for image in read_images(entry, camera):
+        decoded = decode_image(np.frombuffer(image, np.uint8))
+        if decoded is None:
+            raise DatasetError(f"{entry.data_file} has an image of episode {entry.index} that cannot be read.")
+        frames.append(fitted(decoded))
+    return np.stack(frames)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wm_gym.errors import DatasetError
+from wm_gym.errors import DatasetError, first_invalid
 from wm_gym.plain_files import read_json
 
 VERSION = "v3.0"
@@ -34,6 +34,7 @@ REWARD = "next.reward"
 DONE = "next.done"
 TERMINATED = "next.terminated"
 TRUNCATED = "next.truncated"
+ENDS = (DONE, TERMINATED, TRUNCATED)
 INFO_PREFIX = "info."
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Features that every LeRobot dataset has."""
@@ -59,7 +60,7 @@ class Feature(BaseModel):
 
     @property
     def is_camera(self) -> bool:
-        """Whether its rows are pictures."""
+        """Whether its rows are frames of a camera."""
         return self.dtype in ("video", "image")
 
     @property
@@ -73,7 +74,7 @@ class Feature(BaseModel):
         return math.prod(self.shape)
 
     def entry_names(self, fallback: str) -> list[str]:
-        """A name for each of :attr:`size` entries; ``fallback`` with a number where none are told."""
+        """A name for each of :attr:`size` entries; ``fallback`` with a number where it has none."""
         names = self.names
         if isinstance(names, dict):
             names = [name for part in names.values() if isinstance(part, list) for name in part]
@@ -95,7 +96,7 @@ class Info(BaseModel):
 
     @property
     def cameras(self) -> list[str]:
-        """Names of the features that are pictures."""
+        """Names of the features that are cameras."""
         return [name for name, feature in self.features.items() if feature.is_camera]
 
 
@@ -167,9 +168,8 @@ def read_info(folder: Path) -> Info:
     try:
         return Info.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise DatasetError(f"{path} is damaged: {place}: {first['msg']}; copy the dataset again.") from error
+        place, message = first_invalid(error)
+        raise DatasetError(f"{path} is damaged: {place}: {message}; copy the dataset again.") from error
 
 
 def read_own_record(folder: Path) -> OwnRecord | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from wm_gym.errors import DatasetError
@@ -13,12 +14,8 @@ def pyarrow() -> Any:
     Raises:
         DatasetError: It is not installed.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise _missing("pyarrow") from error
-    return pyarrow
+    _imported("pyarrow.parquet")
+    return _imported("pyarrow")
 
 
 def av() -> Any:
@@ -27,12 +24,14 @@ def av() -> Any:
     Raises:
         DatasetError: It is not installed.
     """
+    return _imported("av")
+
+
+def _imported(name: str) -> Any:
     try:
-        import av
+        return importlib.import_module(name)
     except ImportError as error:
-        raise _missing("av") from error
-    return av
-
-
-def _missing(name: str) -> DatasetError:
-    return DatasetError(f"LeRobot's datasets need the package {name}; install it with `pip install wm_gym[lerobot]`.")
+        raise DatasetError(
+            f"LeRobot's datasets need the package {name.partition('.')[0]}; install it with "
+            "`pip install wm_gym[lerobot]`."
+        ) from error

@@ -28,8 +28,7 @@ def read_entries(folder: Path, info: Info, camera: str) -> list[EpisodeEntry]:
     """
     rows: list[dict[str, Any]] = []
     for path in sorted((folder / EPISODES_FOLDER).glob("*/*.parquet")):
-        names = [name for name in _names(path) if not name.startswith("stats/")]
-        rows += _table(path, names).to_pylist()
+        rows += _table(path).to_pylist()
     if not rows:
         raise DatasetError(f"{folder} has no episodes in {EPISODES_FOLDER}; copy the dataset again.")
     is_video = info.features[camera].dtype == "video"
@@ -86,7 +85,7 @@ class RowReader:
             order = np.lexsort((np.asarray(table["frame_index"].to_pylist(), np.int64), owners))
             columns = {}
             for name, feature in self.features.items():
-                values = np.array(table[name].to_pylist(), np.float64)  # what is not told becomes NaN
+                values = np.array(table[name].to_pylist(), np.float64)  # an absent value becomes NaN
                 columns[name] = values.reshape(len(owners), feature.size)[order]
         except (TypeError, ValueError) as error:
             raise DatasetError(f"{path} does not hold what meta/info.json says; copy the dataset again.") from error
@@ -108,30 +107,20 @@ def read_images(entry: EpisodeEntry, camera: str) -> list[bytes]:
     return images
 
 
-def _names(path: Path) -> list[str]:
-    arrow = pyarrow()
-    try:
-        return list(arrow.parquet.read_schema(path).names)
-    except (arrow.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _table(path: Path, names: list[str], chosen: list[tuple[str, str, int]] | None = None) -> Any:
-    """Columns of a Parquet file.
+def _table(path: Path, wanted: list[str] | None = None, chosen: list[tuple[str, str, int]] | None = None) -> Any:
+    """Columns of a Parquet file: those that are wanted, else all but the statistics of episodes.
 
     Raises:
         DatasetError: It is damaged, or lacks one.
     """
     arrow = pyarrow()
-    lacking = set(names) - set(_names(path))
-    if lacking:
-        raise DatasetError(f"{path} lacks the column {min(lacking)}; copy the dataset again.")
     try:
+        there = arrow.parquet.read_schema(path).names
+        names = [name for name in there if not name.startswith("stats/")] if wanted is None else wanted
+        lacking = set(names) - set(there)
+        if lacking:
+            raise DatasetError(f"{path} lacks the column {min(lacking)}; copy the dataset again.")
         return arrow.parquet.read_table(path, columns=names, filters=chosen, partitioning=None)
     except (arrow.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> DatasetError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return DatasetError(f"{path} is no Parquet file that can be read ({first}); copy the dataset again.")
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DatasetError(f"{path} is no Parquet file that can be read ({first}); copy the dataset again.") from error

@@ -38,20 +38,19 @@ class Statistics:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """For each feature ``min``, ``max``, ``mean``, ``std``, ``count`` and quantiles; of frames from 0 to 1.
 
-        What is not told in a row (NaN) is left out; a feature that is told nowhere counts as 0.
+        Absent values (NaN) are left out; a feature without any value counts as 0.
         """
         found = {}
         for name, parts in self._columns.items():
             values = np.concatenate(parts)
             entries = [column[np.isfinite(column)] for column in values.T]
             told = [entry if len(entry) else np.zeros(1) for entry in entries]
-            found[name] = _described(told, [np.ones(len(entry)) for entry in told], len(values))
+            found[name] = _described([(entry, np.ones(len(entry))) for entry in told], len(values))
         for camera, counted in self._frames.items():
             levels = np.sum([part[0] for part in counted], axis=0)
             grey = np.arange(256) / 255
             seen = [(grey[weights > 0], weights[weights > 0]) for weights in levels]
-            count = int(sum(part[1][0, 0] for part in counted))
-            described = _described([values for values, _ in seen], [weights for _, weights in seen], count)
+            described = _described(seen, int(sum(part[1][0, 0] for part in counted)))
             found[camera] = {
                 name: values if name == "count" else [[[value]] for value in values]
                 for name, values in described.items()
@@ -68,26 +67,22 @@ def episode_columns(statistics: Statistics) -> dict[str, list[Any]]:
     }
 
 
-def _described(
-    entries: list[NDArray[np.float64]], weights: list[NDArray[np.float64]], count: int
-) -> dict[str, list[Any]]:
+def _described(entries: list[tuple[NDArray[np.float64], NDArray[np.float64]]], count: int) -> dict[str, list[Any]]:
     """The statistics of values with a weight each, entry by entry."""
-    means = [float(np.average(values, weights=weight)) for values, weight in zip(entries, weights, strict=True)]
+    means = [float(np.average(values, weights=weights)) for values, weights in entries]
     spreads = [
-        float(np.sqrt(np.average((values - mean) ** 2, weights=weight)))
-        for values, weight, mean in zip(entries, weights, means, strict=True)
+        float(np.sqrt(np.average((values - mean) ** 2, weights=weights)))
+        for (values, weights), mean in zip(entries, means, strict=True)
     ]
     described: dict[str, list[Any]] = {
-        "min": [float(values.min()) for values in entries],
-        "max": [float(values.max()) for values in entries],
+        "min": [float(values.min()) for values, _ in entries],
+        "max": [float(values.max()) for values, _ in entries],
         "mean": means,
         "std": spreads,
         "count": [count],
     }
     for share in _QUANTILES:
-        described[f"q{round(100 * share):02d}"] = [
-            _quantile(values, weight, share) for values, weight in zip(entries, weights, strict=True)
-        ]
+        described[f"q{round(100 * share):02d}"] = [_quantile(values, weights, share) for values, weights in entries]
     return described
 
 

@@ -6,12 +6,13 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 
+from wm_gym.data_collection.datasets.codec import decode_image
 from wm_gym.data_collection.datasets.image_header import read_image_header
 from wm_gym.errors import DatasetError
 from wm_gym.frames import Frame, resize_frame
@@ -22,7 +23,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 _IMAGE_BYTES = 256 * 2**20
 
 FrameFit = Literal["stretch", "letterbox", "crop"]
-"""How a picture of another aspect ratio becomes a frame: squashed, within black bars, or cut off at two sides."""
+"""How an image of another aspect ratio becomes a frame: squashed, within black bars, or cut off at two sides."""
 
 
 class PictureFinder:
@@ -43,10 +44,6 @@ class PictureFinder:
                 if name.lower().endswith(IMAGE_SUFFIXES):
                     self._files[name.casefold()].append(Path(root, name))
 
-    def __len__(self) -> int:
-        """Number of image files."""
-        return sum(map(len, self._files.values()))
-
     def find(self, path: str) -> Path | None:
         """The file that a row's path means; ``None`` where there is none.
 
@@ -62,7 +59,7 @@ class PictureFinder:
             found = closer
         if len(found) > 1:
             raise DatasetError(
-                f"the picture {path!r} may be {found[0]} or {found[1]}; write longer paths into the recording, or "
+                f"the image {path!r} may be {found[0]} or {found[1]}; write longer paths into the recording, or "
                 "convert its folders one by one."
             )
         return found[0] if found else None
@@ -90,15 +87,13 @@ def read_picture(path: Path) -> Frame:
         DatasetError: It cannot be read, or has more pixels than a frame may have.
     """
     image = None
-    try:
+    with suppress(ValueError):
         data = read_bytes(path, _IMAGE_BYTES)
         if max(read_image_header(data)[1]) <= MAX_FRAME_SIDE:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except (ValueError, cv2.error):
-        image = None
+            image = decode_image(np.frombuffer(data, np.uint8))
     if image is None:
         raise DatasetError(f"{path} is no image that can be read; replace or remove it.")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return image
 
 
 def fit_frame(frame: Frame, height: int, width: int, fit: FrameFit) -> Frame:

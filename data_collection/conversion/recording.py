@@ -1,4 +1,4 @@
-"""What every layout's reader yields: rows with a picture, numbers and a time; and how rows become episodes."""
+"""What every layout's reader yields: rows with an image, numbers and a time; and how rows become episodes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wm_gym.actions import DRIVING_NAMES
-from wm_gym.data_collection.conversion.driving_columns import (
-    driving_actions,
-    rewards_of,
-    scaled,
-    with_driving_actions,
-)
+from wm_gym.data_collection.conversion.driving_columns import driving_actions, rewards_of, scaled
 from wm_gym.data_collection.conversion.pictures import is_whole_picture
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.segment import Segment
@@ -39,8 +34,8 @@ class Recording:
         name: What messages call it.
         pictures: ``N`` image files.
         positions: ``(N,)`` int64, the rows' numbers in the source: two rows are neighbours where these are, too.
-        columns: ``(N,)`` float64 by name; NaN where a row does not tell.
-        times: ``(N,)`` float64 seconds, or ``None`` where they are not told.
+        columns: ``(N,)`` float64 by name; NaN where a row has no value.
+        times: ``(N,)`` float64 seconds, or ``None`` where they are not known.
         step_s: Seconds between two rows as the layout defines them, or 0.
         fields: Those columns that are the observation's vector.
         left_out: How many rows were left out, by the reason.
@@ -74,14 +69,14 @@ class RowCollector:
         self.left_out[reason] += 1
 
     def add(self, position: int, picture: Path | None, values: Mapping[str, Any], time: float = math.nan) -> None:
-        """Add a row, or count it where its picture or a needed number is missing."""
+        """Add a row, or count it where its image or a needed number is missing."""
         numbers = {name: number(value) for name, value in values.items()}
         if not all(math.isfinite(numbers.get(name, math.nan)) for name in self.needed):
             self.leave_out("broken")
         elif picture is None:
-            self.leave_out("without a picture")
+            self.leave_out("without an image")
         elif not is_whole_picture(picture):
-            self.leave_out("with a damaged picture")
+            self.leave_out("with a damaged image")
         else:
             self._rows.append((position, picture, numbers, time))
 
@@ -93,7 +88,7 @@ class RowCollector:
         """
         if not self._rows:
             reasons = told(self.left_out) or "it has none"
-            raise DatasetError(f"{self.name} has no row that can be used ({reasons}); check its table and pictures.")
+            raise DatasetError(f"{self.name} has no row that can be used ({reasons}); check its table and images.")
         names = list(dict.fromkeys(name for row in self._rows for name in row[2]))
         columns = {name: np.array([row[2].get(name, math.nan) for row in self._rows]) for name in names}
         times = np.array([row[3] for row in self._rows])
@@ -114,7 +109,7 @@ class CutSettings:
     """How rows become episodes.
 
     Attributes:
-        step_s: Seconds between two rows; ``None``: as the recording tells.
+        step_s: Seconds between two rows; ``None``: as the recording says.
         gap_s: A pause that is longer ends an episode; ``None``: one of 5 steps, 1 s at least.
         seconds: No episode is longer; 0: as long as they come.
         fill: Values of actions that the recording lacks, by name.
@@ -134,7 +129,7 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
     """Seconds between two rows.
 
     Raises:
-        DatasetError: The recordings do not tell, or what they tell cannot be right, and none were given.
+        DatasetError: The recordings do not say, or what they say cannot be right, and none were given.
     """
     by_time = [np.diff(r.times)[np.diff(r.positions) == 1] for r in recordings if r.times is not None]
     differences = np.concatenate(by_time) if by_time else np.empty(0)
@@ -152,7 +147,7 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
         return settings.step_s
     if not measured:
         raise DatasetError(
-            f"{recordings[0].name} does not tell the time between two rows; give it by --step-s, as in --step-s 0.1."
+            f"{recordings[0].name} does not say the time between two rows; give it by --step-s, as in --step-s 0.1."
         )
     if not _STEPS[0] <= measured <= _STEPS[1]:
         raise DatasetError(
@@ -173,16 +168,17 @@ def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Call
     """
     name, positions = recording.name, recording.positions
     columns = scaled(name, recording.columns, settings.scale)
-    columns = with_driving_actions(name, columns, len(positions), settings.fill, notify)
-    actions = driving_actions(name, columns, positions)
+    actions, columns = driving_actions(name, columns, positions, settings.fill, notify)
     rewards = rewards_of(name, columns, positions, settings.reward)
     infos = {
         column: values.astype(np.float32)
         for column, values in columns.items()
         if column not in (*DRIVING_NAMES, "reward", *(entry.name for entry in recording.fields))
     }
-    vectors = np.stack([columns[entry.name] for entry in recording.fields], axis=-1) if recording.fields else None
-    within = None if vectors is None else bounded(recording.fields, vectors)  # type: ignore[arg-type]
+    vectors = {
+        entry.name: bounded((entry,), columns[entry.name])  # type: ignore[arg-type]
+        for entry in recording.fields
+    }
     segments, short = [], 0
     for low, high in _pieces(recording, step_s, settings):
         if high - low < 2:
@@ -197,9 +193,7 @@ def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Call
                 pictures=recording.pictures[low:high],
                 actions=actions[steps],
                 rewards=rewards[steps],
-                vectors={}
-                if within is None
-                else {entry.name: within[low:high, place] for place, entry in enumerate(recording.fields)},
+                vectors={field: values[low:high] for field, values in vectors.items()},
                 infos=own,
             )
         )
@@ -218,7 +212,7 @@ def _pieces(recording: Recording, step_s: float, settings: CutSettings) -> list[
         gap = settings.gap_s if settings.gap_s is not None else max(1.0, _GAP_STEPS * step_s)
         breaks |= (pauses > gap) | (pauses <= 0)
     elif settings.gap_s is not None:
-        raise DatasetError(f"{recording.name} tells no times, so --cut-gap cannot be used; use --cut-seconds.")
+        raise DatasetError(f"{recording.name} has no times, so --cut-gap cannot be used; use --cut-seconds.")
     ends = [*(np.flatnonzero(breaks) + 1).tolist(), len(recording.pictures)]
     longest = max(2, round(settings.seconds / step_s) + 1) if settings.seconds else len(recording.pictures)
     pieces: list[tuple[int, int]] = []
@@ -233,7 +227,7 @@ def _pieces(recording: Recording, step_s: float, settings: CutSettings) -> list[
 
 
 def told(left_out: Counter[str]) -> str:
-    """Counts in words: ``"2 broken, 1 without a picture"``."""
+    """Counts in words: ``"2 broken, 1 without an image"``."""
     return ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -73,40 +73,37 @@ class RewardExpression:
         Raises:
             ConfigError: It names a column that there is not.
         """
-        with np.errstate(all="ignore"):  # what is not finite is told by the row
+        with np.errstate(all="ignore"):  # the caller names the row of what is not finite
             value = np.asarray(self._value(self._tree, columns), np.float64)
         return np.array(np.broadcast_to(value, next(iter(columns.values())).shape))
 
     def _check(self, node: ast.expr) -> None:
+        parts: Sequence[ast.expr] | None = None
         match node:
             case ast.Constant(value=bool()):
                 pass
             case ast.Name():
-                return
+                parts = ()
             case ast.Constant(value=int() | float() as number):
                 float(number)  # an integer may be too large
-                return
+                parts = ()
             case ast.BinOp(left, kind, right) if type(kind) in _OPERATORS:
-                self._check(left)
-                self._check(right)
-                return
+                parts = (left, right)
             case ast.UnaryOp(ast.UAdd() | ast.USub(), operand):
-                self._check(operand)
-                return
+                parts = (operand,)
             case ast.Compare(left, kinds, others) if all(type(kind) in _COMPARISONS for kind in kinds):
-                for part in (left, *others):
-                    self._check(part)
-                return
+                parts = (left, *others)
             case ast.Call(ast.Name(name), arguments, []) if (
                 name in _FUNCTIONS and len(arguments) in _FUNCTIONS[name][0]
             ):
-                for part in arguments:
-                    self._check(part)
-                return
-        raise ConfigError(
-            f"--reward {self.text!r} holds {ast.unparse(node)!r}, but a formula may have numbers, columns, + - * / **, "
-            "comparisons, abs(x), min(x, y), max(x, y) and clip(x, low, high)."
-        )
+                parts = arguments
+        if parts is None:
+            raise ConfigError(
+                f"--reward {self.text!r} holds {ast.unparse(node)!r}, but a formula may have numbers, columns, "
+                "+ - * / **, comparisons, abs(x), min(x, y), max(x, y) and clip(x, low, high)."
+            )
+        for part in parts:
+            self._check(part)
 
     def _value(self, node: ast.expr, columns: Mapping[str, Values]) -> Any:
         match node:

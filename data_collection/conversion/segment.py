@@ -41,49 +41,6 @@ class Segment:
     terminated: BoolArray | None = None
     truncated: BoolArray | None = None
 
-    def to_episode(
-        self, metadata: DatasetMetadata, index: int, behaviour: str, fit: FrameFit, *, is_resized: bool
-    ) -> Episode:
-        """Read the frames.
-
-        Args:
-            metadata: That of the dataset; it has the frame size and the fields of the vector.
-            index: The episode's number.
-            behaviour: What to call the driver.
-            fit: How pictures of another aspect ratio become frames.
-            is_resized: Whether a frame size was asked for; if not, all pictures must have it already.
-
-        Raises:
-            DatasetError: A picture cannot be read, or has another size.
-        """
-        height, width = metadata.simulator.frame_size
-        frames = np.empty((len(self.pictures), height, width, 3), np.uint8)
-        for position, path in enumerate(self.pictures):
-            picture = read_picture(path)
-            if picture.shape[:2] != (height, width) and not is_resized:
-                raise DatasetError(
-                    f"{path} has {picture.shape[0]}x{picture.shape[1]} pixels, but the first frame has "
-                    f"{height}x{width}; ask for one frame size to resize them all."
-                )
-            frames[position] = fit_frame(picture, height, width, fit)
-        none = np.zeros(len(self.actions), np.bool_)
-        terminated = none.copy() if self.terminated is None else self.terminated
-        truncated = none.copy() if self.truncated is None else self.truncated.copy()
-        if not terminated[-1]:
-            truncated[-1] = True  # the recording stops here, which is a cut from outside
-        vectors = [self.vectors[entry.name] for entry in metadata.simulator.vector]
-        return Episode(
-            frames=frames,
-            actions=self.actions,
-            rewards=self.rewards,
-            terminated=terminated,
-            truncated=truncated,
-            vectors=np.stack(vectors, axis=-1) if vectors else np.zeros((len(frames), 0), np.float32),
-            infos=self.infos,
-            behaviour=behaviour,
-            index=index,
-        )
-
 
 def write_segments(
     target: Path,
@@ -105,19 +62,48 @@ def write_segments(
         source: Where they came from, in words.
         fields: Fields of the observation's vector.
         step_s: Seconds between two frames, or 0 where that is not known.
-        frame_size: Height and width of the frames; ``None``: those of the first picture, which all must have.
-        fit: How pictures of another aspect ratio become frames.
+        frame_size: Height and width of the frames; ``None``: those of the first image, which all must have.
+        fit: How images of another aspect ratio become frames.
         codec: How to store frames.
         behaviour: What to call the driver.
 
     Raises:
-        DatasetError: A picture or an episode does not fit, the folder is in use, or the disk refuses it.
+        DatasetError: An image or an episode does not fit, the folder is in use, or the disk refuses it.
     """
-    size = frame_size or read_picture(segments[0].pictures[0]).shape[:2]
+    height, width = frame_size or read_picture(segments[0].pictures[0]).shape[:2]
+
+    def read(segment: Segment, index: int) -> Episode:
+        frames = np.empty((len(segment.pictures), height, width, 3), np.uint8)
+        for position, path in enumerate(segment.pictures):
+            picture = read_picture(path)
+            if picture.shape[:2] != (height, width) and frame_size is None:
+                raise DatasetError(
+                    f"{path} has {picture.shape[0]}x{picture.shape[1]} pixels, but the first frame has "
+                    f"{height}x{width}; ask for one frame size to resize them all."
+                )
+            frames[position] = fit_frame(picture, height, width, fit)
+        none = np.zeros(len(segment.actions), np.bool_)
+        terminated = none if segment.terminated is None else segment.terminated
+        truncated = (none if segment.truncated is None else segment.truncated).copy()
+        if not terminated[-1]:
+            truncated[-1] = True  # the recording stops here, which is a cut from outside
+        vectors = [segment.vectors[entry.name] for entry in fields]
+        return Episode(
+            frames=frames,
+            actions=segment.actions,
+            rewards=segment.rewards,
+            terminated=terminated,
+            truncated=truncated,
+            vectors=np.stack(vectors, axis=-1) if vectors else np.zeros((len(frames), 0), np.float32),
+            infos=segment.infos,
+            behaviour=behaviour,
+            index=index,
+        )
+
     metadata = DatasetMetadata(
         simulator=SimulatorSpec(
             id="recording",
-            frame_size=(size[0], size[1]),
+            frame_size=(height, width),
             action=ActionFormat.driving(),
             step_s=step_s,
             vector=fields,
@@ -126,12 +112,4 @@ def write_segments(
         source=source,
         created_with=versions(),
     )
-    is_resized = frame_size is not None
-    return Dataset.create(
-        target,
-        metadata,
-        (
-            segment.to_episode(metadata, index, behaviour, fit, is_resized=is_resized)
-            for index, segment in enumerate(segments)
-        ),
-    )
+    return Dataset.create(target, metadata, map(read, segments, range(len(segments))))

@@ -1,4 +1,4 @@
-"""Readers of recordings that are a table with a picture a row: any CSV file, and the log of Udacity's simulator."""
+"""Readers of recordings that are a table with an image a row: any CSV file, and the log of Udacity's simulator."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _UNITS = {"ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
 def read_table(path: Path) -> Recording:
-    """A CSV file (or one with semicolons or tabs) with a header; the pictures lie beside it or below.
+    """A CSV file (or one with semicolons or tabs) with a header; the images lie beside it or below.
 
     Raises:
-        DatasetError: The file cannot be read, lacks a column for pictures or steering, or has no row that can be used.
+        DatasetError: The file cannot be read, lacks a column for images or steering, or has no row that can be used.
     """
     rows = _cells(path)
     header = next(iter(rows), None) or []

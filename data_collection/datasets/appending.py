@@ -1,4 +1,4 @@
-"""Adding episodes to a dataset one by one, as they are driven."""
+"""Adding episodes to a dataset one by one, as they are recorded."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class GrowingDataset:
         if existing.collection is not None or existing.source != self.metadata.source:
             raise DatasetError(
                 f"the dataset {self.folder} comes from elsewhere ({existing.source or 'it does not say where'}), and "
-                "drives of another kind are not mixed into it; choose another folder."
+                "episodes of another kind are not mixed into it; choose another folder."
             )
         different = difference(existing, self.metadata)
         if different:

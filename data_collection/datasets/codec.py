@@ -57,9 +57,8 @@ class FrameCodec(BaseModel):
             if not (quality.isascii() and quality.isdigit() and 1 <= int(quality) <= 100):
                 raise DatasetError(f"the JPEG quality {quality!r} is not a whole number from 1 to 100.")
             return cls(name="jpeg", quality=int(quality))
-        for known in CODEC_NAMES:
-            if text == known:
-                return cls(name=known)
+        if text in CODEC_NAMES:
+            return cls.model_validate({"name": text})
         raise DatasetError(
             f"the frame codec {text!r} is unknown{did_you_mean(name, CODEC_NAMES)}; "
             "use raw, png, webp, jpeg or jpeg:QUALITY."
@@ -105,13 +104,10 @@ class FrameCodec(BaseModel):
         Raises:
             DatasetError: the bytes are no image.
         """
-        try:
-            decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-        except cv2.error:
-            decoded = None
+        decoded = decode_image(data)
         if decoded is None:
             raise DatasetError(f"{data.size} bytes cannot be decoded as a {self.name} image.")
-        return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded), dtype=np.uint8)
+        return decoded
 
     def _parameters(self) -> list[int]:
         if self.name == "png":
@@ -119,3 +115,12 @@ class FrameCodec(BaseModel):
         if self.name == "webp":
             return [cv2.IMWRITE_WEBP_QUALITY, 101]  # above 100 means lossless
         return [cv2.IMWRITE_JPEG_QUALITY, self.quality or DEFAULT_JPEG_QUALITY]
+
+
+def decode_image(data: NDArray[np.uint8]) -> Frame | None:
+    """The image in the bytes of a file ``(bytes,)`` uint8, as ``(H, W, 3)`` uint8 RGB; ``None`` where there is none."""
+    try:
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:
+        decoded = None
+    return None if decoded is None else np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=decoded), np.uint8)

@@ -29,7 +29,7 @@ from wm_gym.data_collection.datasets.episode_part import EpisodePart, split_by_t
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, DatasetMetadata
 from wm_gym.data_collection.datasets.remote import open_remote
 from wm_gym.data_collection.datasets.remote_folder import is_url, local_folder
-from wm_gym.data_collection.datasets.writer import check_sizes, new_dataset
+from wm_gym.data_collection.datasets.writer import check_sizes, write_dataset
 from wm_gym.errors import DatasetError
 
 DEFAULT_CACHE_BYTES = 1 << 30
@@ -46,7 +46,7 @@ class _FrameCache:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self._used_bytes = 0
-        self._episodes: dict[Path, Clips[NDArray[Any]]] = {}
+        self._episodes: dict[Path, Episode] = {}
         self._checked: set[Path] = set()
         self._lock = threading.Lock()
 
@@ -55,13 +55,12 @@ class _FrameCache:
         whole = self._episodes.get(header.path)
         if whole is None and self._reserve(header):
             try:
-                episode = header.read(read_episode)
-                if len(episode) != header.length or episode.frame_size != header.frame_size:
+                whole = header.read(read_episode)
+                if len(whole) != header.length or whole.frame_size != header.frame_size:
                     raise DatasetError(f"{header.path} has changed since the dataset was opened; open it again.")
             except BaseException:
                 self._release(header)
                 raise
-            whole = Clips(episode.frames, episode.actions, episode.rewards, episode.terminated, episode.vectors)
             self._episodes[header.path] = whole
         if whole is not None:
             seen, steps = slice(start, start + length), slice(start, start + length - 1)
@@ -168,9 +167,7 @@ class Dataset:
             DatasetError: the folder is in use, an episode does not fit, or the disk refuses it.
         """
         folder = local_folder(path)
-        with new_dataset(folder, metadata) as add:
-            for episode in episodes:
-                add(episode)
+        write_dataset(folder, metadata, episodes)
         return cls(folder, metadata, list_episode_files(folder), _FrameCache(DEFAULT_CACHE_BYTES))
 
     def push_to_hub(self, repository: str, *, private: bool = False, message: str | None = None) -> str:
@@ -354,7 +351,7 @@ class Dataset:
         elsewhere = [header for header in headers if header.origin is not None and not self._cache.holds(header)]
         if len(elsewhere) > 1:
             with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE, thread_name_prefix="downloads") as pool:
-                for _ in pool.map(_fetch, elsewhere):
+                for _ in pool.map(lambda header: header.read(lambda path: path), elsewhere):
                     pass
 
     def _subset(self, chosen: Sequence[bool]) -> Dataset:
@@ -397,11 +394,6 @@ class Dataset:
 def list_episode_files(folder: Path) -> list[Path]:
     """The episode files of a dataset folder in the order of their indices; the listing is the index."""
     return sorted((folder / EPISODES_FOLDER).glob(EPISODE_PATTERN), key=lambda path: (len(path.name), path.name))
-
-
-def _fetch(header: EpisodeHeader) -> None:
-    if header.origin is not None:
-        header.origin.fetch(header)
 
 
 def _is_for_validation(index: int, fraction: float) -> bool:

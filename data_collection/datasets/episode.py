@@ -16,7 +16,7 @@ BoolArray = NDArray[np.bool_]
 
 INFO_PREFIX = "info."
 TIME_INFO = "time_s"
-"""The info with the seconds since the episode's first frame, where a converted recording tells times."""
+"""The info with the seconds since the episode's first frame, where a converted recording has times."""
 _INTENDED = "intended_action."
 
 
@@ -30,7 +30,7 @@ class Episode:
         rewards: ``(T,)`` float32; ``rewards[t]`` was given for ``actions[t]``.
         terminated: ``(T,)`` bool; an end that belongs to the task. True at the last step at most.
         truncated: ``(T,)`` bool; a cut from outside the task. True at the last step at most.
-        vectors: ``(T + 1, V)`` float32, what was told beside each frame; ``V`` is 0 where nothing was.
+        vectors: ``(T + 1, V)`` float32, the observation's vector at each frame; ``V`` is 0 where it has none.
         infos: Further scalars by name, each ``(T,)`` float32; NaN where a step did not report one.
         seed: Seed that the simulator was reset with, or -1 where it is not known.
         behaviour: Name of the policy that drove.
@@ -147,9 +147,9 @@ def check_steps(name: str, steps: int, tensors: Mapping[str, NDArray[Any]]) -> N
             f"({steps + 1}, V) float32 is wanted."
         )
     for key in ("actions", "rewards", "vectors"):
-        numbers = tensors[key]
-        if not np.isfinite(numbers).all():
-            raise DatasetError(f"{name} has {key} that are not finite, at step {_first_not_finite(numbers)}.")
+        not_finite = np.argwhere(~np.isfinite(tensors[key]))
+        if len(not_finite):
+            raise DatasetError(f"{name} has {key} that are not finite, at step {not_finite[0, 0]}.")
     for key in ("terminated", "truncated"):
         flags = tensors[key]
         if flags[:-1].any():
@@ -157,7 +157,3 @@ def check_steps(name: str, steps: int, tensors: Mapping[str, NDArray[Any]]) -> N
                 f"{name} is marked {key} at step {int(np.argmax(flags))} of {steps}, but an episode ends with its "
                 "last step; split it there."
             )
-
-
-def _first_not_finite(values: FloatArray) -> int:
-    return int(np.argwhere(~np.isfinite(values))[0, 0])

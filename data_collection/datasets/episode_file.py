@@ -65,9 +65,6 @@ def episode_file_name(index: int) -> str:
 class EpisodeOrigin(Protocol):
     """Where the files of episodes come from that are not on this machine yet."""
 
-    def fetch(self, header: EpisodeHeader) -> None:
-        """Bring the episode's file to its path, unless it is there."""
-
     def read(self, header: EpisodeHeader, function: Callable[[Path], T]) -> T:
         """Bring the file here, and let the function read it."""
 
@@ -297,7 +294,7 @@ def read_episode(path: Path) -> Episode:
     Raises:
         DatasetError: the file is missing, cut, damaged or foreign.
     """
-    header, tensors = _checked(path)
+    header, tensors = check_episode_file(path)
     if header.codec.name == "raw":
         frames = tensors["frames"]
     else:
@@ -325,25 +322,24 @@ def read_steps(header: EpisodeHeader) -> dict[str, NDArray[Any]]:
         DatasetError: the file is missing, cut or damaged.
     """
 
-    def read(path: Path) -> dict[str, NDArray[Any]]:
-        with _opened(path) as file:
-            names = [name for name in file.keys() if not name.startswith("frame")]  # noqa: SIM118 - no mapping
-            return {name: file.get_tensor(name) for name in names}
+    def read(file: Any) -> dict[str, NDArray[Any]]:
+        names = [name for name in file.keys() if not name.startswith("frame")]  # noqa: SIM118 - no mapping
+        return {name: file.get_tensor(name) for name in names}
 
-    return header.read(read)
-
-
-def check_episode_file(path: Path) -> None:
-    """Check an episode's checksum and its steps without decoding its frames.
-
-    Raises:
-        DatasetError: the file is missing, cut, damaged or foreign.
-    """
-    _checked(path)
+    return _read(header, read)
 
 
 def verify_episode(path: Path) -> tuple[EpisodeHeader, dict[str, NDArray[Any]]]:
-    """Check all that :func:`read_episode` checks, with no more than one decoded frame in memory.
+    """As :func:`check_episode_file`, and decode every frame, with no more than one of them in memory."""
+    header, tensors = check_episode_file(path)
+    if header.codec.name != "raw":
+        for _ in _decoded(header, tensors["frames"], tensors["frame_offsets"]):
+            pass
+    return header, tensors
+
+
+def check_episode_file(path: Path) -> tuple[EpisodeHeader, dict[str, NDArray[Any]]]:
+    """Check an episode's checksum and its steps without decoding its frames.
 
     Returns:
         The header, and the tensors as they are stored.
@@ -351,15 +347,6 @@ def verify_episode(path: Path) -> tuple[EpisodeHeader, dict[str, NDArray[Any]]]:
     Raises:
         DatasetError: the file is missing, cut, damaged or foreign.
     """
-    header, tensors = _checked(path)
-    if header.codec.name != "raw":
-        for _ in _decoded(header, tensors["frames"], tensors["frame_offsets"]):
-            pass
-    return header, tensors
-
-
-def _checked(path: Path) -> tuple[EpisodeHeader, dict[str, NDArray[Any]]]:
-    """The header and the tensors of an episode whose checksum and steps are right."""
     with _opened(path) as file:
         header = _header(path, file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
@@ -383,7 +370,19 @@ def read_slice(header: EpisodeHeader, start: int, length: int) -> Clips[NDArray[
     Raises:
         DatasetError: the file is missing, cut, damaged or has changed.
     """
-    return header.read(lambda path: _read_slice(path, header, start, length))
+
+    def read(file: Any) -> Clips[NDArray[Any]]:
+        frames, vectors = _read_observations(file, header, start, length)
+        steps = slice(start, start + length - 1)
+        return Clips(
+            frames=frames,
+            actions=file.get_slice("actions")[steps],
+            rewards=file.get_slice("rewards")[steps],
+            terminated=file.get_slice("terminated")[steps],
+            vectors=vectors,
+        )
+
+    return _read(header, read)
 
 
 def read_observations(header: EpisodeHeader, start: int, count: int) -> Observation[NDArray[Any]]:
@@ -395,25 +394,17 @@ def read_observations(header: EpisodeHeader, start: int, count: int) -> Observat
     Raises:
         DatasetError: the file is missing, cut, damaged or has changed.
     """
+    return _read(header, lambda file: _read_observations(file, header, start, count))
 
-    def read(path: Path) -> Observation[NDArray[Any]]:
+
+def _read(header: EpisodeHeader, function: Callable[[Any], T]) -> T:
+    """Let a function read an episode's open container."""
+
+    def read(path: Path) -> T:
         with _opened(path) as file:
-            return _read_observations(file, header, start, count)
+            return function(file)
 
     return header.read(read)
-
-
-def _read_slice(path: Path, header: EpisodeHeader, start: int, length: int) -> Clips[NDArray[Any]]:
-    with _opened(path) as file:
-        frames, vectors = _read_observations(file, header, start, length)
-        steps = slice(start, start + length - 1)
-        return Clips(
-            frames=frames,
-            actions=file.get_slice("actions")[steps],
-            rewards=file.get_slice("rewards")[steps],
-            terminated=file.get_slice("terminated")[steps],
-            vectors=vectors,
-        )
 
 
 def _read_observations(file: Any, header: EpisodeHeader, start: int, count: int) -> Observation[NDArray[Any]]:

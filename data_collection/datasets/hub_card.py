@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import yaml
 from wm_gym.actions import DRIVING_NAMES
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
-from wm_gym.data_collection.datasets.episode_file import EpisodeHeader
+from wm_gym.data_collection.datasets.statistics import BehaviourStatistics, by_behaviour
 from wm_gym.hub import HubReference
 from wm_gym.plain_files import NotPlainError, parse_yaml
 
@@ -32,9 +31,6 @@ def hub_card(dataset: Dataset, reference: HubReference, before: str = "") -> str
     """
     simulator, headers = dataset.metadata.simulator, dataset.episodes
     action = simulator.action
-    by_behaviour: dict[str, list[EpisodeHeader]] = defaultdict(list)
-    for header in headers:
-        by_behaviour[header.behaviour].append(header)
     head = {
         "pretty_name": reference.repository.rpartition("/")[2],
         "task_categories": ["reinforcement-learning", "robotics"],
@@ -59,7 +55,7 @@ def hub_card(dataset: Dataset, reference: HubReference, before: str = "") -> str
 
 # {head["pretty_name"]}
 
-Recorded drives for world models, a dataset of `wm_gym`.
+Recorded driving episodes for world models, a dataset of `wm_gym`.
 
 ![{_FRAMES_SHOWN} frames of an episode]({PICTURE})
 
@@ -70,7 +66,7 @@ Recorded drives for world models, a dataset of `wm_gym`.
 
 | behaviour | episodes | steps | mean return |
 | --- | ---: | ---: | ---: |
-{"".join(_driver_row(name, driven) for name, driven in sorted(by_behaviour.items()))}
+{"".join(_driver_row(name, driven) for name, driven in by_behaviour(headers).items())}
 ## Use
 
 `pip install 'wm_gym[hub]'`, then
@@ -107,10 +103,9 @@ def _license(card: str) -> dict[str, Any]:
     return {name: fields[name] for name in _LICENSE_FIELDS if name in fields} if isinstance(fields, dict) else {}
 
 
-def _driver_row(name: str, driven: list[EpisodeHeader]) -> str:
-    steps = sum(header.length for header in driven)
-    mean = sum(header.return_ for header in driven) / len(driven)
-    return f"| {name.replace('|', chr(92) + '|')} | {len(driven):,} | {steps:,} | {mean:.1f} |\n"
+def _driver_row(name: str, driven: BehaviourStatistics) -> str:
+    name = name.replace("|", "\\|")
+    return f"| {name} | {driven.episodes:,} | {driven.steps:,} | {driven.mean_return:.1f} |\n"
 
 
 def _hours(seconds: float) -> str:

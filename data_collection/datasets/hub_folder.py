@@ -8,12 +8,7 @@ from tempfile import TemporaryDirectory
 
 from wm_gym.data_collection.datasets.remote_folder import SMALL_FILE_BYTES, in_several_attempts
 from wm_gym.errors import DatasetError
-from wm_gym.hub import SCHEME, download_file, may_pass, parse_dataset
-
-
-def is_on_the_hub(url: str) -> bool:
-    """Whether a URL is of the Hub."""
-    return url.startswith(SCHEME)
+from wm_gym.hub import download_file, may_pass, parse_dataset
 
 
 class HubFolder:

@@ -18,16 +18,9 @@ from wm_gym.hub import check_is_pushable, list_files, parse_dataset, upload
 
 
 def push_to_hub(dataset: Dataset, repository: str, *, private: bool = False, message: str | None = None) -> PushSummary:
-    """Send a dataset; see :meth:`Dataset.push_to_hub`.
+    """Send a dataset of this machine; arguments and errors as for :meth:`Dataset.push_to_hub`.
 
-    Args:
-        dataset: One in a folder of this machine.
-        repository: ``"owner/name"``, with ``hf://datasets/`` before it or without.
-        private: Whether nobody else may see a repository that is made now.
-        message: Of the commit.
-
-    Raises:
-        DatasetError: As there.
+    The repository's name may also be written as a URL, ``hf://datasets/owner/name``.
     """
     reference = parse_dataset(repository)
     check_is_pushable(reference)
@@ -39,7 +32,7 @@ def push_to_hub(dataset: Dataset, repository: str, *, private: bool = False, mes
     card = ""
     if METADATA_FILE in there:
         folder = HubFolder(str(reference))
-        listed = check_grows(dataset.metadata, dataset.episodes, folder)
+        listed = check_grows(dataset, folder)
         with suppress(FileNotFoundError):
             card = folder.read(CARD).decode(errors="replace")
     names = {header.index: f"{EPISODES_FOLDER}/{header.path.name}" for header in dataset.episodes}

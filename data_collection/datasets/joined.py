@@ -120,14 +120,13 @@ class JoinedDataset:
         if len(self.datasets) == 1:
             return self.datasets[0].read_clips(draws, length)
         owners = np.searchsorted(self._first_positions, draws[:, 0], side="right") - 1
-        order: list[NDArray[np.int64]] = []
-        parts: list[Clips[NDArray[Any]]] = []
-        for index, dataset in enumerate(self.datasets):
-            rows = np.flatnonzero(owners == index)
-            if len(rows):
-                order.append(rows)
-                parts.append(dataset.read_clips(draws[rows] - [self._first_positions[index], 0], length))
-        back = np.argsort(np.concatenate(order), kind="stable")
+        rows = [np.flatnonzero(owners == index) for index in range(len(self.datasets))]
+        parts = [
+            dataset.read_clips(draws[own] - [first, 0], length)
+            for dataset, own, first in zip(self.datasets, rows, self._first_positions[:-1], strict=True)
+            if len(own)
+        ]
+        back = np.argsort(np.concatenate(rows), kind="stable")
         return Clips(*(np.concatenate(arrays)[back] for arrays in zip(*(part[:5] for part in parts), strict=True)))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader
 from wm_gym.data_collection.datasets.hub_folder import HubFolder
 from wm_gym.data_collection.datasets.metadata import METADATA_FILE, DatasetMetadata, difference
@@ -30,18 +31,11 @@ class PushSummary:
     sent_bytes: int
 
 
-def check_grows(
-    metadata: DatasetMetadata, headers: Sequence[EpisodeHeader], folder: RemoteFolder | HubFolder
-) -> set[int]:
-    """Check that a push would take nothing away from what is there.
-
-    Args:
-        metadata: What the dataset that is pushed says of itself.
-        headers: Of its episodes.
-        folder: Where it goes.
+def check_grows(dataset: Dataset, folder: RemoteFolder | HubFolder) -> set[int]:
+    """Check that a push of a dataset to a folder would take nothing away from what is there.
 
     Returns:
-        The indices of the episodes that are listed there, each of which is one of ``headers``.
+        The indices of the episodes that are listed there, each of which is one of the dataset's.
 
     Raises:
         DatasetError: Another dataset is there, or one with other episodes; or it is damaged, or cannot be read.
@@ -50,13 +44,13 @@ def check_grows(
         there = DatasetMetadata.parse(folder.read(METADATA_FILE), folder.url)
     except FileNotFoundError:
         return set()
-    differs = difference(there, metadata)
+    differs = difference(there, dataset.metadata)
     if differs:
         raise DatasetError(f"there is another dataset at {folder.url} ({differs}); choose another URL.")
     index = read_index(folder)
     if index is None:
         return set()
-    own = {header.index: header.sha256 for header in headers}
+    own = {header.index: header.sha256 for header in dataset.episodes}
     for entry in index.episodes:
         if own.get(entry.index) != entry.sha256:
             what = "is not in this dataset" if entry.index not in own else "differs from this dataset's"

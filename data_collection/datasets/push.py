@@ -9,12 +9,12 @@ from pathlib import Path
 
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, check_episode_file
-from wm_gym.data_collection.datasets.hub_folder import is_on_the_hub
 from wm_gym.data_collection.datasets.hub_push import push_to_hub
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE
 from wm_gym.data_collection.datasets.publishing import PushSummary, check_grows, index_content
 from wm_gym.data_collection.datasets.remote import INDEX_FILE
 from wm_gym.data_collection.datasets.remote_folder import RemoteFolder, local_folder
+from wm_gym.hub import SCHEME
 from wm_gym.progress import progress_bar
 
 _FILES_AT_ONCE = 32
@@ -39,10 +39,10 @@ def push(path: str | Path, url: str, *, progress: bool = True) -> PushSummary:
     """
     source = local_folder(path)
     dataset = Dataset.open(source)
-    if is_on_the_hub(url):
+    if url.startswith(SCHEME):
         return push_to_hub(dataset, url)
     folder = RemoteFolder(url)
-    listed = check_grows(dataset.metadata, dataset.episodes, folder)
+    listed = check_grows(dataset, folder)
     missing = _missing(dataset.episodes, listed, folder)
     sizes = [header.file_bytes for header in missing]
     with progress_bar(sum(sizes), "B", "push", enabled=progress, unit_scale=True) as bar:

@@ -15,18 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.download_cache import DownloadCache
-from wm_gym.data_collection.datasets.episode_file import (
-    End,
-    EpisodeHeader,
-    check_episode_file,
-    episode_file_name,
-    read_header,
-)
-from wm_gym.data_collection.datasets.hub_folder import HubFolder, is_on_the_hub
+from wm_gym.data_collection.datasets.episode_file import End, EpisodeHeader, check_episode_file, episode_file_name
+from wm_gym.data_collection.datasets.hub_folder import HubFolder
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata
 from wm_gym.data_collection.datasets.remote_folder import DamagedError, RemoteFolder, without_password
 from wm_gym.data_collection.datasets.writer import check_sizes
 from wm_gym.errors import DatasetError, first_invalid
+from wm_gym.hub import SCHEME
 from wm_gym.plain_files import NotPlainError, parse_json
 from wm_gym.simulator import FrameSide
 
@@ -81,29 +76,24 @@ class RemoteEpisodes:
     url: str = field(repr=False)  # it may hold a password
     downloads: DownloadCache
 
-    def fetch(self, header: EpisodeHeader) -> None:
-        """Bring the episode's file to its path, unless it is there.
-
-        Raises:
-            DatasetError: the network fails, or the file is damaged or gone there.
-        """
-        self.downloads.fetch(header.path, header.file_bytes, lambda path: self._download(header, path))
-
     def read(self, header: EpisodeHeader, function: Callable[[Path], T]) -> T:
         """Bring the file here, and let the function read it.
 
         Raises:
-            DatasetError: as :meth:`fetch`, or what the function raises.
+            DatasetError: the network fails, the file is damaged or gone there, or what the function raises.
         """
         for _ in range(_ATTEMPTS_TO_READ - 1):
-            self.fetch(header)
+            self._fetch(header)
             try:
                 return function(header.path)
             except DatasetError:
                 # Another process made room, or the disk spoilt the copy.
                 self.downloads.discard(header.path)
-        self.fetch(header)
+        self._fetch(header)
         return function(header.path)
+
+    def _fetch(self, header: EpisodeHeader) -> None:
+        self.downloads.fetch(header.path, header.file_bytes, lambda path: self._download(header, path))
 
     def _download(self, header: EpisodeHeader, path: Path) -> None:
         name = f"{EPISODES_FOLDER}/{episode_file_name(header.index)}"
@@ -119,8 +109,7 @@ def _check(header: EpisodeHeader, path: Path) -> None:
     if num_bytes != header.file_bytes:
         raise DamagedError(f"it arrived with {num_bytes} of its {header.file_bytes} bytes")
     try:
-        check_episode_file(path)
-        found = read_header(path)
+        found, _ = check_episode_file(path)
     except DatasetError as error:
         raise DamagedError("it arrived damaged, its checksum does not match") from error
     for name in IndexEntry.model_fields:
@@ -179,7 +168,7 @@ def remote_folder(url: str) -> RemoteFolder | HubFolder:
     Raises:
         DatasetError: The protocol is unknown or its package missing, or it names no dataset on the Hub.
     """
-    return HubFolder(url) if is_on_the_hub(url) else RemoteFolder(url)
+    return HubFolder(url) if url.startswith(SCHEME) else RemoteFolder(url)
 
 
 def read_index(folder: RemoteFolder | HubFolder) -> DatasetIndex | None:

@@ -164,7 +164,7 @@ def describe(dataset: Dataset) -> DatasetStatistics:
         return_mean=float(np.mean(returns)),
         return_max=max(returns),
         ends=dict(Counter(header.end for header in headers)),
-        behaviours=_by_behaviour(headers),
+        behaviours=by_behaviour(headers),
         reward=_histogram("reward", rewards),
         actions=[_histogram(name, actions[:, i]) for i, name in enumerate(names)],
         infos=sorted(infos),
@@ -206,7 +206,8 @@ def _action_names(action: ActionFormat) -> Sequence[str]:
     return DRIVING_NAMES if action.kind == "driving" else [f"action {i}" for i in range(action.dim)]
 
 
-def _by_behaviour(headers: Sequence[EpisodeHeader]) -> dict[str, BehaviourStatistics]:
+def by_behaviour(headers: Sequence[EpisodeHeader]) -> dict[str, BehaviourStatistics]:
+    """What each behaviour drove, by its name in the order of the names."""
     found = {}
     for name in sorted({header.behaviour for header in headers}):
         own = [header for header in headers if header.behaviour == name]
@@ -276,8 +277,8 @@ def _driving_warnings(dataset: Dataset, steps: Sequence[Mapping[str, NDArray[Any
             yield f"the gear is reverse at {reverse:.0%} of the steps, so the car drives backwards; check the gear."
         if brakes > _MOST:
             yield (
-                f"the brake is pressed harder than the throttle at {brakes:.0%} of the steps; if the car drove all the "
-                "same, the sign of the throttle is turned round (convert it with --scale throttle=-1)."
+                f"the brake is pressed harder than the throttle at {brakes:.0%} of the steps; if the car moved "
+                "forward nonetheless, the throttle has the wrong sign (convert it with --scale throttle=-1)."
             )
         pedals, gains = _pedals_and_gains(simulator, steps)
         if len(gains) >= _ENOUGH and np.ptp(pedals) > 0 and np.ptp(gains) > 0:
@@ -307,7 +308,7 @@ def _driving_warnings(dataset: Dataset, steps: Sequence[Mapping[str, NDArray[Any
 def _pedals_and_gains(
     simulator: SimulatorSpec, steps: Sequence[Mapping[str, NDArray[Any]]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Throttle less brake in forward gear, and the speed gained until the next step; empty where no speed is told."""
+    """Throttle less brake in forward gear, and the speed gained until the next step; empty without a recorded speed."""
     place = next((i for i, entry in enumerate(simulator.vector) if entry.name == "speed"), None)
     pedals, gains = [np.empty(0)], [np.empty(0)]
     for tensors in steps:

@@ -1,15 +1,14 @@
-"""What a dataset holds, sound or not: for those who look at it, and not only at what is sound."""
+"""What a dataset holds, damaged files included: for browsing it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from wm_gym.data_collection.datasets.dataset import list_episode_files
+from wm_gym.data_collection.datasets.dataset import Dataset, list_episode_files
 from wm_gym.data_collection.datasets.download_cache import DownloadCache
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, read_header
 from wm_gym.data_collection.datasets.metadata import DatasetMetadata
-from wm_gym.data_collection.datasets.remote import open_remote
 from wm_gym.data_collection.datasets.remote_folder import is_url
 from wm_gym.data_collection.datasets.writer import check_sizes
 from wm_gym.errors import DatasetError
@@ -44,19 +43,15 @@ def survey(path: str | Path, downloads: DownloadCache | None = None) -> Survey:
     Raises:
         DatasetError: The folder is missing, is no dataset or has no episodes, or the network fails.
     """
+    dataset = Dataset.open(path, downloads=downloads)
     if is_url(path):
-        url, metadata, headers = open_remote(str(path), downloads)
-        return Survey(url, metadata, headers, {})
-    folder = Path(path)
-    metadata = DatasetMetadata.read(folder)
-    found = Survey(folder, metadata, [], {})
-    for file in list_episode_files(folder):
+        return Survey(dataset.path, dataset.metadata, dataset.episodes, {})
+    found = Survey(dataset.path, dataset.metadata, [], {})
+    for file in list_episode_files(Path(path)):
         try:
             header = read_header(file)
-            check_sizes(str(file), header.frame_size, header.action_dim, header.vector_dim, metadata)
+            check_sizes(str(file), header.frame_size, header.action_dim, header.vector_dim, dataset.metadata)
             found.headers.append(header)
         except DatasetError as error:
             found.problems[file.name] = str(error)
-    if not found.headers and not found.problems:
-        raise DatasetError(f"the dataset {folder} has no episodes yet; run the collection again.")
     return found

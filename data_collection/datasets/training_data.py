@@ -68,7 +68,7 @@ def open_training_data(
         splits = [dataset.split(validation_fraction) for dataset in joined.datasets]
         train = JoinedDataset([split[0] for split in splits], shares, scenes)
         validation = JoinedDataset([split[1] for split in splits], shares, scenes)
-    returns = [header.return_ for dataset in joined.datasets for header in dataset.episodes]
+    returns = [header.return_ for header in joined.episodes]
     info = {
         "path": ", ".join(str(dataset.path) for dataset in datasets),
         "fingerprint": joined.fingerprint,

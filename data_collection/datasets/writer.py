@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,8 @@ from wm_gym.errors import DatasetError
 from wm_gym.files import describe_os_error, folder_written_atomically, is_free
 
 
-@contextmanager
-def new_dataset(target: Path, metadata: DatasetMetadata) -> Iterator[Callable[[Episode], None]]:
+def write_dataset(target: Path, metadata: DatasetMetadata, episodes: Iterable[Episode]) -> None:
     """Write a dataset under a temporary name and rename it at the end; an error leaves nothing behind.
-
-    Yields:
-        A function that adds one episode.
 
     Raises:
         DatasetError: the target is in use, an episode does not fit, or the disk refuses it.
@@ -29,15 +24,15 @@ def new_dataset(target: Path, metadata: DatasetMetadata) -> Iterator[Callable[[E
     check_is_free(target)
     try:
         with folder_written_atomically(target.absolute()) as folder:
-
-            def add(episode: Episode) -> None:
-                check_fits(episode, metadata)
+            metadata.write(folder)
+            for episode in episodes:
+                episode.check()
+                name = f"episode {episode.index}"
+                check_sizes(name, episode.frame_size, episode.actions.shape[1], episode.vectors.shape[1], metadata)
+                check_actions(name, episode.actions, metadata)
                 if (folder / EPISODES_FOLDER / episode_file_name(episode.index)).exists():
                     raise DatasetError(f"two episodes have the index {episode.index}; number them apart.")
                 write_episode(folder / EPISODES_FOLDER, episode, metadata.codec)
-
-            metadata.write(folder)
-            yield add
     except OSError as error:
         raise DatasetError(f"the dataset {target} cannot be written: {describe_os_error(error)}") from error
 
@@ -52,18 +47,6 @@ def check_is_free(target: Path) -> None:
         raise DatasetError(f"there is a dataset at {target} already; choose another folder.")
     if not is_free(target, own=(EPISODES_FOLDER,)):
         raise DatasetError(f"{target} is not empty and no dataset; choose a new or empty folder.")
-
-
-def check_fits(episode: Episode, metadata: DatasetMetadata) -> None:
-    """Check an episode by itself and against the dataset's frame size and action format.
-
-    Raises:
-        DatasetError: it does not fit.
-    """
-    episode.check()
-    name = f"episode {episode.index}"
-    check_sizes(name, episode.frame_size, episode.actions.shape[1], episode.vectors.shape[1], metadata)
-    check_actions(name, episode.actions, metadata)
 
 
 def check_actions(name: str, actions: FloatArray, metadata: DatasetMetadata) -> None:

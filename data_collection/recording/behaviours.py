@@ -43,14 +43,8 @@ class Behaviour(Protocol):
         ...
 
 
-class BlindBehaviour(Protocol):
-    """A behaviour that looks at nothing, and therefore acts in a dream as it does in a simulator.
-
-    Attributes:
-        name: What datasets record as the episode's behaviour.
-    """
-
-    name: str
+class BlindBehaviour(Behaviour, Protocol):
+    """A behaviour that looks at nothing, and therefore acts in a dream as it does in a simulator."""
 
     def reset(self, env: gym.Env[Any, Any] | None, seed: int) -> None:
         """Begin an episode; as for :class:`Behaviour`, but there need not be a simulator."""
@@ -63,7 +57,7 @@ class BlindBehaviour(Protocol):
 
 @runtime_checkable
 class TracksActions(Protocol):
-    """A behaviour that follows what it did, and has to be told where something else was done."""
+    """A behaviour that follows what it did, and has to know where something else was done."""
 
     def carried_out(self, action: FloatArray) -> None:
         """The action ``(A,)`` that took the place of the last one it gave, in the stored format."""
@@ -147,17 +141,10 @@ class SmoothRandom:
     def __init__(self, action: ActionFormat) -> None:
         self._controls = ControlSpace(action)
         self._mean = np.zeros(self._controls.dim)
-        self._start(seed=0)
+        self.reset(None, seed=0)
 
     def reset(self, env: gym.Env[Any, Any] | None, seed: int) -> None:
         """Begin an episode."""
-        self._start(seed)
-
-    def act(self, observation: Observed | None) -> FloatArray:
-        """The next action."""
-        return self._controls.to_action(self._mean + self._noise.step())
-
-    def _start(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         scale = np.full(self._controls.dim, rng.uniform(0.3, 0.8))
         if self._controls.is_driving:
@@ -165,9 +152,13 @@ class SmoothRandom:
             scale[1] = rng.uniform(0.2, 0.5)
         self._noise = SmoothNoise(rng, scale, correlation_steps=rng.uniform(2.0, 12.0))
 
+    def act(self, observation: Observed | None) -> FloatArray:
+        """The next action."""
+        return self._controls.to_action(self._mean + self._noise.step())
+
 
 class Held:
-    """One action from the first step to the last: what a simulator, or a dream, makes of wheel and pedals alone.
+    """One action from the first step to the last: what a simulator, or a dream, makes of steering and pedals alone.
 
     Args:
         action: ``(A,)`` float32 in the stored format.
@@ -223,7 +214,7 @@ SWERVES = Disturbances(
     mean_steps=6,
     kinds=("drift", "drift", "offset", "acceleration"),
 )
-"""Short and seldom enough to be at speed when they come: what the wheel does there has to be seen to be learned."""
+"""Short and seldom enough to be at speed when they come: what steering does at speed has to be seen to be learned."""
 
 
 class Noisy:
@@ -232,11 +223,11 @@ class Noisy:
     An episode alternates between stretches that the inner behaviour drives alone and disturbances of random kind and
     length: a constant offset on the steering (or on one control of a native format), smooth noise on everything, an
     action that is held, one that is held with such an offset, or, for driving formats, an acceleration of its own (full
-    throttle to full brake). A good driver steers against an offset; only a held wheel shows where it leads. Each
-    episode draws how strong disturbances are and how much of the time they take.
+    throttle to full brake). A good driver steers against an offset; only steering that is held shows where it leads.
+    Each episode draws how strong disturbances are and how much of the time they take.
 
     On top, every action is jittered. A good driver's steering follows from the road; a world model that has seen no
-    other takes steering for a sign that the road bends, and in its dreams the road follows the wheel.
+    other takes steering for a sign that the road bends, and in its dreams the road follows the steering.
 
     What the inner behaviour would have done is recorded beside what was done: that is what there is to copy (Laskey et
     al. 2017, "DART: Noise Injection for Robust Imitation Learning"). Copied disturbances teach to go on with them.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -157,12 +157,10 @@ def collect(
     settings = WorkerSettings(
         simulator=simulator,
         simulator_kwargs=dict(simulator_kwargs or {}),
-        behaviours=tuple(behaviours),
         make_behaviour=make_behaviour,
+        collection=collection,
         folder=folder / EPISODES_FOLDER,
         codec=frame_codec,
-        max_episode_steps=max_episode_steps,
-        patience=patience,
     )
     losses = Losses(len(connections))
     started = time.perf_counter()
@@ -204,11 +202,11 @@ def collect(
     for sentence in losses.given_up:
         warnings.warn(sentence, stacklevel=2)
     wanted = [done[index] for index in range(target.num_wanted(done))]
-    new_steps = sum(header.length for header in new)
+    new_steps = _num_steps(new)
     return CollectionSummary(
         path=folder,
         num_episodes=len(wanted),
-        num_steps=sum(header.length for header in wanted),
+        num_steps=_num_steps(wanted),
         mean_return=sum(header.return_ for header in wanted) / len(wanted),
         new_episodes=len(new),
         new_steps=new_steps,
@@ -236,6 +234,10 @@ class _Target:
     @property
     def total(self) -> int:
         return self.episodes or self.frames or 0
+
+    def reached(self, done: dict[int, EpisodeHeader]) -> int:
+        """How much of the total is there."""
+        return min(self.total, len(done) if self.episodes is not None else _num_steps(done.values()))
 
     def num_wanted(self, done: dict[int, EpisodeHeader]) -> int:
         """Number of episodes that the target needs as far as is known: all up to this index must be there."""
@@ -294,7 +296,7 @@ def _record_missing(
     new: list[EpisodeHeader] = []
     deaths: Counter[int | None] = Counter()  # of workers at an episode; None: of those that had not started yet
     try:
-        with _Progress(target, done, enabled=progress) as bar:
+        with _progress(target, done, enabled=progress) as show:
             while not target.is_reached(done):
                 _hand_out(pool, plan, target, done, losses)
                 for worker, report in list(pool.reports(timeout_s=1.0)):
@@ -312,12 +314,12 @@ def _record_missing(
                     elif report.kind == "lost" and index is not None:
                         if losses.add(worker.place, index, report.message, _describe(plan, index)):
                             pool.remove(worker, close_place=True)
-                        bar.update(done, losses.total)
+                        show(losses.total)
                     elif report.header is not None:
                         losses.finished(worker.place)
                         done[report.header.index] = report.header
                         new.append(report.header)
-                        bar.update(done, losses.total)
+                        show(losses.total)
     except BaseException:
         with suppress(Exception):
             list(pool.reports(timeout_s=0.0))  # what others have finished by now is on the disk after this
@@ -352,47 +354,37 @@ def _hand_out(
         pool.start_one()
 
 
-class _Progress:
-    """The progress bar: episodes or steps of the target, with mean return and steps a second."""
+@contextmanager
+def _progress(target: _Target, done: dict[int, EpisodeHeader], *, enabled: bool) -> Iterator[Callable[[int], None]]:
+    """The progress bar: episodes or steps of the target, with mean return and steps a second.
 
-    def __init__(self, target: _Target, done: dict[int, EpisodeHeader], *, enabled: bool) -> None:
-        self._target = target
-        self._steps_before = sum(header.length for header in done.values())
-        self._started = time.perf_counter()
-        self._bar = progress_bar(
-            target.total,
-            "episode" if target.episodes is not None else "step",
-            "collect",
-            enabled=enabled,
-            initial=self._count(done),
-        )
+    Yields:
+        A function that shows what is in ``done`` by now, and how many episodes were lost with their simulator.
+    """
+    steps_before, started = _num_steps(done.values()), time.perf_counter()
+    unit = "episode" if target.episodes is not None else "step"
+    with progress_bar(target.total, unit, "collect", enabled=enabled, initial=target.reached(done)) as bar:
 
-    def __enter__(self) -> _Progress:
-        return self
+        def show(lost: int) -> None:
+            steps = _num_steps(done.values())
+            shown: dict[str, object] = {
+                "episodes": len(done),
+                "steps": steps,
+                "mean_return": f"{sum(header.return_ for header in done.values()) / max(1, len(done)):.1f}",
+                "steps_per_s": f"{(steps - steps_before) / (time.perf_counter() - started):.0f}",
+            }
+            if lost:
+                shown["lost"] = lost
+            bar.set_postfix(shown, refresh=False)
+            bar.update(target.reached(done) - bar.n)
+            if lost:
+                bar.refresh()  # a loss adds nothing to the bar, which would not show it by itself
 
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        yield show
 
-    def update(self, done: dict[int, EpisodeHeader], lost: int) -> None:
-        """Show what is there, and how many episodes were lost with their simulator."""
-        steps = sum(header.length for header in done.values())
-        elapsed = time.perf_counter() - self._started
-        shown: dict[str, object] = {
-            "episodes": len(done),
-            "steps": steps,
-            "mean_return": f"{sum(header.return_ for header in done.values()) / max(1, len(done)):.1f}",
-            "steps_per_s": f"{(steps - self._steps_before) / elapsed:.0f}",
-        }
-        if lost:
-            shown["lost"] = lost
-        self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(self._count(done) - self._bar.n)
-        if lost:
-            self._bar.refresh()  # a loss adds nothing to the bar, which would not show it by itself
 
-    def _count(self, done: dict[int, EpisodeHeader]) -> int:
-        found = len(done) if self._target.episodes is not None else sum(header.length for header in done.values())
-        return min(found, self._target.total)
+def _num_steps(headers: Iterable[EpisodeHeader]) -> int:
+    return sum(header.length for header in headers)
 
 
 def _existing(folder: Path) -> DatasetMetadata | None:

@@ -104,7 +104,7 @@ def begin_episode(
     """Reset a simulator and the behaviour that drives it; returns what ``reset`` gave."""
     observed, info = env.reset(seed=seed, options=None if options is None else dict(options))
     if getattr(env.unwrapped, "traffic_manager_drives", False):
-        # Another behaviour in the same simulator had handed the wheel to it.
+        # Another behaviour in the same simulator had given control to it.
         env.unwrapped.traffic_manager_drives = False  # type: ignore[attr-defined]
     behaviour.reset(env, behaviour_seed)
     return observed, info

@@ -32,7 +32,7 @@ from typing import Any, ClassVar
 
 from wm_gym._version import __version__
 from wm_gym.data_collection.datasets.episode_file import write_episode_file
-from wm_gym.data_collection.recording.ray_worker import Died, Host, RayCollector
+from wm_gym.data_collection.recording.ray_worker import Host, RayCollector
 from wm_gym.data_collection.recording.worker import Report, WorkerSettings
 from wm_gym.data_collection.recording.worker_pool import MAX_RETRIES, STOP_TIMEOUT_S, Worker, WorkerPool
 from wm_gym.errors import ConfigError, SimulatorError
@@ -193,7 +193,7 @@ class RayPool(WorkerPool[RayWorker]):
     def _hear(self, worker: RayWorker) -> tuple[bool, Report | None]:
         """Whether a worker's answer is a report, and which."""
         try:
-            answer: Host | Report | Died | None = self._ray.get(worker.pending, timeout=_FETCH_TIMEOUT_S)
+            answer: Host | Report | str = self._ray.get(worker.pending, timeout=_FETCH_TIMEOUT_S)
         except self._ray.exceptions.RayError as error:
             worker.pending, worker.death = None, _in_short(error)
             return True, None
@@ -212,7 +212,7 @@ class RayPool(WorkerPool[RayWorker]):
         worker.pending = None
         if isinstance(answer, Report):
             return True, self._checked(worker, answer)
-        worker.death = answer.how if answer is not None else "stopped"
+        worker.death = answer
         return True, None
 
     def _checked(self, worker: RayWorker, report: Report) -> Report:

@@ -37,17 +37,6 @@ class Host:
     version: str
 
 
-@dataclass(frozen=True)
-class Died:
-    """The worker process of an actor died.
-
-    Attributes:
-        how: Such as ``"exit code -9"``.
-    """
-
-    how: str
-
-
 class RayCollector:
     """An actor with one worker process; needs two threads, so that it can be stopped while it waits.
 
@@ -65,15 +54,15 @@ class RayCollector:
         """Where this actor runs."""
         return Host(socket.gethostname(), os.getpid(), __version__)
 
-    def start(self) -> Report | Died | None:
-        """Make the simulator; returns the report that it is ready or why not."""
+    def start(self) -> Report | str:
+        """Make the simulator; returns the report that it is ready or why not, or how its process died."""
         with self._lock:
             if not self._is_stopped.is_set():
                 self._pool.start_one()
         return self._wait()
 
-    def record(self, plan: EpisodePlan) -> Report | Died | None:
-        """Record an episode; returns the report with its bytes, or what went wrong."""
+    def record(self, plan: EpisodePlan) -> Report | str:
+        """Record an episode; returns the report with its bytes, or how its process died."""
         for worker in self._pool.running:
             worker.give(plan.index, plan)
         return self._wait()
@@ -84,14 +73,14 @@ class RayCollector:
         with self._lock:
             self._pool.stop()
 
-    def _wait(self) -> Report | Died | None:
-        """What the worker process says next; ``None`` after :meth:`stop`."""
+    def _wait(self) -> Report | str:
+        """What the worker process says next, or how it died, such as ``"exit code -9"``."""
         while True:
             with self._lock:
                 if self._is_stopped.is_set():
-                    return None
+                    return "stopped"
                 for worker, report in self._pool.reports(timeout_s=_POLL_S):
-                    return Died(worker.ended) if report is None else report
+                    return worker.ended if report is None else report
 
 
 def _run_pickled(settings: bytes, connection: Connection) -> None:

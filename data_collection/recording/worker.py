@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from numbers import Real
@@ -17,11 +17,11 @@ import cv2
 import gymnasium as gym
 import numpy as np
 
-from wm_gym.actions import ActionFormat
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.episode import intention_infos
 from wm_gym.data_collection.datasets.episode_file import EpisodeHeader, EpisodeRecorder
-from wm_gym.data_collection.recording.driving import LOST, drive_episode
+from wm_gym.data_collection.datasets.metadata import CollectionSettings
+from wm_gym.data_collection.recording.driving import LOST, Step, drive_episode
 from wm_gym.data_collection.recording.plan import EpisodePlan
 from wm_gym.errors import SimulatorLostError, WMGymError
 from wm_gym.simulator import SimulatorSpec
@@ -41,23 +41,19 @@ class WorkerSettings:
     Attributes:
         simulator: Short name or Gymnasium id, for :func:`wm_gym.envs.simulators.make_simulator`.
         simulator_kwargs: Its keyword arguments.
-        behaviours: Every behaviour that may drive.
-        make_behaviour: Makes them.
+        make_behaviour: Makes the behaviours that drive.
+        collection: Which they are, and when an episode is truncated.
         folder: Where the episode files go; ``None`` puts their bytes into the reports instead.
         codec: How to store frames.
-        max_episode_steps: Steps after which to truncate, or ``None``.
-        patience: Steps in a row without a reward above 0 after which to truncate, or ``None``.
         connection: Where this worker's simulator runs.
     """
 
     simulator: str
     simulator_kwargs: dict[str, Any]
-    behaviours: tuple[str, ...]
     make_behaviour: MakeBehaviour
+    collection: CollectionSettings
     folder: Path | None
     codec: FrameCodec
-    max_episode_steps: int | None = None
-    patience: int | None = None
     connection: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -86,20 +82,6 @@ class _Stopped(Exception):  # noqa: N818 - no error, but the way out of an episo
     """The collection has ended, or its process is gone."""
 
 
-@dataclass
-class _Drivers:
-    """The behaviours of a worker; each is made once, since a learned policy takes time to load."""
-
-    settings: WorkerSettings
-    simulator: SimulatorSpec
-    made: dict[str, Behaviour] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Behaviour:
-        if name not in self.made:
-            self.made[name] = self.settings.make_behaviour(name, self.simulator)
-        return self.made[name]
-
-
 def run_worker(settings: WorkerSettings, connection: Connection) -> None:
     """Make the simulator, then record every episode whose plan arrives, until the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
@@ -109,24 +91,25 @@ def run_worker(settings: WorkerSettings, connection: Connection) -> None:
         from wm_gym.envs.simulators import describe_simulator, make_simulator
 
         env = make_simulator(settings.simulator, connection=settings.connection, **settings.simulator_kwargs)
-        drivers = _Drivers(settings, describe_simulator(env))
-        for name in settings.behaviours:  # an unknown name or a damaged agent shows before anything is recorded
-            drivers[name]
+        simulator = describe_simulator(env)
+        # All at once: an unknown name or a damaged agent shows before anything is recorded.
+        behaviours = {name: settings.make_behaviour(name, simulator) for name in settings.collection.behaviours}
         _use_one_thread()
-        connection.send(Report("ready", simulator=drivers.simulator))
+        connection.send(Report("ready", simulator=simulator))
         while True:
             plan = connection.recv()
             try:
-                recorder = record_episode(
+                steps = drive_episode(
                     env,
-                    drivers[plan.behaviour],
-                    plan,
-                    action=drivers.simulator.action,
-                    codec=settings.codec,
-                    max_steps=settings.max_episode_steps,
-                    patience=settings.patience,
+                    behaviours[plan.behaviour],
+                    seed=plan.seed,
+                    behaviour_seed=plan.behaviour_seed,
+                    action=simulator.action,
+                    max_steps=settings.collection.max_episode_steps,
+                    patience=settings.collection.patience,
                     check_open=lambda: _check_open(connection),
                 )
+                recorder = record_episode(steps, plan, settings.codec)
             except SimulatorLostError as error:
                 connection.send(Report("lost", message=str(error)))
                 continue
@@ -145,42 +128,14 @@ def run_worker(settings: WorkerSettings, connection: Connection) -> None:
             env.close()
 
 
-def record_episode(
-    env: gym.Env[Any, Any],
-    behaviour: Behaviour,
-    plan: EpisodePlan,
-    *,
-    action: ActionFormat,
-    codec: FrameCodec,
-    max_steps: int | None = None,
-    patience: int | None = None,
-    check_open: Callable[[], None] = lambda: None,
-) -> EpisodeRecorder:
-    """Drive and record one episode; see :func:`~wm_gym.data_collection.recording.driving.drive_episode`.
+def record_episode(steps: Iterator[Step], plan: EpisodePlan, codec: FrameCodec) -> EpisodeRecorder:
+    """Record one episode as it is driven.
 
     Args:
-        env: The simulator; its actions are in the stored format.
-        behaviour: Drives.
-        plan: Index and seeds of the episode.
-        action: The stored format; actions are clipped to its bounds before they are recorded and used.
+        steps: What :func:`~wm_gym.data_collection.recording.driving.drive_episode` yields; what it raises is raised.
+        plan: Index, seed and behaviour of the episode.
         codec: How to store frames.
-        max_steps: Steps after which to truncate, or ``None``.
-        patience: Steps in a row without a reward above 0 after which to truncate, or ``None``.
-        check_open: Called before every step; may raise to give the episode up.
-
-    Raises:
-        SimulatorLostError: The simulator was lost; the episode is worth nothing.
     """
-    steps = drive_episode(
-        env,
-        behaviour,
-        seed=plan.seed,
-        behaviour_seed=plan.behaviour_seed,
-        action=action,
-        max_steps=max_steps,
-        patience=patience,
-        check_open=check_open,
-    )
     recorder = EpisodeRecorder(codec, next(steps).observed, seed=plan.seed, behaviour=plan.behaviour, index=plan.index)
     for step in steps:
         recorder.add(
@@ -195,7 +150,7 @@ def record_episode(
 
 
 def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
-    """The entries of a step's ``info`` that are single real numbers or truth values and tell of the episode."""
+    """The entries of a step's ``info`` that are single real numbers or truth values and describe the episode."""
     return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != LOST}
 
 

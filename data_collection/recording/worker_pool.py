@@ -214,7 +214,7 @@ class ProcessPool(WorkerPool[ProcessWorker]):
 
 
 class Losses:
-    """Counts the tasks that were lost because a simulator died, and tells when to give up.
+    """Counts the tasks that were lost because a simulator died, and decides when to give up.
 
     A task that is lost is done again. A worker whose simulator is lost :data:`MAX_RETRIES` + 1 times without a finished
     task in between is given up, as its server is gone for good. A task that costs that many simulators that were sound

@@ -28,6 +28,7 @@ from wm_gym.agents.policies.network import rebuild_policy
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.episode_file import read_episode
 from wm_gym.data_collection.recording.behaviours import ControlSpace, Noisy, SmoothNoise, SmoothRandom
+from wm_gym.data_collection.recording.driving import drive_episode
 from wm_gym.data_collection.recording.plan import EpisodePlan
 from wm_gym.data_collection.recording.worker import record_episode
 from wm_gym.envs import describe_simulator, make_simulator
@@ -218,10 +219,10 @@ def test_a_driver_is_told_of_the_disturbed_action(env):
 def test_what_a_disturbed_driver_intended_is_recorded(env, tmp_path):
     noisy, undisturbed = Noisy(_Recording(), DRIVING), _Recording()
     plan = EpisodePlan(index=0, seed=5, behaviour_seed=6, behaviour="noisy")
-    settings = {"action": DRIVING, "codec": FrameCodec.parse("raw"), "max_steps": 30}
     meant = np.tile(undisturbed.act(None), (30, 1))
     for behaviour, is_disturbed in ((noisy, True), (undisturbed, False)):
-        header = record_episode(env, behaviour, plan, **settings).write(tmp_path)
+        steps = drive_episode(env, behaviour, seed=5, behaviour_seed=6, action=DRIVING, max_steps=30)
+        header = record_episode(steps, plan, FrameCodec.parse("raw")).write(tmp_path)
         episode = read_episode(header.path)
         np.testing.assert_array_equal(episode.intended_actions, meant)
         assert (np.abs(episode.actions - meant).max() > 0.05) == is_disturbed

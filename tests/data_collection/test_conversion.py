@@ -170,7 +170,7 @@ def test_rows_that_cannot_be_used_are_counted_and_end_an_episode(tmp_path):
         [170, 180, 190],
     ]
     assert said == [
-        f"{source / 'driving_log.csv'}: 4 of 20 rows are left out (1 without a picture, 1 with a damaged picture, "
+        f"{source / 'driving_log.csv'}: 4 of 20 rows are left out (1 without an image, 1 with a damaged image, "
         "2 broken)."
     ]
 
@@ -254,7 +254,7 @@ def test_records_are_paired_with_pictures_by_name(tmp_path):
     (route / "measurements" / "0005.json").write_text("{")
     dataset = convert_recordings(source, tmp_path / "out", notify=said.append)
     assert [levels(dataset.read_episode(i)) for i in range(2)] == [[10, 20, 30, 40], [60, 70]]
-    assert "2 of 8 rows are left out (1 without a picture, 1 broken)" in said[0]
+    assert "2 of 8 rows are left out (1 without an image, 1 broken)" in said[0]
 
 
 def steering_only(folder, header="frame,angle", values=(0.1, 0.2, 0.3)):
@@ -269,11 +269,11 @@ def steering_only(folder, header="frame,angle", values=(0.1, 0.2, 0.3)):
 def test_what_is_not_recorded_must_be_given(tmp_path):
     source = steering_only(tmp_path / "src")
     out = tmp_path / "out"
-    with pytest.raises(DatasetError, match="does not tell the time between two rows; give it by --step-s"):
+    with pytest.raises(DatasetError, match="does not say the time between two rows; give it by --step-s"):
         convert_recordings(source, out)
-    with pytest.raises(DatasetError, match=r"does not tell the throttle; .* --fill throttle=0\.3"):
+    with pytest.raises(DatasetError, match=r"has no throttle; .* --fill throttle=0\.3"):
         convert_recordings(source, out, step_s=0.1)
-    with pytest.raises(DatasetError, match="tells no times, so --cut-gap cannot be used"):
+    with pytest.raises(DatasetError, match="has no times, so --cut-gap cannot be used"):
         convert_recordings(source, out, step_s=0.1, fill={"throttle": 0.3}, cut_gap=1.0)
     with pytest.raises(DatasetError, match="has a column for steering already"):
         convert_recordings(source, out, step_s=0.1, fill={"throttle": 0.3, "steering": 0})
@@ -283,7 +283,7 @@ def test_what_is_not_recorded_must_be_given(tmp_path):
         source, out, step_s=0.1, fill={"throttle": 0.3}, scale={"steering": -1}, notify=said.append
     )
     np.testing.assert_allclose(dataset.read_episode(0).actions, [[-0.1, 0.3, 0, 1], [-0.2, 0.3, 0, 1]], rtol=1e-6)
-    assert "does not tell the brake; it is taken as 0" in said[0]
+    assert "has no brake; it is taken as 0" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_two_columns_for_one_thing_and_two_pictures_of_one_name(tmp_path):
     picture(source / "other" / "1.png", 9)
     (source / "1.png").rename(source / "other" / "x.png")
     picture(source / "more" / "1.png", 9)
-    with pytest.raises(DatasetError, match=r"the picture '1\.png' may be"):
+    with pytest.raises(DatasetError, match=r"the image '1\.png' may be"):
         convert_recordings(source, tmp_path / "out", step_s=0.1, fill={"throttle": 1})
 
 
