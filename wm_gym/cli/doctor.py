@@ -37,9 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers, "doctor", "Tell what works on this machine.", "wm-gym doctor --carla localhost:2000"
     )
-    parser.add_argument(
-        "--carla", default=None, metavar="HOST:PORT", help="look at this CARLA server too, and drive on it"
-    )
+    parser.add_argument("--carla", metavar="HOST:PORT", help="look at this CARLA server too, and drive on it")
     parser.set_defaults(run=run)
 
 

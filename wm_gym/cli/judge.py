@@ -54,8 +54,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "(default: 0)",
     )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
-    parser.add_argument("--out", default=None, metavar="DIR", help="write tables, scatter plot and JSON into a folder")
-    parser.add_argument("--json", default=None, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--out", metavar="DIR", help="write tables, scatter plot and JSON into a folder")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)

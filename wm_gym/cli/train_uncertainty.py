@@ -49,9 +49,9 @@ def add_parser(subparsers: Subparsers) -> None:
         help="measure it on other recordings too, for example an agent's own drives; may be repeated",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the model with its uncertainty")
-    parser.add_argument("--horizon", type=int, default=None, metavar="N", help="steps of a dream (default: 30)")
-    parser.add_argument("--steps", type=int, default=None, metavar="N", help="updates (default: 300)")
-    parser.add_argument("--json", default=None, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--horizon", type=int, metavar="N", help="steps of a dream (default: 30)")
+    parser.add_argument("--steps", type=int, metavar="N", help="updates (default: 300)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_common(parser)
     parser.set_defaults(run=run)
 

@@ -48,11 +48,11 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="K",
         help="drives on training tracks of the simulator that score each checkpoint (default: 8)",
     )
-    parser.add_argument("--algo", default=None, help="ppo (default), a2c, sac, td3 or ddpg")
-    parser.add_argument("--steps", type=int, default=None, metavar="N", help="dream steps of each trial")
+    parser.add_argument("--algo", help="ppo (default), a2c, sac, td3 or ddpg")
+    parser.add_argument("--steps", type=int, metavar="N", help="dream steps of each trial")
     add_changes(parser, "a setting that is not searched")
     parser.add_argument(
-        "--initial", default=None, metavar="AGENT", help="the folder of an agent whose policy every trial goes on from"
+        "--initial", metavar="AGENT", help="the folder of an agent whose policy every trial goes on from"
     )
     parser.add_argument(
         "--spare", type=int, default=5, metavar="N", help="trials that end before one is stopped early (default: 5)"
