@@ -68,24 +68,24 @@ class Part:
     draw_inputs: Callable[[int, torch.Generator], Tensors]
 
 
-class Encoder(nn.Module):
-    """Frames, with vectors where the simulator gives them, to encoded latents."""
+class _OfModel(nn.Module):
+    """A part that calls the world model; exporters keep of it what the part uses."""
 
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.model = model
+
+
+class Encoder(_OfModel):
+    """Frames, with vectors where the simulator gives them, to encoded latents."""
 
     def forward(self, frames: Tensor, vector: Tensor | None = None) -> Tensors:
         """``(B, 3, H, W)`` float32 in [-1, 1] and ``(B, V)`` to ``(B, Z)``."""
         return (self.model.encode(frames if vector is None else Observation(frames, vector)),)
 
 
-class Observe(nn.Module):
+class Observe(_OfModel):
     """The state after a frame that was seen."""
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: Tensor, memory: Tensor, action: Tensor, encoded: Tensor, is_first: Tensor) -> Tensors:
         """Next latent and memory, and the features.
@@ -103,12 +103,8 @@ class Observe(nn.Module):
         return *state, self.model.features(state)
 
 
-class Step(nn.Module):
+class Step(_OfModel):
     """One imagined step."""
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: Tensor, memory: Tensor, action: Tensor, noise: Tensor | None = None) -> Tensors:
         """Next latent and memory, reward ``(B,)``, continuation ``(B,)`` and features ``(B, F)``."""
@@ -116,12 +112,8 @@ class Step(nn.Module):
         return *state, reward, continuation, self.model.features(state)
 
 
-class Decoder(nn.Module):
+class Decoder(_OfModel):
     """Latents of states to frames."""
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: Tensor) -> Tensors:
         """``(B, Z)`` to ``(B, 3, H, W)`` float32 in [-1, 1]."""
