@@ -6,14 +6,12 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.errors import ConfigError
+from wm_gym.training import TRACKERS
 
 if TYPE_CHECKING:
     from wm_gym.data_collection.datasets.download_cache import DownloadCache
 
 Subparsers = Any  # argparse's own type of add_subparsers() is private
-
-TRACKERS = ("tensorboard", "wandb", "mlflow")
-"""As in :mod:`wm_gym.training.trackers`, which is imported when it is needed."""
 
 CARLA_PORT_STEP = 4
 """Between servers on one machine: each uses three ports in a row."""

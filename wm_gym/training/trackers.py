@@ -22,10 +22,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from wm_gym.errors import ConfigError, TrainingError, did_you_mean
 from wm_gym.files import write_json_atomically
-from wm_gym.plain_files import read_json
-
-TRACKERS = ("tensorboard", "wandb", "mlflow")
-"""Names of the trackers; the package of each has the same name."""
+from wm_gym.plain_files import leaves, read_json
+from wm_gym.training import TRACKERS
 
 _STATE = "tracker.json"
 _PROJECT = "wm_gym"
@@ -86,7 +84,7 @@ class TrackedRun:
     """A run's numbers on their way to a tracker; each step of a kind gets there once.
 
     Args:
-        name: One of :data:`TRACKERS`.
+        name: One of :data:`wm_gym.training.TRACKERS`.
         folder: The run's folder.
         rows: What its record held when the run was stopped.
         keep_before: Rows of this step and later ones are repeated.
@@ -265,12 +263,6 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _settings(values: Mapping[str, Any]) -> dict[str, str]:
     """All settings as ``{"a.b": text}``."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_settings(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in leaves(values, ".")}
