@@ -281,7 +281,7 @@ class LatentPhaseConfig(_Section):
     clip_length: int = Field(
         default=40,
         ge=3,
-        description="Frames in a clip. A drive is followed for hundreds of steps: the longer the clips, the better "
+        description="Frames in a clip. An episode is followed for hundreds of steps: the longer the clips, the better "
         "what the dynamics remember bears that.",
     )
     decoded: AtLeastOne = Field(default=2, description="Time steps of a micro-batch's clips that are decoded.")

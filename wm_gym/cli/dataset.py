@@ -45,7 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     convert.add_argument("--frame-size", metavar="PIXELS", help="side, or HEIGHTxWIDTH, of the frames")
     convert.add_argument(
-        "--crop", action="store_true", help="cut pictures of another shape off at two sides (default: black bars)"
+        "--crop", action="store_true", help="cut frames of another shape off at two sides (default: black bars)"
     )
     convert.add_argument("--codec", help="how imported frames are stored (default: png)")
     convert.add_argument("--step-s", type=float, metavar="SECONDS", help="time between two frames")

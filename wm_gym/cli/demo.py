@@ -33,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="about a minute: every step works, but nothing is learnt")
     parser.add_argument("--episodes", type=int, metavar="N", help="episodes to collect")
-    parser.add_argument("--evaluation-episodes", type=int, metavar="N", help="held-out drives a driver")
+    parser.add_argument("--evaluation-episodes", type=int, metavar="N", help="held-out episodes for each driver")
     parser.add_argument("--workers", type=int, metavar="K", help="processes (default: 2)")
     add_carla(parser)
     add_track(parser)

@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="how the model ends a dream: as often as it predicts (default), where an end is likelier than not, never",
     )
     parser.add_argument(
-        "--record", metavar="DIR", help="keep drives as datasets DIR/simulator and DIR/dream when asked"
+        "--record", metavar="DIR", help="keep episodes as datasets DIR/simulator and DIR/dream when asked"
     )
     add_serving(parser, DEFAULT_PORT)
     add_carla(parser)

@@ -38,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="fit the multipliers on these recordings instead of those held out, for example an agent's own drives; "
+        help="fit the multipliers on these recordings instead of those held out, for example an agent's own episodes; "
         "may be repeated",
     )
     parser.add_argument(
@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="measure it on other recordings too, for example an agent's own drives; may be repeated",
+        help="measure it on other recordings too, for example an agent's own episodes; may be repeated",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the model with its uncertainty")
     parser.add_argument("--horizon", type=int, metavar="N", help="steps of a dream (default: 30)")

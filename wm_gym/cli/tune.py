@@ -24,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "tune",
-        "Search for settings of an agent by Optuna: trainings in dreams, judged by drives on training tracks of the "
+        "Search for settings of an agent by Optuna: trainings in dreams, judged by episodes on training tracks of the "
         "simulator, never by dreams. Run it again to resume.",
         "wm-gym tune --model runs/model --trials 20 --steps 400000 --search learning_rate=log:1e-5:1e-3 "
         "--search horizon=int:15:60 --out runs/tune",
@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
         type=int,
         default=8,
         metavar="K",
-        help="drives on training tracks of the simulator that score each checkpoint (default: 8)",
+        help="episodes on training tracks of the simulator that score each checkpoint (default: 8)",
     )
     parser.add_argument("--algo", help="ppo (default), a2c, sac, td3 or ddpg")
     parser.add_argument("--steps", type=int, metavar="N", help="dream steps of each trial")

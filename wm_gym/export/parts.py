@@ -180,7 +180,7 @@ class RandomInputs:
 
     @torch.no_grad()
     def states(self, number: int, generator: torch.Generator) -> LatentState:
-        """States of ``number`` drives over random frames, some of them only begun and others some steps long."""
+        """States of ``number`` episodes over random frames, some of them only begun and others some steps long."""
         state = self.model.dynamics.initial(self.encoded(number, generator))
         for _ in range(_OBSERVED_STEPS):
             action, encoded = self.actions(number, generator), self.encoded(number, generator)
@@ -231,7 +231,7 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
         ),
         Part(
             "observe",
-            "The state after an action and the frame that followed it, or after the first frame of a drive.",
+            "The state after an action and the frame that followed it, or after the first frame of an episode.",
             Observe(model).eval(),
             (*state, action, encoded, is_first),
             (*following, features),
@@ -247,7 +247,7 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
         ),
         Part(
             "decoder",
-            "The picture of a state.",
+            "The frame of a state.",
             Decoder(model).eval(),
             (state[0],),
             (frames,),
@@ -309,7 +309,7 @@ def action_spec(model: WorldModel, name: str = "action") -> TensorSpec:
 def is_first_spec() -> TensorSpec:
     """Whether a row begins an episode."""
     return TensorSpec(
-        "is_first", (), torch.bool, "whether the frame is the first of its drive: state and action before do not count"
+        "is_first", (), torch.bool, "whether the frame is its episode's first: state and action before do not count"
     )
 
 

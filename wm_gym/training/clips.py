@@ -169,7 +169,7 @@ def move_past_the_end(clips: Clips[NDArray[Any]], beyond: NDArray[np.int64]) -> 
     """Let clips that end with their episode go on beyond it, with the last frame again and again.
 
     The end of an episode can only be the last step of a clip within it. A model that saw no other ends would learn
-    that nothing ends before as many steps as a clip has, and would miss every end in a drive that is longer.
+    that nothing ends before as many steps as a clip has, and would miss every end in an episode that is longer.
 
     Args:
         clips: Clips of ``T`` frames.

@@ -185,7 +185,7 @@ class _WeightsAndBiases(Tracker):
             raise TrainingError(
                 f"Weights & Biases does not take the run ({_sentence(error)}); log in, or set WANDB_MODE=offline."
             ) from error
-        # Its own steps must rise, but scores of drives come when the training beside them has gone on.
+        # Its own steps must rise, but scores of episodes come when the training beside them has gone on.
         self._run.define_metric(step_key, hidden=True)
         self._run.define_metric("*", step_metric=step_key)
 

@@ -560,7 +560,7 @@ def encode_start_states(
     """Real states to start dreams from: clips are observed, and one state of each is kept.
 
     The kept moment is drawn between the first ``context`` frames and the clip's end. One clip in ten is the beginning
-    of an episode, where every moment counts: drives begin there, often with pictures that never come again.
+    of an episode, where every step counts: every episode begins there, often with frames that never come again.
 
     Args:
         model: The world model.
