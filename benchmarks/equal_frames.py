@@ -320,8 +320,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="where models and policies train")
     parser.add_argument("--behaviour", default="swerving:0.55,noisy:0.3,autopilot:0.1,random:0.05")
     parser.add_argument("--config", default="tiny", help="preset of the world model")
-    parser.add_argument("--set-model", action="append", default=None, metavar="KEY=VALUE")
-    parser.add_argument("--set-agent", action="append", default=None, metavar="KEY=VALUE")
+    parser.add_argument("--set-model", action="append", metavar="KEY=VALUE")
+    parser.add_argument("--set-agent", action="append", metavar="KEY=VALUE")
     parser.add_argument("--set-pixels", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-cloning", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(

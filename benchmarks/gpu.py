@@ -187,7 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the parts and of gpu.md")
     parser.add_argument("--minutes", type=float, default=30.0, help="time for the parts that are run (default: 30)")
-    parser.add_argument("--parts", default=None, metavar="PART,PART", help=f"some of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--parts", metavar="PART,PART", help=f"some of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--device", default="cuda", help="cuda (default), cuda:1, or cpu for a rehearsal")
     parser.add_argument("--quick", action="store_true", help="the smallest sizes: shows that every part works")
     arguments = parser.parse_args()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.envs.simulators import describe_simulator, make_simulator_from_spec
 from wm_gym.frames import frames_to_tensor
+from wm_gym.rollouts import dream
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.world_model import WorldModel
 
@@ -81,13 +82,8 @@ def imagine(model: WorldModel, held: list[Held], steps: int) -> float:
     for t in range(OBSERVED - 1):
         state = model.observe_latent(state, actions[:, t], latents[:, t + 1])
     action = torch.from_numpy(np.stack([one.action for one in held]))
-    generator = torch.Generator().manual_seed(0)
-    total = torch.zeros(len(held))
-    for _ in range(steps):
-        noise = torch.rand(len(held), model.noise_dim, generator=generator) if model.noise_dim else None
-        state, reward, _ = model.imagine(state, action, noise)
-        total += reward
-    return float(total.mean())
+    dreamt = dream(model, state, action.unsqueeze(1).expand(-1, steps, -1), torch.Generator().manual_seed(0))
+    return float(dreamt.rewards.sum(1).mean())
 
 
 def main() -> None:

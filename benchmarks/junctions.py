@@ -78,8 +78,8 @@ def main() -> None:
     parser.add_argument("--carla", required=True, metavar="HOST:PORT")
     parser.add_argument("--routes", type=int, default=40, metavar="N", help="held-out routes (default: 40)")
     parser.add_argument("--max-steps", type=int, default=600, metavar="N", help="actions on a route at most")
-    parser.add_argument("--like", default=None, metavar="AGENT", help="whose simulator behaviours drive in")
-    parser.add_argument("--json", default=None, metavar="FILE")
+    parser.add_argument("--like", metavar="AGENT", help="whose simulator behaviours drive in")
+    parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     for name in arguments.drivers:

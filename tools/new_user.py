@@ -180,7 +180,7 @@ def take_the_way(folder: Path, wheel: Path | None, steps: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Take a new user's way in a temporary folder, which is removed whatever happens."""
     parser = argparse.ArgumentParser(description="Take a new user's way, from the wheel to an agent on the Hub.")
-    parser.add_argument("--wheel", type=Path, default=None, help="the wheel to install (default: build one)")
+    parser.add_argument("--wheel", type=Path, help="the wheel to install (default: build one)")
     parser.add_argument("--steps", type=int, default=100_000, help="dream steps of the agent (default: 100,000)")
     options = parser.parse_args(arguments)
     wheel = None if options.wheel is None else options.wheel.resolve()

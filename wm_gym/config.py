@@ -18,6 +18,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
     SerializerFunctionWrapHandler,
     ValidationError,
     model_serializer,
@@ -34,6 +37,9 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 # fail later.
 Width = Annotated[int, Field(ge=1, le=16_384)]
 Count = Annotated[int, Field(ge=1, le=64)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 _MAX_STAGES = 10
 
 
@@ -53,13 +59,13 @@ class EncoderConfig(_Section):
         description="Channels of each stage; the first keeps its size, each later one halves it.",
     )
     blocks_per_stage: Count = Field(default=2, description="Residual blocks in a stage.")
-    inner_ratio: float = Field(
+    inner_ratio: PositiveShare = Field(
         default=1.0,
-        gt=0,
-        le=1,
         description="Channels of a block's 3x3 convolutions over its stage's; below 1 they lie between 1x1 ones.",
     )
-    attention_heads: int = Field(default=4, ge=0, description="Heads of the spatial self-attention; 0 leaves it out.")
+    attention_heads: NonNegativeInt = Field(
+        default=4, description="Heads of the spatial self-attention; 0 leaves it out."
+    )
     pooling: Literal["average", "flatten"] = Field(
         default="average",
         description="Global average pool (the guide's), or flatten, which keeps positions and suits small frames.",
@@ -141,16 +147,12 @@ class DynamicsConfig(_Section):
     )
 
     @model_validator(mode="after")
-    def _only_rssm_carries_a_vector(self) -> DynamicsConfig:
+    def _settings_fit(self) -> DynamicsConfig:
         if self.carries_vector and self.kind != "rssm":
             raise ValueError(f"carries_vector needs kind: rssm, but kind is {self.kind}")
         for name in ("shows_bins", "bounds_by_class"):
             if getattr(self, name) and not self.carries_vector:
                 raise ValueError(f"{name} needs carries_vector: true")
-        return self
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> DynamicsConfig:
         if self.kind == "transformer" and self.hidden_dim % self.num_heads:
             raise ValueError(f"num_heads={self.num_heads} must divide hidden_dim={self.hidden_dim}")
         return self
@@ -229,37 +231,38 @@ class LossConfig(_Section):
     term (its termination head learns from imagined states anyway).
     """
 
-    reconstruction: float = Field(default=1.0, ge=0, description="L1 between frames and their reconstructions.")
-    squared: float = Field(
+    reconstruction: NonNegativeFloat = Field(default=1.0, description="L1 between frames and their reconstructions.")
+    squared: NonNegativeFloat = Field(
         default=0.0,
-        ge=0,
         description="Square error of reconstructions beside L1. L1 paints thin things that may lie here or there, such "
         "as a route's line seen from above, in the colour of what is behind them, and then learns no more of them.",
     )
-    prediction: float = Field(default=1.0, ge=0, description="Temporally weighted L1 on predicted frames.")
-    perceptual: float = Field(default=0.1, ge=0, description="LPIPS on reconstructions; 0 turns the term off.")
-    regularisation: float = Field(default=0.01, ge=0, description="Mean square of the latents.")
-    temporal: float = Field(default=1.0, ge=0, description="lambda_t in w_t = 1 + (t / T) * lambda_t.")
-    consistency: float = Field(default=1.0, ge=0, description="Square error of predicted against encoded latents.")
-    reward: float = Field(default=1.0, ge=0, description="Cross-entropy of the reward head.")
-    continuation: float = Field(default=1.0, ge=0, description="Cross-entropy of the termination head.")
-    imagined_continuation: float = Field(
+    prediction: NonNegativeFloat = Field(default=1.0, description="Temporally weighted L1 on predicted frames.")
+    perceptual: NonNegativeFloat = Field(default=0.1, description="LPIPS on reconstructions; 0 turns the term off.")
+    regularisation: NonNegativeFloat = Field(default=0.01, description="Mean square of the latents.")
+    temporal: NonNegativeFloat = Field(default=1.0, description="lambda_t in w_t = 1 + (t / T) * lambda_t.")
+    consistency: NonNegativeFloat = Field(default=1.0, description="Square error of predicted against encoded latents.")
+    reward: NonNegativeFloat = Field(default=1.0, description="Cross-entropy of the reward head.")
+    continuation: NonNegativeFloat = Field(default=1.0, description="Cross-entropy of the termination head.")
+    imagined_continuation: NonNegativeFloat = Field(
         default=0.0,
-        ge=0,
         description="The same in the states that the dynamics imagine, one step from what was observed. A collision "
         "that is observed shows by what it did: the vehicle has stopped. In a dream it must be told before that.",
     )
-    vector: float = Field(
+    vector: NonNegativeFloat = Field(
         default=10.0,
-        ge=0,
         description="Square error and cross-entropy of the predicted vector, summed over its entries; of dynamics that "
         "carry it the negative log-likelihood, which needs a weight of about 0.01. Without effect where the simulator "
         "gives none.",
     )
     # The KL is a sum over groups, a few nats; the pixel terms are means, 0.03 to 0.1.
-    kl_dynamics: float = Field(default=1e-3, ge=0, description="KL that moves the prior towards the posterior.")
-    kl_representation: float = Field(default=2e-4, ge=0, description="KL that moves the posterior towards the prior.")
-    free_nats: float = Field(default=1.0, ge=0, description="The KL of a step counts at least this much: no gradient.")
+    kl_dynamics: NonNegativeFloat = Field(default=1e-3, description="KL that moves the prior towards the posterior.")
+    kl_representation: NonNegativeFloat = Field(
+        default=2e-4, description="KL that moves the posterior towards the prior."
+    )
+    free_nats: NonNegativeFloat = Field(
+        default=1.0, description="The KL of a step counts at least this much: no gradient."
+    )
     perceptual_weights: str | None = Field(
         default=None,
         description="A file with torchvision's AlexNet weights for LPIPS; without it lpips downloads them.",
@@ -273,20 +276,20 @@ class LatentPhaseConfig(_Section):
     from longer clips, and several times as many of them.
     """
 
-    steps: int = Field(default=0, ge=0, description="Optimiser updates of this phase; 0 leaves it out.")
-    batch_size: int = Field(default=24, ge=1, description="Clips in one micro-batch, over all devices.")
+    steps: NonNegativeInt = Field(default=0, description="Optimiser updates of this phase; 0 leaves it out.")
+    batch_size: AtLeastOne = Field(default=24, description="Clips in one micro-batch, over all devices.")
     clip_length: int = Field(
         default=40,
         ge=3,
-        description="Frames in a clip. A drive is followed for hundreds of steps: the longer the clips, the better "
+        description="Frames in a clip. An episode is followed for hundreds of steps: the longer the clips, the better "
         "what the dynamics remember bears that.",
     )
-    decoded: int = Field(default=2, ge=1, description="Time steps of a micro-batch's clips that are decoded.")
-    learning_rate: float = Field(default=1e-3, gt=0)
-    final_learning_rate: float = Field(
-        default=0.05, gt=0, le=1, description="Learning rate at the end, as a share of learning_rate (cosine decay)."
+    decoded: AtLeastOne = Field(default=2, description="Time steps of a micro-batch's clips that are decoded.")
+    learning_rate: PositiveFloat = 1e-3
+    final_learning_rate: PositiveShare = Field(
+        default=0.05, description="Learning rate at the end, as a share of learning_rate (cosine decay)."
     )
-    warmup_steps: int = Field(default=100, ge=0, description="Updates of linear warm-up.")
+    warmup_steps: NonNegativeInt = Field(default=100, description="Updates of linear warm-up.")
 
     @model_validator(mode="after")
     def _decoded_steps_exist(self) -> LatentPhaseConfig:
@@ -298,78 +301,68 @@ class LatentPhaseConfig(_Section):
 class TrainingConfig(_Section):
     """The training loop."""
 
-    steps: int = Field(default=100_000, ge=0, description="Optimiser updates of the whole model.")
+    steps: NonNegativeInt = Field(default=100_000, description="Optimiser updates of the whole model.")
     latent: LatentPhaseConfig = LatentPhaseConfig()
-    termination_steps: int = Field(
+    termination_steps: NonNegativeInt = Field(
         default=0,
-        ge=0,
         description="Updates of the termination head alone when all else is trained, on the states of all recordings; "
         "0: none. Dreams foresee rare ends, such as run lights, better for it.",
     )
-    batch_size: int = Field(default=16, ge=1, description="Clips in one micro-batch, over all devices.")
-    accumulation: int = Field(default=4, ge=1, description="Micro-batches in one update.")
+    batch_size: AtLeastOne = Field(default=16, description="Clips in one micro-batch, over all devices.")
+    accumulation: AtLeastOne = Field(default=4, description="Micro-batches in one update.")
     clip_length: int = Field(default=10, ge=3, description="Frames in a clip.")
-    context: int = Field(default=3, ge=1, description="Frames the model observes before it has to predict the rest.")
+    context: AtLeastOne = Field(default=3, description="Frames the model observes before it has to predict the rest.")
     context_range: tuple[int, int] | None = Field(
         default=None,
         description="Fewest and most such frames, drawn anew in each training update; None: always context.",
     )
-    beginning_share: float = Field(
+    beginning_share: Share = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="Share of the training clips that are beginnings of episodes, which are rare and unlike the rest.",
     )
-    ending_share: float = Field(
+    ending_share: Share = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="Share of the training clips that are moved to the end of their episode, where alone is seen what "
         "ends one: at any step of the clip, so that an end does not look like the end of a clip.",
     )
-    mirror_share: float = Field(
+    mirror_share: Share = Field(
         default=0.0,
-        ge=0,
-        le=1,
         description="Share of the training clips that are mirrored, left for right, with their steering negated; for "
         "driving actions, and where the task does not tell left from right (a race track, not a road with traffic).",
     )
-    decode_fraction: float = Field(
-        default=1.0, gt=0, le=1, description="Share of a clip's time steps that are decoded in a training update."
+    decode_fraction: PositiveShare = Field(
+        default=1.0, description="Share of a clip's time steps that are decoded in a training update."
     )
-    learning_rate: float = Field(default=3e-4, gt=0)
-    final_learning_rate: float = Field(
-        default=1.0, gt=0, le=1, description="Learning rate at the end, as a share of learning_rate (cosine decay)."
+    learning_rate: PositiveFloat = 3e-4
+    final_learning_rate: PositiveShare = Field(
+        default=1.0, description="Learning rate at the end, as a share of learning_rate (cosine decay)."
     )
-    weight_decay: float = Field(default=0.0, ge=0)
-    warmup_steps: int = Field(default=1000, ge=0, description="Updates of linear warm-up.")
-    clip_norm: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+    weight_decay: NonNegativeFloat = 0.0
+    warmup_steps: NonNegativeInt = Field(default=1000, description="Updates of linear warm-up.")
+    clip_norm: PositiveFloat = Field(default=1.0, description="Largest norm of the gradient.")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         default="auto",
         description="auto: bf16 where the GPU or the processor computes in it, else fp16 on a GPU, else 32-true.",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations in the backward pass.")
-    seed: int = Field(default=0, ge=0)
+    seed: NonNegativeInt = 0
     validation_fraction: float = Field(
         default=0.1,
         ge=0,
         lt=1,
         description="Share of episodes held out; of a single one, share of its time, at its end.",
     )
-    validate_every: int = Field(default=500, ge=1, description="Updates between validations.")
-    validation_clips: int = Field(default=64, ge=1, description="Clips in one validation.")
-    validation_horizon: int = Field(default=30, ge=1, description="Longest open-loop prediction that is validated.")
+    validate_every: AtLeastOne = Field(default=500, description="Updates between validations.")
+    validation_clips: AtLeastOne = Field(default=64, description="Clips in one validation.")
+    validation_horizon: AtLeastOne = Field(default=30, description="Longest open-loop prediction that is validated.")
     keep: Literal["best", "last"] = Field(
         default="best", description="Which model the run gives: that of the lowest validation loss, or the last."
     )
-    checkpoint_overhead: float = Field(
-        default=0.05,
-        gt=0,
-        le=1,
-        description="A checkpoint is written as often as costs at most this share of the time.",
+    checkpoint_overhead: PositiveShare = Field(
+        default=0.05, description="A checkpoint is written as often as costs at most this share of the time."
     )
-    num_start_states: int = Field(
-        default=4096, ge=1, description="Real states kept in the bundle to start dreams from."
+    num_start_states: AtLeastOne = Field(
+        default=4096, description="Real states kept in the bundle to start dreams from."
     )
 
     @property
@@ -378,17 +371,13 @@ class TrainingConfig(_Section):
         return self.steps + self.latent.steps
 
     @model_validator(mode="after")
-    def _there_is_something_to_do(self) -> TrainingConfig:
+    def _phases_fit(self) -> TrainingConfig:
         if self.updates < 1:
             raise ValueError("training.steps and training.latent.steps are both 0; one of them must be at least 1")
         if self.latent.steps and self.context >= self.latent.clip_length:
             raise ValueError(
                 f"context={self.context} must be smaller than latent.clip_length={self.latent.clip_length}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _context_leaves_something_to_predict(self) -> TrainingConfig:
         if self.context >= self.clip_length:
             raise ValueError(f"context={self.context} must be smaller than clip_length={self.clip_length}")
         if (

@@ -1,4 +1,4 @@
-"""What is seen of a simulator at one moment: a picture, and the numbers that come with it."""
+"""What is seen of a simulator at one moment: a frame, and the numbers that come with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Observed: TypeAlias = Frame | dict[str, NDArray[Any]]
 
 
 class Observation(NamedTuple, Generic[ArrayT]):
-    """Picture and vector; of arrays outside the world model, of tensors inside it.
+    """Frame and vector; of arrays outside the world model, of tensors inside it.
 
     Attributes:
         image: ``(..., H, W, 3)`` uint8 RGB as an array, ``(..., 3, H, W)`` float in [-1, 1] as a tensor.

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -131,6 +131,15 @@ def parse_yaml(text: str) -> Any:
         raise NotPlainError(f"is damaged: it is no valid YAML ({_reason(error)})") from error
     _check_plain(value)
     return value
+
+
+def leaves(values: Mapping[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values within nested mappings, each with its name: ``"training.steps"``, where ``separator`` is a dot."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, separator, f"{prefix}{name}{separator}")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def check_printable(name: str) -> None:

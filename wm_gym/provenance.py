@@ -19,7 +19,7 @@ def provenance() -> dict[str, Any]:
     return {
         "wm_gym": __version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version_of(name) for name in _PACKAGES},
         "git_revision": git_revision(),
         "machine": f"{platform.system()} {platform.machine()}",
     }
@@ -66,7 +66,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Version of an installed distribution; ``None`` where it is missing or does not say."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from wm_gym.errors import TrainingError
 from wm_gym.files import is_free, remove_temporary_files, write_json_atomically, write_text_atomically
 from wm_gym.lock import locked_folder
-from wm_gym.plain_files import read_json, read_yaml
+from wm_gym.plain_files import leaves, read_json, read_yaml
 from wm_gym.provenance import provenance
 
 RECORD = "run.json"
@@ -155,8 +155,8 @@ class RunFolder:
             previous = type(self.config).model_validate(previous).model_dump(mode="json")
         if previous == current:
             return None
-        for name in _names(current):
-            old, new = _look_up(previous, name), _look_up(current, name)
+        for name, new in leaves(current, "."):
+            old = _look_up(previous, name)
             if old != new:
                 return f" ({name} was {old!r} and is now {new!r})"
         return ""
@@ -175,15 +175,6 @@ def restoring(file: Path) -> Iterator[None]:
         raise TrainingError(
             f"the checkpoint {str(file)!r} does not fit its run; remove the run's folder to start afresh."
         ) from error
-
-
-def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The names of all values within values, as in ``"training.steps"``."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _names(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
 
 
 def _look_up(values: Any, name: str) -> Any:

@@ -198,7 +198,7 @@ def test_an_unknown_setting_is_named():
         (["--in", "simulator", "--env", "car-racing", "--model", "m"], "--model belongs to --in dream and data, not"),
         (["--in", "simulator", "--env", "car-racing", "--algo", "sac"], "--in simulator trains ppo only, not --algo"),
         (["--in", "simulator", "--env", "car-racing", "--select-drives", "1"], "--select-drives belongs to --in dream"),
-        (["--in", "data", "--model", "m"], "--in data needs --data, the recorded drives; give it as well."),
+        (["--in", "data", "--model", "m"], "--in data needs --data, the recorded episodes; give it as well."),
         (["--in", "data", "--data", "d"], "--in data needs --model, the world model that the policy sees through; gi"),
         (
             ["--in", "data", "--data", "d", "--model", "m", "--workers", "2"],

@@ -185,7 +185,9 @@ def test_ends_of_episodes_are_at_any_step_of_a_clip(car_racing_data):
     assert whole.is_real is None
 
     model = WorldModel(load_config("debug").model, source.datasets[0].metadata.simulator).eval()
-    encoded = EncodedClipLoader(encode_episodes(model, source, mirrored=True), 5, source, 16, 5, **sizes).read(0, 0)
+    encoded = EncodedClipLoader(
+        source, 16, 5, episodes=encode_episodes(model, source, mirrored=True), shown=5, **sizes
+    ).read(0, 0)
     seen = to_tensors(encoded, "cpu")
     torch.testing.assert_close(model.encode(seen.observations), encoded.latents, atol=2e-3, rtol=1e-3)
     assert encoded.is_real.shape == (16, 4)
@@ -264,7 +266,7 @@ def test_encoded_clips_give_the_loss_of_their_frames(car_racing_data, kind):
     episodes = encode_episodes(model, data.train, mirrored=True)
     sizes = {"accumulation": 1, "seed": 3, "mirror_share": 0.5}
     plain = to_tensors(ClipLoader(data.train, 4, 6, **sizes).read(0, 0), "cpu")
-    encoded = to_tensors(EncodedClipLoader(episodes, 6, data.train, 4, 6, **sizes).read(0, 0), "cpu")
+    encoded = to_tensors(EncodedClipLoader(data.train, 4, 6, episodes=episodes, shown=6, **sizes).read(0, 0), "cpu")
     loss = WorldModelLoss(config.loss, context=2)
     with torch.no_grad():
         expected, terms = loss(model, plain)

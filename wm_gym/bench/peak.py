@@ -34,7 +34,7 @@ def measure_peak(configs: Sequence[str], batches: Sequence[int], seconds: float,
 
     Measured are the model as it is and :class:`wm_gym.acceleration.AcceleratedModel` in fp32 and bf16. Only the
     operations of matrix products that a step carries out are counted: an accelerated ``rssm`` has fewer, because it
-    makes no latent until a picture is wanted. The share of the fp32 peak is measured in turns with the step, that of
+    makes no latent until a frame is wanted. The share of the fp32 peak is measured in turns with the step, that of
     the bf16 peak against one measurement at the beginning.
 
     Args:

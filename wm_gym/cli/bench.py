@@ -51,13 +51,10 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--configs",
-        default=None,
         metavar="CONFIG,CONFIG",
         help="configs of components and sequences (default: all) and of peak (default: tiny,tiny_gru)",
     )
-    parser.add_argument(
-        "--data", default=None, metavar="DIR", help="a dataset, for the part loader: whether training waits for it"
-    )
+    parser.add_argument("--data", metavar="DIR", help="a dataset, for the part loader: whether training waits for it")
     parser.add_argument(
         "--config", default="tiny", help="config of the parts loader and scaling, whose frames the dataset has"
     )
@@ -65,11 +62,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--limit", type=float, default=20.0, metavar="S", help="leave out what takes longer in one call (default: 20)"
     )
-    parser.add_argument("--out", default=None, metavar="DIR", help="also write bench.md and bench.json there")
-    parser.add_argument("--json", default=None, metavar="FILE", help="also write the numbers as JSON to this file")
+    parser.add_argument("--out", metavar="DIR", help="also write bench.md and bench.json there")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers as JSON to this file")
     parser.add_argument(
         "--carla",
-        default=None,
         metavar="HOST:PORT",
         help="measure CarlaDriving-v0 on this server instead, beside a bare client loop with the same tick and camera",
     )

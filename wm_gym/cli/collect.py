@@ -42,17 +42,12 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
     parser.add_argument(
-        "--codec",
-        default=None,
-        help="how frames are stored: png (default), webp, raw, or jpeg[:QUALITY], which is lossy",
+        "--codec", help="how frames are stored: png (default), webp, raw, or jpeg[:QUALITY], which is lossy"
     )
-    parser.add_argument(
-        "--max-episode-steps", type=int, default=None, metavar="N", help="truncate episodes after N steps"
-    )
+    parser.add_argument("--max-episode-steps", type=int, metavar="N", help="truncate episodes after N steps")
     parser.add_argument(
         "--patience",
         type=int,
-        default=None,
         metavar="N",
         help="truncate episodes after N steps in a row without a reward above 0, as of a car that is stuck",
     )
@@ -64,7 +59,6 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--ray-address",
-        default=None,
         metavar="auto|HOST:PORT",
         help="with --engine ray: the cluster (default: RAY_ADDRESS, or else a Ray started on this machine)",
     )

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from wm_gym.cli.options import Subparsers, add_cache, add_command, download_cache
+from wm_gym.cli.options import Subparsers, add_cache, add_command, download_cache, option_value
 from wm_gym.errors import ConfigError
 
 
@@ -40,26 +40,18 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     convert.add_argument(
         "--from",
-        dest="layout",
-        default=None,
         choices=("folder", "udacity", "table", "donkey", "transfuser", "bench2drive", "lerobot"),
         help="the recordings' layout (default: guessed)",
     )
-    convert.add_argument("--frame-size", default=None, metavar="PIXELS", help="side, or HEIGHTxWIDTH, of the frames")
+    convert.add_argument("--frame-size", metavar="PIXELS", help="side, or HEIGHTxWIDTH, of the frames")
     convert.add_argument(
-        "--crop", action="store_true", help="cut pictures of another shape off at two sides (default: black bars)"
+        "--crop", action="store_true", help="cut frames of another shape off at two sides (default: black bars)"
     )
-    convert.add_argument("--codec", default=None, help="how imported frames are stored (default: png)")
-    convert.add_argument("--step-s", type=float, default=None, metavar="SECONDS", help="time between two frames")
-    convert.add_argument(
-        "--camera", default=None, metavar="NAME", help="of udacity: center, left or right; of lerobot: a feature"
-    )
-    convert.add_argument(
-        "--cut-gap", type=float, default=None, metavar="SECONDS", help="a longer pause ends an episode"
-    )
-    convert.add_argument(
-        "--cut-seconds", type=float, default=None, metavar="SECONDS", help="longest episode (default: 60; 0: any)"
-    )
+    convert.add_argument("--codec", help="how imported frames are stored (default: png)")
+    convert.add_argument("--step-s", type=float, metavar="SECONDS", help="time between two frames")
+    convert.add_argument("--camera", metavar="NAME", help="of udacity: center, left or right; of lerobot: a feature")
+    convert.add_argument("--cut-gap", type=float, metavar="SECONDS", help="a longer pause ends an episode")
+    convert.add_argument("--cut-seconds", type=float, metavar="SECONDS", help="longest episode (default: 60; 0: any)")
     convert.add_argument(
         "--fill",
         action="append",
@@ -70,9 +62,7 @@ def add_parser(subparsers: Subparsers) -> None:
     convert.add_argument(
         "--scale", action="append", default=[], metavar="NAME=FACTOR", help="a factor for a column; may be repeated"
     )
-    convert.add_argument(
-        "--reward", default=None, metavar="FORMULA", help="rewards, as in 'speed * 0.1 - abs(steering)'"
-    )
+    convert.add_argument("--reward", metavar="FORMULA", help="rewards, as in 'speed * 0.1 - abs(steering)'")
     convert.set_defaults(run=_convert)
 
     push = add_command(
@@ -153,7 +143,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     if source.startswith(_MINARI):
         _refuse_options(arguments, "from Minari", keep=())
         dataset = import_minari(source.removeprefix(_MINARI), target, frame_size=frame_size, codec=codec)
-    elif (layout := arguments.layout or guess_layout(source)) == FOLDER_LAYOUT:
+    elif (layout := option_value(arguments, "--from") or guess_layout(source)) == FOLDER_LAYOUT:
         _refuse_options(arguments, "from the layout folder", keep=("--from", "--crop", "--step-s"))
         dataset = import_folder(
             source,
@@ -203,23 +193,23 @@ def _convert(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_RECORDING_OPTIONS = {
-    "--from": "layout",
-    "--crop": "crop",
-    "--step-s": "step_s",
-    "--camera": "camera",
-    "--cut-gap": "cut_gap",
-    "--cut-seconds": "cut_seconds",
-    "--fill": "fill",
-    "--scale": "scale",
-    "--reward": "reward",
-}
+_RECORDING_OPTIONS = (
+    "--from",
+    "--crop",
+    "--step-s",
+    "--camera",
+    "--cut-gap",
+    "--cut-seconds",
+    "--fill",
+    "--scale",
+    "--reward",
+)
 
 
 def _refuse_options(arguments: argparse.Namespace, where: str, *, keep: Sequence[str]) -> None:
     """Refuse an option that would do nothing."""
-    for option, name in _RECORDING_OPTIONS.items():
-        if option not in keep and getattr(arguments, name) not in (None, False, []):
+    for option in _RECORDING_OPTIONS:
+        if option not in keep and option_value(arguments, option) not in (None, False, []):
             raise ConfigError(f"{option} has no use in a conversion {where}; leave it out.")
 
 

@@ -32,9 +32,9 @@ def add_parser(subparsers: Subparsers) -> None:
         help="car-racing (default), or carla: by bird's-eye view, trained in Town01 and driven in Town02",
     )
     parser.add_argument("--quick", action="store_true", help="about a minute: every step works, but nothing is learnt")
-    parser.add_argument("--episodes", type=int, default=None, metavar="N", help="episodes to collect")
-    parser.add_argument("--evaluation-episodes", type=int, default=None, metavar="N", help="held-out drives a driver")
-    parser.add_argument("--workers", type=int, default=None, metavar="K", help="processes (default: 2)")
+    parser.add_argument("--episodes", type=int, metavar="N", help="episodes to collect")
+    parser.add_argument("--evaluation-episodes", type=int, metavar="N", help="held-out episodes for each driver")
+    parser.add_argument("--workers", type=int, metavar="K", help="processes (default: 2)")
     add_carla(parser)
     add_track(parser)
     add_common(parser)

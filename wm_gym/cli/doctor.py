@@ -7,13 +7,13 @@ import importlib
 import os
 import platform
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from itertools import chain
 from typing import NamedTuple
 
 from wm_gym._version import __version__
 from wm_gym.cli.options import Subparsers, add_command
 from wm_gym.errors import WMGymError
+from wm_gym.provenance import version_of
 
 
 class Check(NamedTuple):
@@ -37,9 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers, "doctor", "Tell what works on this machine.", "wm-gym doctor --carla localhost:2000"
     )
-    parser.add_argument(
-        "--carla", default=None, metavar="HOST:PORT", help="look at this CARLA server too, and drive on it"
-    )
+    parser.add_argument("--carla", metavar="HOST:PORT", help="look at this CARLA server too, and drive on it")
     parser.set_defaults(run=run)
 
 
@@ -96,11 +94,7 @@ def _package(module: str, distribution: str, is_required: bool = True, install: 
         importlib.import_module(module)
     except ImportError as error:
         return Check(distribution, False, is_required, f"pip install '{install or distribution}' ({error})")
-    try:
-        version = metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        version = "version unknown"
-    return Check(distribution, True, is_required, version)
+    return Check(distribution, True, is_required, version_of(distribution) or "version unknown")
 
 
 def _try(name: str, is_required: bool, look: Callable[[], str], remedy: str) -> Check:

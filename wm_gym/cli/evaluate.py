@@ -47,51 +47,41 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--episodes",
         type=int,
-        default=None,
         metavar="N",
-        help=f"drives (default: {_EPISODES}; with --suite 25 of each kind; with --routes one for each route)",
+        help=f"episodes (default: {_EPISODES}; with --suite 25 of each kind; with --routes one for each route)",
     )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
-    parser.add_argument("--max-episode-steps", type=int, default=None, metavar="N", help="cut drives after N steps")
-    parser.add_argument("--json", default=None, metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--video", default=None, metavar="FILE", help="write the first drive as .mp4 or .gif")
+    parser.add_argument("--max-episode-steps", type=int, metavar="N", help="cut episodes after N steps")
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--video", metavar="FILE", help="write the first episode as .mp4 or .gif")
     parser.add_argument(
         "--gap",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="compare an agent's dreams with its drives: returns, calibration of rewards and ends (default: yes)",
+        help="compare an agent's dreams with its episodes: returns, calibration of rewards and ends (default: yes)",
     )
     parser.add_argument(
         "--gap-horizon",
         type=int,
-        default=None,
         metavar="N",
         help="steps of these dreams (default: the horizon that the agent was trained with)",
     )
     group = parser.add_argument_group("benchmarks", "in CARLA; docs/carla.md tells what they measure")
     group.add_argument(
         "--routes",
-        default=None,
         metavar="FILE.xml",
         help="drive each route of a file of the leaderboard, longest6, Bench2Drive or their like once",
     )
-    group.add_argument("--route-ids", default=None, metavar="IDS", help="only these routes, as in 0,3,8-12")
+    group.add_argument("--route-ids", metavar="IDS", help="only these routes, as in 0,3,8-12")
     group.add_argument(
-        "--towns",
-        action=Joined,
-        default=None,
-        metavar="TOWN[,...]",
-        help="only routes, or drives of a suite, in these",
+        "--towns", action=Joined, metavar="TOWN[,...]", help="only routes, or episodes of a suite, in these"
     )
     group.add_argument(
         "--leaderboard-json",
-        default=None,
         metavar="FILE",
         help="with --routes: write the results in the layout of the leaderboard's own file",
     )
-    group.add_argument(
-        "--suite", default=None, metavar="NAME", help="nocrash, or nocrash:empty, nocrash:regular, nocrash:dense"
-    )
+    group.add_argument("--suite", metavar="NAME", help="nocrash, or nocrash:empty, nocrash:regular, nocrash:dense")
     add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)
@@ -237,7 +227,7 @@ def _print_result(result: EvaluationResult) -> None:
 
 
 def _ends(result: EvaluationResult) -> str:
-    """How often drives ended in which way."""
+    """How often episodes ended in which way."""
     from wm_gym.agents.evaluation.ends import ends_in_words
 
     return ends_in_words(result.texts["end"])

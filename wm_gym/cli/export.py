@@ -16,12 +16,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "wm-gym export --agent bundled --out runs/export --format onnx",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--model", default=None, metavar="PATH", help="a world model's folder, bundled, or owner/name on the Hub"
-    )
+    source.add_argument("--model", metavar="PATH", help="a world model's folder, bundled, or owner/name on the Hub")
     source.add_argument(
         "--agent",
-        default=None,
         metavar="PATH",
         help="an agent's folder, bundled, or owner/name on the Hub: its driver and its world model",
     )
@@ -29,7 +26,6 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--format",
         action="append",
-        default=None,
         dest="formats",
         metavar="NAME",
         help="torchscript, onnx or tensorrt (CUDA only), which may be repeated, or web, a page for any static host "
@@ -37,7 +33,6 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--web-runtime",
-        default=None,
         metavar="DIR",
         help="for the format web: folder dist of the npm package onnxruntime-web (default: got with npm)",
     )
@@ -45,12 +40,11 @@ def add_parser(subparsers: Subparsers) -> None:
         "--batch",
         action="append",
         type=int,
-        default=None,
         metavar="N",
         help="rows in one measured call; may be repeated (default: 1)",
     )
     parser.add_argument("--repeats", type=int, default=200, metavar="N", help="measured calls (default: 200)")
-    parser.add_argument("--threads", type=int, default=None, metavar="N", help="threads (default: torch's own number)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (default: torch's own number)")
     add_common(parser)
     parser.set_defaults(run=run)
 

@@ -12,7 +12,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "judge",
-        "Let a world model predict the returns of policies from dreams of whole drives, and compare them with the "
+        "Let a world model predict the returns of policies from dreams of whole episodes, and compare them with the "
         "simulator's: correlation, rank correlation, rank violation, a scatter plot.",
         'wm-gym judge --model bundled --policies "bundled,random,held(0 0.2)" --choices 20 --out runs/judge',
     )
@@ -33,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="what some of them earned, as evaluate --json wrote it; the others are driven now",
     )
     parser.add_argument(
-        "--episodes", type=int, default=20, metavar="N", help="start states, and drives of each policy (default: 20)"
+        "--episodes", type=int, default=20, metavar="N", help="start states, and episodes of each policy (default: 20)"
     )
     parser.add_argument("--steps", type=int, default=250, metavar="N", help="length of the dreams (default: 250)")
     parser.add_argument(
@@ -50,12 +50,12 @@ def add_parser(subparsers: Subparsers) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="at N moments of drives, let the dream choose among five action sequences that the simulator runs "
+        help="at N moments of episodes, let the dream choose among five action sequences that the simulator runs "
         "(default: 0)",
     )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
-    parser.add_argument("--out", default=None, metavar="DIR", help="write tables, scatter plot and JSON into a folder")
-    parser.add_argument("--json", default=None, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--out", metavar="DIR", help="write tables, scatter plot and JSON into a folder")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_carla(parser)
     add_common(parser)
     parser.set_defaults(run=run)

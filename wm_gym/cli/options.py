@@ -6,14 +6,12 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.errors import ConfigError
+from wm_gym.training import TRACKERS
 
 if TYPE_CHECKING:
     from wm_gym.data_collection.datasets.download_cache import DownloadCache
 
 Subparsers = Any  # argparse's own type of add_subparsers() is private
-
-TRACKERS = ("tensorboard", "wandb", "mlflow")
-"""As in :mod:`wm_gym.training.trackers`, which is imported when it is needed."""
 
 CARLA_PORT_STEP = 4
 """Between servers on one machine: each uses three ports in a row."""
@@ -33,7 +31,7 @@ def add_command(subparsers: Subparsers, name: str, summary: str, example: str) -
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """``--seed``, ``--device`` and ``--quiet``."""
-    parser.add_argument("--seed", type=int, default=None, help="seed of everything random (default: the command's own)")
+    parser.add_argument("--seed", type=int, help="seed of everything random (default: the command's own)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (default)")
     parser.add_argument("--quiet", action="store_true", help="show no progress bar")
 
@@ -69,7 +67,6 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     """``--cache``; see :func:`download_cache`."""
     parser.add_argument(
         "--cache",
-        default=None,
         metavar="DIR",
         help="where downloaded episodes are kept (default: WM_GYM_CACHE, or a folder of the user's cache)",
     )
@@ -87,12 +84,11 @@ def add_simulator(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--env",
         required=required,
-        default=None,
         metavar="NAME",
         help="car-racing, carla, or any Gymnasium id with image observations and a Box of actions (module:Id-v0 too)",
     )
-    parser.add_argument("--frame-size", type=int, default=None, metavar="PIXELS", help="side of the square frames")
-    parser.add_argument("--action-repeat", type=int, default=None, metavar="N", help="simulator frames for each action")
+    parser.add_argument("--frame-size", type=int, metavar="PIXELS", help="side of the square frames")
+    parser.add_argument("--action-repeat", type=int, metavar="N", help="simulator frames for each action")
     parser.add_argument(
         "--env-set",
         action="append",
@@ -110,27 +106,23 @@ def add_carla(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--carla",
         action=Joined,
-        default=None,
         metavar="HOST:PORT[,...]",
         help="running servers, one for each worker; may be repeated (default: localhost:2000)",
     )
     group.add_argument(
         "--carla-launch",
-        default=None,
         metavar="PATH",
         help="start servers: the path of CarlaUE4.sh, docker, docker:IMAGE, light or light:TOWN (wm-gym carla-light)",
     )
     group.add_argument(
         "--carla-servers",
         type=int,
-        default=None,
         metavar="N",
         help="how many to start, on every fourth port from the one of --carla or 2000 on (default: 1)",
     )
     group.add_argument(
         "--carla-recycle",
         type=int,
-        default=None,
         metavar="K",
         help="start a server afresh after every K episodes, as it leaks memory",
     )

@@ -26,7 +26,6 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--model",
-        default=None,
         metavar="PATH",
         help="the world model's folder or bundled (default: the one that the agent sees through, or else bundled)",
     )
@@ -47,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="how the model ends a dream: as often as it predicts (default), where an end is likelier than not, never",
     )
     parser.add_argument(
-        "--record", default=None, metavar="DIR", help="keep drives as datasets DIR/simulator and DIR/dream when asked"
+        "--record", metavar="DIR", help="keep episodes as datasets DIR/simulator and DIR/dream when asked"
     )
     add_serving(parser, DEFAULT_PORT)
     add_carla(parser)

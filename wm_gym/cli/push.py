@@ -22,16 +22,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="a world model's, an agent's or a dataset's folder")
     parser.add_argument("repository", metavar="OWNER/NAME", help="the repository; made where there is none")
     parser.add_argument("--private", action="store_true", help="make a repository that nobody else may see")
+    parser.add_argument("--video", metavar="FILE", help=".mp4 or .gif that the model card shows (none of a dataset)")
     parser.add_argument(
-        "--video", default=None, metavar="FILE", help=".mp4 or .gif that the model card shows (none of a dataset)"
-    )
-    parser.add_argument(
-        "--evaluation", default=None, metavar="FILE", help="result of wm-gym evaluate --json of the agent, for its card"
+        "--evaluation", metavar="FILE", help="result of wm-gym evaluate --json of the agent, for its card"
     )
     parser.add_argument(
         "--env-hub", action="store_true", help="of a model: add an env.py, by which LeRobot's EnvHub makes its dreams"
     )
-    parser.add_argument("--message", default=None, metavar="TEXT", help="message of the commit")
+    parser.add_argument("--message", metavar="TEXT", help="message of the commit")
     parser.set_defaults(run=run)
 
 

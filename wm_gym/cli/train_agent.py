@@ -47,7 +47,7 @@ _BELONGS_TO = {
 _NEEDED = {
     "dream": {"--model": "the world model to dream in"},
     "simulator": {"--env": "the simulator"},
-    "data": {"--data": "the recorded drives", "--model": "the world model that the policy sees through"},
+    "data": {"--data": "the recorded episodes", "--model": "the world model that the policy sees through"},
 }
 
 
@@ -57,7 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers,
         "train-agent",
         "Train an agent in a world model's dreams, where it never touches the simulator; or, to compare, from pixels "
-        "in the simulator itself, or by cloning recorded drives. Run it again to resume.",
+        "in the simulator itself, or by cloning recorded episodes. Run it again to resume.",
         "wm-gym train-agent --model runs/model --algo ppo --steps 2000000 --out runs/agent\n"
         "  wm-gym train-agent --model runs/model --data runs/data --rounds 3 --frames 12000 --out runs/rounds\n"
         "  wm-gym train-agent --in simulator --env car-racing --steps 25000 --out runs/pixels\n"
@@ -68,20 +68,17 @@ def add_parser(subparsers: Subparsers) -> None:
         dest="place",
         choices=PLACES,
         default=PLACES[0],
-        help="dream (default): imagination only; simulator: PPO from pixels; data: clone recorded drives",
+        help="dream (default): imagination only; simulator: PPO from pixels; data: clone recorded episodes",
     )
+    parser.add_argument("--model", metavar="PATH", help="a world model's folder, 'bundled', or owner/name on the Hub")
+    parser.add_argument("--algo", help="ppo (default), a2c, sac, td3 or ddpg; in the simulator ppo only")
     parser.add_argument(
-        "--model", default=None, metavar="PATH", help="a world model's folder, 'bundled', or owner/name on the Hub"
-    )
-    parser.add_argument("--algo", default=None, help="ppo (default), a2c, sac, td3 or ddpg; in the simulator ppo only")
-    parser.add_argument(
-        "--steps", type=int, default=None, metavar="N", help="in all: dream steps, decisions in the simulator, updates"
+        "--steps", type=int, metavar="N", help="in all: dream steps, decisions in the simulator, updates"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; at the end it is the agent")
     parser.add_argument(
         "--select-drives",
         type=int,
-        default=None,
         metavar="N",
         help="keep the checkpoint that drives best over N training tracks of the simulator (default: 0, keep the last)",
     )
@@ -90,33 +87,27 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--workers",
         type=int,
-        default=None,
         metavar="K",
         help="processes for the simulators: with --rounds or --select-drives any number, else 1 (default) or num_envs",
     )
     parser.add_argument(
         "--data",
         action="append",
-        default=None,
         metavar="DIR",
-        help="the dataset whose drives are cloned, with --rounds the one that --model was trained on; may be repeated",
+        help="the dataset whose episodes are cloned, with --rounds the one --model was trained on; may be repeated",
     )
     parser.add_argument(
         "--initial",
-        default=None,
         metavar="AGENT",
         help="in the dream: the folder of an agent, such as a clone, whose policy training goes on from",
     )
     parser.add_argument(
         "--rounds",
         type=int,
-        default=None,
         metavar="K",
         help="after the first agent, K times: record it in the simulator, train the model further, train it anew",
     )
-    parser.add_argument(
-        "--frames", type=int, default=None, metavar="N", help="simulator steps to record in all rounds together"
-    )
+    parser.add_argument("--frames", type=int, metavar="N", help="simulator steps to record in all rounds together")
     parser.add_argument(
         "--set-rounds",
         action="append",
@@ -131,7 +122,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="with --rounds: refuse recordings, given or to be made, of drivers that read the simulator's state",
     )
     parser.add_argument(
-        "--top-fraction", type=float, default=None, metavar="F", help="clone only the best F of the drives, by return"
+        "--top-fraction", type=float, metavar="F", help="clone only the best F of the episodes, by return"
     )
     add_carla(parser)
     add_track(parser)

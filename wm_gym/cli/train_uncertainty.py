@@ -38,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="fit the multipliers on these recordings instead of those held out, for example an agent's own drives; "
+        help="fit the multipliers on these recordings instead of those held out, for example an agent's own episodes; "
         "may be repeated",
     )
     parser.add_argument(
@@ -46,12 +46,12 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="measure it on other recordings too, for example an agent's own drives; may be repeated",
+        help="measure it on other recordings too, for example an agent's own episodes; may be repeated",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder of the model with its uncertainty")
-    parser.add_argument("--horizon", type=int, default=None, metavar="N", help="steps of a dream (default: 30)")
-    parser.add_argument("--steps", type=int, default=None, metavar="N", help="updates (default: 300)")
-    parser.add_argument("--json", default=None, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument("--horizon", type=int, metavar="N", help="steps of a dream (default: 30)")
+    parser.add_argument("--steps", type=int, metavar="N", help="updates (default: 300)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_common(parser)
     parser.set_defaults(run=run)
 

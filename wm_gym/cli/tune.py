@@ -24,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "tune",
-        "Search for settings of an agent by Optuna: trainings in dreams, judged by drives on training tracks of the "
+        "Search for settings of an agent by Optuna: trainings in dreams, judged by episodes on training tracks of the "
         "simulator, never by dreams. Run it again to resume.",
         "wm-gym tune --model runs/model --trials 20 --steps 400000 --search learning_rate=log:1e-5:1e-3 "
         "--search horizon=int:15:60 --out runs/tune",
@@ -46,13 +46,13 @@ def add_parser(subparsers: Subparsers) -> None:
         type=int,
         default=8,
         metavar="K",
-        help="drives on training tracks of the simulator that score each checkpoint (default: 8)",
+        help="episodes on training tracks of the simulator that score each checkpoint (default: 8)",
     )
-    parser.add_argument("--algo", default=None, help="ppo (default), a2c, sac, td3 or ddpg")
-    parser.add_argument("--steps", type=int, default=None, metavar="N", help="dream steps of each trial")
+    parser.add_argument("--algo", help="ppo (default), a2c, sac, td3 or ddpg")
+    parser.add_argument("--steps", type=int, metavar="N", help="dream steps of each trial")
     add_changes(parser, "a setting that is not searched")
     parser.add_argument(
-        "--initial", default=None, metavar="AGENT", help="the folder of an agent whose policy every trial goes on from"
+        "--initial", metavar="AGENT", help="the folder of an agent whose policy every trial goes on from"
     )
     parser.add_argument(
         "--spare", type=int, default=5, metavar="N", help="trials that end before one is stopped early (default: 5)"

@@ -21,7 +21,6 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("path", metavar="DATASET", help="the dataset's folder, or its URL")
     parser.add_argument(
         "--model",
-        default=None,
         metavar="PATH",
         help="the world model's folder, bundled or none (default: bundled, where it is of the dataset's simulator)",
     )

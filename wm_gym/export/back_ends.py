@@ -9,17 +9,16 @@ import logging
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from wm_gym.errors import ExportError
 from wm_gym.export.parts import Part, Tensors
 from wm_gym.files import write_bytes_atomically
 from wm_gym.precision import without_tf32
+from wm_gym.provenance import version_of
 
 _EXAMPLE_SIZE = 3
 """Batch size that parts are exported with: exporters take 1 for a constant."""
@@ -39,9 +38,9 @@ class LoadedFile(ABC):
     def call(self, prepared: Any) -> Any:
         """Compute; returns when the outputs are there."""
 
-    @abstractmethod
     def tensors(self, outputs: Any) -> Tensors:
         """Outputs as tensors on the CPU."""
+        return tuple(torch.as_tensor(output).cpu() for output in outputs)
 
     def __call__(self, inputs: Tensors) -> Tensors:
         """Outputs, on the CPU, for tensors on any device."""
@@ -54,7 +53,7 @@ class BackEnd(ABC):
     suffix: str
     """Of its files."""
     packages: tuple[str, ...]
-    """What it needs beyond torch, as distributions; their versions go into the records."""
+    """What it needs beyond torch, as distributions and modules; their versions go into the records."""
 
     @abstractmethod
     def check_available(self, device: torch.device) -> None:
@@ -105,10 +104,6 @@ class LoadedModule(LoadedFile):
             torch.cuda.synchronize(self.device)
         return outputs
 
-    def tensors(self, outputs: Tensors) -> Tensors:
-        """On the CPU."""
-        return tuple(output.cpu() for output in outputs)
-
 
 class TorchScript(BackEnd):
     """Traced and frozen: parameters become constants. The file computes on the device that it was exported on."""
@@ -143,7 +138,7 @@ class Onnx(BackEnd):
 
     def check_available(self, device: torch.device) -> None:
         """Look for exporter and runtime."""
-        _require(("onnx", "onnxscript", "onnxruntime"), "onnx", "export")
+        _require(self.packages, "onnx", "export")
 
     def write(self, part: Part, file: Path) -> None:
         """Export by way of ``torch.export``, with the weights inside the file."""
@@ -207,9 +202,6 @@ class _LoadedOnnx(LoadedFile):
         outputs: list[Any] = self._session.run(self._outputs, prepared)
         return outputs
 
-    def tensors(self, outputs: list[Any]) -> Tensors:
-        return tuple(torch.from_numpy(np.asarray(output)) for output in outputs)
-
 
 def _onnx_session(file: Path, providers: list[Any]) -> Any:
     import onnxruntime
@@ -245,7 +237,7 @@ class TensorRT(BackEnd):
                 f"--format tensorrt needs a CUDA GPU, but the device is {str(device)!r}; export with --device cuda on "
                 "a machine that has one, or leave the format out."
             )
-        _require(("tensorrt", "onnx", "onnxscript", "onnxruntime"), "tensorrt", "tensorrt")
+        _require(self.packages, "tensorrt", "tensorrt")
 
     def write(self, part: Part, file: Path) -> None:
         """Build the engine and write it serialised."""
@@ -258,7 +250,7 @@ class TensorRT(BackEnd):
             content = onnx_file.read_bytes()
         finally:
             onnx_file.unlink(missing_ok=True)
-        with torch.cuda.device(_device_of(part)):
+        with torch.cuda.device(next(part.module.parameters()).device):
             builder = tensorrt.Builder(logger)
             network = builder.create_network(0)
             parser = tensorrt.OnnxParser(network, logger)
@@ -283,7 +275,7 @@ class TensorRT(BackEnd):
 
     def _refusal(self, part: Part, reason: str) -> ExportError:
         return ExportError(
-            f"TensorRT {metadata.version('tensorrt')} cannot take {part.name}: {' '.join(reason.split())[:200]}; use "
+            f"TensorRT {version_of('tensorrt')} cannot take {part.name}: {' '.join(reason.split())[:200]}; use "
             "another version of it, or --format onnx."
         )
 
@@ -329,10 +321,6 @@ class _LoadedEngine(LoadedFile):
         self._stream.synchronize()
         return room
 
-    def tensors(self, outputs: Tensors) -> Tensors:
-        """On the CPU."""
-        return tuple(output.cpu() for output in outputs)
-
 
 BACK_ENDS: dict[str, BackEnd] = {
     "torchscript": TorchScript(),
@@ -345,15 +333,8 @@ BACK_ENDS: dict[str, BackEnd] = {
 
 def versions_of(back_end: BackEnd) -> dict[str, str]:
     """Versions of the packages that a back end needs."""
-    return {package: metadata.version(package) for package in back_end.packages if _has(package)}
-
-
-def _has(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    versions = {package: version_of(package) for package in back_end.packages}
+    return {package: version for package, version in versions.items() if version is not None}
 
 
 def _require(modules: tuple[str, ...], name: str, extra: str) -> None:
@@ -370,10 +351,6 @@ def _require(modules: tuple[str, ...], name: str, extra: str) -> None:
 def _example(part: Part) -> Tensors:
     with torch.no_grad():
         return part.draw_inputs(_EXAMPLE_SIZE, torch.Generator().manual_seed(0))
-
-
-def _device_of(part: Part) -> torch.device:
-    return next(part.module.parameters()).device
 
 
 @contextlib.contextmanager

@@ -68,24 +68,24 @@ class Part:
     draw_inputs: Callable[[int, torch.Generator], Tensors]
 
 
-class Encoder(nn.Module):
-    """Frames, with vectors where the simulator gives them, to encoded latents."""
+class _OfModel(nn.Module):
+    """A part that calls the world model; exporters keep of it what the part uses."""
 
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.model = model
+
+
+class Encoder(_OfModel):
+    """Frames, with vectors where the simulator gives them, to encoded latents."""
 
     def forward(self, frames: Tensor, vector: Tensor | None = None) -> Tensors:
         """``(B, 3, H, W)`` float32 in [-1, 1] and ``(B, V)`` to ``(B, Z)``."""
         return (self.model.encode(frames if vector is None else Observation(frames, vector)),)
 
 
-class Observe(nn.Module):
+class Observe(_OfModel):
     """The state after a frame that was seen."""
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: Tensor, memory: Tensor, action: Tensor, encoded: Tensor, is_first: Tensor) -> Tensors:
         """Next latent and memory, and the features.
@@ -103,12 +103,8 @@ class Observe(nn.Module):
         return *state, self.model.features(state)
 
 
-class Step(nn.Module):
+class Step(_OfModel):
     """One imagined step."""
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: Tensor, memory: Tensor, action: Tensor, noise: Tensor | None = None) -> Tensors:
         """Next latent and memory, reward ``(B,)``, continuation ``(B,)`` and features ``(B, F)``."""
@@ -116,12 +112,8 @@ class Step(nn.Module):
         return *state, reward, continuation, self.model.features(state)
 
 
-class Decoder(nn.Module):
+class Decoder(_OfModel):
     """Latents of states to frames."""
-
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, latent: Tensor) -> Tensors:
         """``(B, Z)`` to ``(B, 3, H, W)`` float32 in [-1, 1]."""
@@ -188,7 +180,7 @@ class RandomInputs:
 
     @torch.no_grad()
     def states(self, number: int, generator: torch.Generator) -> LatentState:
-        """States of ``number`` drives over random frames, some of them only begun and others some steps long."""
+        """States of ``number`` episodes over random frames, some of them only begun and others some steps long."""
         state = self.model.dynamics.initial(self.encoded(number, generator))
         for _ in range(_OBSERVED_STEPS):
             action, encoded = self.actions(number, generator), self.encoded(number, generator)
@@ -239,7 +231,7 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
         ),
         Part(
             "observe",
-            "The state after an action and the frame that followed it, or after the first frame of a drive.",
+            "The state after an action and the frame that followed it, or after the first frame of an episode.",
             Observe(model).eval(),
             (*state, action, encoded, is_first),
             (*following, features),
@@ -255,7 +247,7 @@ def model_parts(model: WorldModel) -> tuple[Part, ...]:
         ),
         Part(
             "decoder",
-            "The picture of a state.",
+            "The frame of a state.",
             Decoder(model).eval(),
             (state[0],),
             (frames,),
@@ -317,7 +309,7 @@ def action_spec(model: WorldModel, name: str = "action") -> TensorSpec:
 def is_first_spec() -> TensorSpec:
     """Whether a row begins an episode."""
     return TensorSpec(
-        "is_first", (), torch.bool, "whether the frame is the first of its drive: state and action before do not count"
+        "is_first", (), torch.bool, "whether the frame is its episode's first: state and action before do not count"
     )
 
 

@@ -16,6 +16,15 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
 
 
+def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size (with a stride of 2 halves it), group normalisation and SiLU."""
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        group_norm(out_channels),
+        nn.SiLU(),
+    ]
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut; a 1x1 projection where the shape changes (He et al. 2016, fig. 2).
 
@@ -31,28 +40,12 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, inner_ratio: float = 1.0) -> None:
         super().__init__()
         if inner_ratio == 1:
-            self.residual = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False),
-                group_norm(out_channels),
-                nn.SiLU(),
-                nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
-                group_norm(out_channels),
-            )
+            layers = [*conv_norm_act(in_channels, out_channels, 3, stride), *conv_norm_act(out_channels, out_channels)]
         else:
             inner = max(8, round(out_channels * inner_ratio / 8) * 8)
-            self.residual = nn.Sequential(
-                nn.Conv2d(in_channels, inner, 1, bias=False),
-                group_norm(inner),
-                nn.SiLU(),
-                nn.Conv2d(inner, inner, 3, stride, 1, bias=False),
-                group_norm(inner),
-                nn.SiLU(),
-                nn.Conv2d(inner, inner, 3, 1, 1, bias=False),
-                group_norm(inner),
-                nn.SiLU(),
-                nn.Conv2d(inner, out_channels, 1, bias=False),
-                group_norm(out_channels),
-            )
+            layers = [*conv_norm_act(in_channels, inner, 1), *conv_norm_act(inner, inner, 3, stride)]
+            layers += [*conv_norm_act(inner, inner), *conv_norm_act(inner, out_channels, 1)]
+        self.residual = nn.Sequential(*layers[:-1])  # the last activation follows the sum
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_gym.config import ModelConfig
-from wm_gym.models.blocks import group_norm
+from wm_gym.models.blocks import conv_norm_act, group_norm
 
 
 class StateDecoder(nn.Module):
@@ -35,11 +35,7 @@ class StateDecoder(nn.Module):
         for out_channels, num_refinements in zip(decoder.stages, decoder.refine, strict=True):
             stages += [nn.Conv2d(channels, 4 * out_channels, 1), nn.PixelShuffle(2), nn.SiLU()]
             for _ in range(num_refinements):
-                stages += [
-                    nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
-                    group_norm(out_channels),
-                    nn.SiLU(),
-                ]
+                stages += conv_norm_act(out_channels, out_channels)
             channels = out_channels
         self.stages = nn.Sequential(*stages)
         self.output = nn.Conv2d(channels, 3, 3, 1, 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_gym.config import ModelConfig
-from wm_gym.models.blocks import MLP, ResidualBlock, SpatialAttention, group_norm
+from wm_gym.models.blocks import MLP, ResidualBlock, SpatialAttention, conv_norm_act
 from wm_gym.models.vector import EMBEDDING_DIM, VectorEncoder
 from wm_gym.vector import Fields
 
@@ -25,11 +25,7 @@ class SpatialEncoder(nn.Module):
     def __init__(self, config: ModelConfig, fields: Fields = ()) -> None:
         super().__init__()
         encoder = config.encoder
-        stem: list[nn.Module] = [
-            nn.Conv2d(3, encoder.stem_channels, 7, 2, 3, bias=False),
-            group_norm(encoder.stem_channels),
-            nn.SiLU(),
-        ]
+        stem = conv_norm_act(3, encoder.stem_channels, 7, 2)
         if encoder.stem_pool:
             stem.append(nn.MaxPool2d(3, 2, 1))
         self.stem = nn.Sequential(*stem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -41,6 +42,7 @@ def to_tensors(clips: Clips[NDArray[Any]], device: torch.device | str) -> Clips[
     return moved._replace(frames=frames_to_tensor(moved.frames))
 
 
+@dataclass(eq=False)
 class ClipLoader:
     """Micro-batches of training clips as a pure function of (seed, update, micro-batch).
 
@@ -62,32 +64,18 @@ class ClipLoader:
         world_size: Number of processes.
     """
 
-    def __init__(
-        self,
-        source: ClipSource,
-        batch_size: int,
-        clip_length: int,
-        *,
-        accumulation: int,
-        seed: int,
-        beginning_share: float = 0.0,
-        ending_share: float = 0.0,
-        mirror_share: float = 0.0,
-        fields: Fields = (),
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.source = source
-        self.batch_size = batch_size
-        self.clip_length = clip_length
-        self.accumulation = accumulation
-        self.seed = seed
-        self.beginning_share = beginning_share
-        self.ending_share = ending_share
-        self.mirror_share = mirror_share
-        self.fields = fields
-        self.rank = rank
-        self.world_size = world_size
+    source: ClipSource
+    batch_size: int
+    clip_length: int
+    _: KW_ONLY
+    accumulation: int
+    seed: int
+    beginning_share: float = 0.0
+    ending_share: float = 0.0
+    mirror_share: float = 0.0
+    fields: Fields = ()
+    rank: int = 0
+    world_size: int = 1
 
     def read(self, update: int, micro: int) -> Clips[NDArray[Any]]:
         """This rank's share of one micro-batch."""
@@ -144,22 +132,18 @@ class EncodedEpisodes(NamedTuple):
     mirrored: list[Tensor] | None
 
 
+@dataclass(eq=False)
 class EncodedClipLoader(ClipLoader):
     """A loader of clips whose frames were encoded before, once each.
 
     Args:
         episodes: The latents of ``source``; see :func:`encode_episodes`.
         shown: Time steps of a micro-batch whose frames are read, for the decoder; the same for all clips.
-        source: The training episodes.
-        batch_size: See the base class, as all further arguments.
     """
 
-    def __init__(
-        self, episodes: EncodedEpisodes, shown: int, source: ClipSource, batch_size: int, *further: int, **keywords: Any
-    ) -> None:
-        super().__init__(source, batch_size, *further, **keywords)
-        self.episodes = episodes
-        self.shown = shown
+    _: KW_ONLY
+    episodes: EncodedEpisodes
+    shown: int
 
     def _read(
         self,
@@ -185,7 +169,7 @@ def move_past_the_end(clips: Clips[NDArray[Any]], beyond: NDArray[np.int64]) -> 
     """Let clips that end with their episode go on beyond it, with the last frame again and again.
 
     The end of an episode can only be the last step of a clip within it. A model that saw no other ends would learn
-    that nothing ends before as many steps as a clip has, and would miss every end in a drive that is longer.
+    that nothing ends before as many steps as a clip has, and would miss every end in an episode that is longer.
 
     Args:
         clips: Clips of ``T`` frames.

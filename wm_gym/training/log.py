@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from wm_gym.errors import TrainingError
 from wm_gym.files import write_text_atomically
-from wm_gym.plain_files import NotPlainError, parse_json, read_text
+from wm_gym.plain_files import NotPlainError, leaves, parse_json, read_text
 from wm_gym.training.trackers import TrackedRun
 
 METRICS = "metrics.jsonl"
@@ -43,16 +43,13 @@ def _is_before(step: Any, first: int) -> bool:
     return isinstance(step, int) and step < first
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, float | int]:
+def flatten(values: Mapping[str, Any]) -> dict[str, float | int]:
     """Nested numbers as ``{"a/b": number}``; whatever is not a number is left out."""
-    flat: dict[str, float | int] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{name}/"))
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            flat[name] = value
-    return flat
+    return {
+        name: value
+        for name, value in leaves(values, "/")
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
 
 
 class MetricsLog:
@@ -63,7 +60,7 @@ class MetricsLog:
         keep_before: Rows of this step and later ones are dropped first: a resumed run repeats them.
         config: The run's settings, which the tracker shows beside the numbers.
         step_key: Name of the counter in each row.
-        track: Where the numbers can be watched: one of :data:`wm_gym.training.trackers.TRACKERS`.
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS`.
 
     Raises:
         ConfigError: There is no such tracker, or its package is not installed.

@@ -22,10 +22,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from wm_gym.errors import ConfigError, TrainingError, did_you_mean
 from wm_gym.files import write_json_atomically
-from wm_gym.plain_files import read_json
-
-TRACKERS = ("tensorboard", "wandb", "mlflow")
-"""Names of the trackers; the package of each has the same name."""
+from wm_gym.plain_files import leaves, read_json
+from wm_gym.training import TRACKERS
 
 _STATE = "tracker.json"
 _PROJECT = "wm_gym"
@@ -86,7 +84,7 @@ class TrackedRun:
     """A run's numbers on their way to a tracker; each step of a kind gets there once.
 
     Args:
-        name: One of :data:`TRACKERS`.
+        name: One of :data:`wm_gym.training.TRACKERS`.
         folder: The run's folder.
         rows: What its record held when the run was stopped.
         keep_before: Rows of this step and later ones are repeated.
@@ -187,7 +185,7 @@ class _WeightsAndBiases(Tracker):
             raise TrainingError(
                 f"Weights & Biases does not take the run ({_sentence(error)}); log in, or set WANDB_MODE=offline."
             ) from error
-        # Its own steps must rise, but scores of drives come when the training beside them has gone on.
+        # Its own steps must rise, but scores of episodes come when the training beside them has gone on.
         self._run.define_metric(step_key, hidden=True)
         self._run.define_metric("*", step_metric=step_key)
 
@@ -265,12 +263,6 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _settings(values: Mapping[str, Any]) -> dict[str, str]:
     """All settings as ``{"a.b": text}``."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_settings(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value)
-    return flat
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in leaves(values, ".")}

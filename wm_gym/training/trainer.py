@@ -237,13 +237,7 @@ class WorldModelTrainer:
                 if self._scaler is not None and resumed["scaler"] is not None:
                     self._scaler.load_state_dict(resumed["scaler"])
         wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
-        gradients = make_gradients(
-            fabric,
-            wrapped,
-            training,
-            self._scaler,
-            micro_batches=training.accumulation,
-        )
+        gradients = make_gradients(fabric, wrapped, training, self._scaler, micro_batches=training.accumulation)
         clock = CheckpointClock(training.checkpoint_overhead)
         started, done_before = time.monotonic(), progress.done
         updates = loader.updates(progress.done, stop)
@@ -298,9 +292,8 @@ class WorldModelTrainer:
             world_size=self.fabric.world_size,
         )
         model.train()
-        return EncodedClipLoader(
-            episodes, latent.decoded, self.train_source, latent.batch_size, latent.clip_length, **common
-        )
+        common |= {"episodes": episodes, "shown": latent.decoded}
+        return EncodedClipLoader(self.train_source, latent.batch_size, latent.clip_length, **common)
 
     def _update(
         self, wrapped: Any, gradients: Gradients, optimizer: Any, micro_batches: list[Any], update: int
@@ -567,7 +560,7 @@ def encode_start_states(
     """Real states to start dreams from: clips are observed, and one state of each is kept.
 
     The kept moment is drawn between the first ``context`` frames and the clip's end. One clip in ten is the beginning
-    of an episode, where every moment counts: drives begin there, often with pictures that never come again.
+    of an episode, where every step counts: every episode begins there, often with frames that never come again.
 
     Args:
         model: The world model.
@@ -613,11 +606,9 @@ def make_fabric(precision: str, device: str, devices: int) -> tuple[Fabric, torc
             precision = "bf16-mixed" if device in {"auto", "cpu"} and _processor_has_bf16() else "32-true"
     if device == "cuda" and not torch.cuda.is_available():
         raise TrainingError("--device cuda was asked for, but PyTorch sees no CUDA GPU here; use --device cpu or auto.")
-    accelerator = {"cuda": "cuda", "cpu": "cpu", "mps": "mps", "auto": "auto"}.get(device, device)
-    strategy = "ddp" if devices * hosts > 1 else "auto"
     processes: dict[str, Any] = {
-        "accelerator": accelerator,
-        "strategy": strategy,
+        "accelerator": device,
+        "strategy": "ddp" if devices * hosts > 1 else "auto",
         "devices": devices,
         "num_nodes": hosts,
     }

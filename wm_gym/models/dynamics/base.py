@@ -86,9 +86,12 @@ class Dynamics(nn.Module, ABC):
     def imagine(self, state: LatentState, action: Tensor, noise: Tensor | None = None) -> LatentState:
         """The next state, predicted: ``action`` ``(B, A)``, ``noise`` ``(B, noise_dim)`` in [0, 1)."""
 
-    @abstractmethod
     def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
-        """A predicted state corrected with the encoded latent ``(B, Z)`` of the frame that was then seen."""
+        """A predicted state corrected with the encoded latent ``(B, Z)`` of the frame that was then seen.
+
+        It takes the place of the predicted one, unless the dynamics do more; the memory holds the action's effect.
+        """
+        return LatentState(latent, predicted.memory)
 
     def observe(self, state: LatentState, action: Tensor, latent: Tensor) -> LatentState:
         """:meth:`imagine`, then :meth:`correct`: the state after ``action`` and the frame that was then seen."""

@@ -81,10 +81,6 @@ class GRUDynamics(Dynamics):
             memories.append(memory)
         return LatentState(state.latent + self.output(x), torch.stack(memories, dim=1))
 
-    def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
-        """The encoded latent takes the place of the predicted one; the memory already holds the action's effect."""
-        return LatentState(latent, predicted.memory)
-
     def features(self, state: LatentState) -> Tensor:
         """``(B, Z + hidden)``."""
         return torch.cat((state.latent, state.memory[:, -1]), dim=-1)

@@ -121,10 +121,6 @@ class TransformerDynamics(Dynamics):
         hidden: Tensor = self.norm(x[:, -1])
         return hidden
 
-    def correct(self, predicted: LatentState, latent: Tensor) -> LatentState:
-        """The encoded latent takes the place of the predicted one; the memory already holds the action's effect."""
-        return LatentState(latent, predicted.memory)
-
     def features(self, state: LatentState) -> Tensor:
         """``(B, Z + hidden)``."""
         return torch.cat((state.latent, state.memory[:, 0, :-1]), dim=-1)
