@@ -34,7 +34,7 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.data_collection.recording.collector import collect
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
-from wm_gym.envs.simulators import check_connection, may_stand, scene_settings
+from wm_gym.envs.simulators import may_stand, scene_settings, split_connection
 from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.files import write_text_atomically
 from wm_gym.run_folder import RunFolder
@@ -252,7 +252,7 @@ class _Rounds:
             patience = None if may_stand(self.simulator.id) else _PATIENCE
             self.config = config.model_copy(update={"patience": patience})
         for connection in connections:
-            check_connection(self.simulator.id, connection)
+            split_connection(self.simulator.id, {}, connection)  # refuses what it has not
         self.model_config = _config_of(manifest.provenance, config)
         # What is wrong with these is said early.
         open_training_data(data, self.model_config.training.validation_fraction, scenes=scene_settings)
