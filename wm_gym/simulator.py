@@ -56,6 +56,22 @@ class SimulatorSpec(BaseModel):
             raise ValueError(f"two fields of the vector have one name: {', '.join(names)}")
         return fields
 
+    def misfit(self, other: SimulatorSpec, learner: str = "the world model") -> str | None:
+        """Why what was trained on this simulator cannot take what another one gives, as a clause; ``None``: it can."""
+        if other.frame_size != self.frame_size:
+            theirs, own = ("{}x{}".format(*spec.frame_size) for spec in (other, self))
+            return f"the frames of {other.id} are {theirs}, but {learner} was trained with {own}"
+        if other.vector != self.vector:
+            theirs, own = (", ".join(field.name for field in spec.vector) or "none" for spec in (other, self))
+            return f"{other.id} gives these numbers beside its frames: {theirs}; but {learner} was trained with: {own}"
+        if other.action != self.action:
+            return (
+                f"{other.id} takes {other.action.dim} {other.action.kind} values from {list(other.action.low)} to "
+                f"{list(other.action.high)}, but {learner} was trained on {self.id} with {self.action.dim} "
+                f"{self.action.kind} ones"
+            )
+        return None
+
     @model_serializer(mode="wrap")
     def _without_an_empty_vector(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A record without a vector is written, and identified, as it was before there were vectors."""

@@ -43,7 +43,6 @@ from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
 from wm_gym.rollouts import LatentFilter
 from wm_gym.run_folder import RunFolder
-from wm_gym.simulator import SimulatorSpec
 from wm_gym.training.log import MetricsLog
 from wm_gym.training.trackers import check_tracker
 from wm_gym.world_model import WorldModel
@@ -177,7 +176,9 @@ def clone_behaviour(
     loaded = resolve_model(model, on)
     if not isinstance(loaded, WorldModel):
         raise BundleError(f"an agent is saved with its WorldModel, which a {type(loaded).__name__} is not; give one.")
-    _check_fits(recorded.simulator, loaded, recorded.info["path"])
+    misfit = loaded.simulator.misfit(recorded.simulator)
+    if misfit is not None:
+        raise DatasetError(f"{recorded.info['path']}: {misfit}; give the data that it was trained on.")
     _check_drivers(recorded.train, recorded.validation, chosen.behaviours, recorded.info["path"])
     action_format = loaded.simulator.action
     action = action_format.resolve(chosen.action or ("steer_accel" if action_format.kind == "driving" else "native"))
@@ -425,22 +426,3 @@ def _check_drivers(train: JoinedDataset, validation: JoinedDataset, behaviours: 
                 f"no episode of {where!r} was driven by {name!r}{did_you_mean(name, drivers)}; its drivers are "
                 f"{', '.join(drivers)}."
             )
-
-
-def _check_fits(recorded: SimulatorSpec, model: WorldModel, where: str) -> None:
-    known = model.simulator
-    if tuple(recorded.frame_size) != tuple(known.frame_size):
-        raise DatasetError(
-            f"the frames of {where} are {recorded.frame_size[0]}x{recorded.frame_size[1]}, but the world model was "
-            f"trained with {known.frame_size[0]}x{known.frame_size[1]}; give the data that it was trained on."
-        )
-    if recorded.vector != known.vector:
-        raise DatasetError(
-            f"{where} has {len(recorded.vector)} numbers beside each frame, but the world model was trained with "
-            f"{len(known.vector)}, or with others; give the data that it was trained on."
-        )
-    if recorded.action != known.action:
-        raise DatasetError(
-            f"the actions of {where} are {recorded.action.dim} {recorded.action.kind} values, but the world model was "
-            f"trained on {known.action.dim} {known.action.kind} ones; give the data that it was trained on."
-        )

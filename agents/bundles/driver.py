@@ -211,23 +211,12 @@ def check_simulator_fits(trained: SimulatorSpec, simulator: SimulatorSpec) -> No
     Raises:
         SimulatorError: Its frame size, vector or action format is another one.
     """
-    if tuple(simulator.frame_size) != tuple(trained.frame_size):
+    misfit = trained.misfit(simulator, "the agent")
+    if misfit is not None:
         height, width = trained.frame_size
         raise SimulatorError(
-            f"the frames of {simulator.id} are {simulator.frame_size[0]}x{simulator.frame_size[1]}, but the agent was "
-            f"trained with {height}x{width}; make the simulator with frame_size=({height}, {width})."
-        )
-    if simulator.vector != trained.vector:
-        known_names, names = (", ".join(field.name for field in spec.vector) or "none" for spec in (trained, simulator))
-        raise SimulatorError(
-            f"{simulator.id} gives these numbers beside its frames: {names}; but the agent was trained with: "
-            f"{known_names}; make the simulator as it was recorded."
-        )
-    if simulator.action != trained.action:
-        raise SimulatorError(
-            f"{simulator.id} takes {simulator.action.dim} {simulator.action.kind} values from "
-            f"{list(simulator.action.low)} to {list(simulator.action.high)}, but the agent was trained on {trained.id} "
-            f"with {trained.action.dim} {trained.action.kind} ones; use an agent for this simulator."
+            f"{misfit}; make the simulator as it was recorded, with frame_size=({height}, {width}), or use an agent "
+            "for this simulator."
         )
     known = trained.step_s > 0 and simulator.step_s > 0
     if known and not math.isclose(simulator.step_s, trained.step_s, rel_tol=1e-3):
