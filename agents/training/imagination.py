@@ -6,13 +6,11 @@ import copy
 import math
 import time
 import warnings
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
@@ -24,7 +22,7 @@ from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.from_config import make_algorithm, resolve
 from wm_gym.agents.policies.network import feature_statistics, policy_arguments, rebuild_policy, set_normalisation
-from wm_gym.agents.training.learning import derived_seed, learn
+from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed, learn
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
 from wm_gym.errors import ConfigError, DivergedError, TrainingError
@@ -32,16 +30,13 @@ from wm_gym.progress import progress_bar
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
-Snapshot = dict[str, Any]
-"""Parameters, optimiser states and counters: tensors and plain values only."""
-
 _OFF_POLICY_ROUND_STEPS = 4096  # dream steps between log rows of an algorithm that updates every few steps
 _HOLD_PROBABILITY = 0.9  # of a random rollout's action: drawing one every step would hardly move a car
 _CRITIC_LEARNING_RATE = 1e-3  # of a critic that learns alone: there is no policy that large steps could spoil
 _REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-class ImaginationTrainer:
+class ImaginationTrainer(RoundTrainer):
     """Trains a policy in the dreams of a world model, round by round.
 
     :func:`wm_gym.agents.train_agent` wraps it with a run folder; by itself it leaves no files and takes any
@@ -179,7 +174,7 @@ class ImaginationTrainer:
         set_random_seed(derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
         algorithm.action_space.seed(derived_seed(self.config.seed, before, 2))
         self._let_actor_learn(before >= self.config.critic_steps)
-        watch = _RoundCallback(self._bar, first_only=self._begins_anew)
+        watch = RoundCallback(self._bar, first_only=self._begins_anew)
         report = learn(algorithm, self._round_steps, watch, self._diverged(before))
         self._update_average(before)
         round_s = time.monotonic() - began
@@ -248,19 +243,6 @@ class ImaginationTrainer:
             for name in _REPLAY_ARRAYS:
                 getattr(buffer, name)[: len(replay[name])] = replay[name].numpy()
             buffer.pos, buffer.full = int(replay["position"]), bool(replay["full"])
-
-    def close(self) -> None:
-        """End the progress bar."""
-        self._bar.close()
-        self._env.close()
-
-    def __enter__(self) -> ImaginationTrainer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _plan_rounds(self) -> tuple[int, bool]:
         """Dream steps in a round, and whether it begins with new dreams."""
@@ -373,41 +355,6 @@ class _LearningRewards(VecEnvWrapper):
         space: Any = self.action_space
         mean = np.clip(chosen.mean.cpu().numpy(), space.low, space.high)
         return np.square((actions - mean) / chosen.stddev.cpu().numpy()).mean(axis=1, dtype=np.float32)
-
-
-class _RoundCallback(BaseCallback):
-    """Moves the progress bar and collects the returns of the dreams that end.
-
-    Args:
-        bar: The progress bar.
-        first_only: Count the first dream of each slot only. Where a round begins all dreams anew and lasts whole
-            horizons, those all end in it, while later ones are counted only if they happen to be short.
-    """
-
-    def __init__(self, bar: Any, *, first_only: bool) -> None:
-        super().__init__()
-        self._bar = bar
-        self._first_only = first_only
-        self._counted: set[int] = set()
-        self._returns: list[float] = []
-        self._lengths: list[int] = []
-
-    def _on_step(self) -> bool:
-        self._bar.update(len(self.locals["dones"]))
-        for slot in np.flatnonzero(self.locals["dones"]).tolist():
-            if self._first_only and slot in self._counted:
-                continue
-            self._counted.add(slot)
-            episode = self.locals["infos"][slot]["episode"]
-            self._returns.append(episode["r"])
-            self._lengths.append(episode["l"])
-        return True
-
-    def statistics(self) -> dict[str, float | None]:
-        """Mean return and length of the dreams that ended."""
-        if not self._returns:
-            return {"ep_rew_mean": None, "ep_len_mean": None}
-        return {"ep_rew_mean": float(np.mean(self._returns)), "ep_len_mean": float(np.mean(self._lengths))}
 
 
 def measure_reward_scale(dreams: VecEnv, gamma: float, seed: int) -> float:

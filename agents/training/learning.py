@@ -1,15 +1,80 @@
-"""One round of learning with an algorithm of Stable-Baselines3, as every trainer of this package does it."""
+"""Learning round by round with an algorithm of Stable-Baselines3, as every trainer of this package does it."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 
 from wm_gym.errors import TrainingError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Snapshot = dict[str, Any]
+"""Parameters, optimiser states and counters: tensors and plain values only."""
+
+
+class RoundTrainer:
+    """An algorithm with its environments and its progress bar, which are closed at the end of a ``with`` statement."""
+
+    _algorithm: BaseAlgorithm
+    _env: VecEnv
+    _bar: Any
+
+    def close(self) -> None:
+        """End the progress bar and close the environments."""
+        self._bar.close()
+        self._env.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RoundCallback(BaseCallback):
+    """Moves the progress bar and collects the returns of the episodes that end.
+
+    Args:
+        bar: The progress bar.
+        first_only: Count the first episode of each environment only. Where a round begins all dreams anew and lasts
+            whole horizons, those all end in it, while later ones are counted only if they happen to be short.
+
+    Attributes:
+        returns: Of the episodes that ended.
+    """
+
+    def __init__(self, bar: Any, *, first_only: bool = False) -> None:
+        super().__init__()
+        self._bar = bar
+        self._first_only = first_only
+        self._counted: set[int] = set()
+        self.returns: list[float] = []
+        self._lengths: list[int] = []
+
+    def _on_step(self) -> bool:
+        self._bar.update(len(self.locals["dones"]))
+        for slot in np.flatnonzero(self.locals["dones"]).tolist():
+            if self._first_only and slot in self._counted:
+                continue
+            self._counted.add(slot)
+            episode = self.locals["infos"][slot]["episode"]
+            self.returns.append(float(episode["r"]))
+            self._lengths.append(int(episode["l"]))
+        return True
+
+    def statistics(self) -> dict[str, float | None]:
+        """Mean return and length of the episodes that ended."""
+        if not self.returns:
+            return {"ep_rew_mean": None, "ep_len_mean": None}
+        return {"ep_rew_mean": float(np.mean(self.returns)), "ep_len_mean": float(np.mean(self._lengths))}
 
 
 def learn(algorithm: BaseAlgorithm, steps: int, callback: BaseCallback, diverged: TrainingError) -> dict[str, float]:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from wm_gym.agents.alarm import best_recorded_return
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.bundles.folder import MANIFEST, load_agent
+from wm_gym.agents.bundles.folder import MANIFEST, load_agent, read_agent_manifest
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.training.dream_training import TrainingSummary, put_agent, train_agent
 from wm_gym.agents.training.selection import selection_for
@@ -190,6 +190,7 @@ def train_agent_in_rounds(
 
     Side effects: writes ``out``, and all that its parts do.
     """
+    check_tracker(track)
     return _Rounds(
         Path(out),
         model,
@@ -216,48 +217,35 @@ class _Settings(BaseModel):
     max_episode_steps: int | None
 
 
+@dataclass
 class _Rounds:
     """One run in one folder."""
 
-    def __init__(
-        self,
-        out: Path,
-        model: str | Path,
-        data: list[str | Path],
-        config: RoundsConfig,
-        agent_config: AgentConfig,
-        *,
-        initial: str | None,
-        device: str,
-        limit: int | None,
-        connections: list[dict[str, Any]],
-        progress: bool,
-        track: str,
-    ) -> None:
-        check_tracker(track)
-        self.out = out
-        self.given_model = model
-        self.given_data = data
-        self.config = config
-        self.agent_config = agent_config
-        self.initial = initial
-        self.device = device
-        self.limit = limit
-        self.connections = connections
-        self.progress = progress
-        self.track = track
-        manifest = read_manifest(model)[1]
+    out: Path
+    given_model: str | Path
+    given_data: list[str | Path]
+    config: RoundsConfig
+    agent_config: AgentConfig
+    initial: str | None
+    device: str
+    limit: int | None
+    connections: list[dict[str, Any]]
+    progress: bool
+    track: str
+
+    def __post_init__(self) -> None:
+        manifest = read_manifest(self.given_model)[1]
         self.simulator: SimulatorSpec = manifest.simulator
-        if config.patience == "auto":
+        if self.config.patience == "auto":
             patience = None if may_stand(self.simulator.id) else _PATIENCE
-            self.config = config.model_copy(update={"patience": patience})
-        for connection in connections:
+            self.config = self.config.model_copy(update={"patience": patience})
+        for connection in self.connections:
             split_connection(self.simulator.id, {}, connection)  # refuses what it has not
-        self.model_config = _config_of(manifest.provenance, config)
+        self.model_config = _config_of(manifest.provenance, self.config)
         # What is wrong with these is said early.
-        open_training_data(data, self.model_config.training.validation_fraction, scenes=scene_settings)
-        if initial is not None:
-            load_agent(initial, "cpu")
+        open_training_data(self.given_data, self.model_config.training.validation_fraction, scenes=scene_settings)
+        if self.initial is not None:
+            read_agent_manifest(self.initial)
 
     def run(self) -> RoundsSummary:
         settings = _Settings(
