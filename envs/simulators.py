@@ -185,21 +185,10 @@ def make_simulator_from_spec(
         connection=connection,
         **kwargs,
     )
-    described = describe_simulator(env)
-    made = described.action
-    if described.vector != simulator.vector:
+    misfit = simulator.misfit(describe_simulator(env), "the record says")
+    if misfit is not None:
         env.close()
-        now, then = (", ".join(field.name for field in spec.vector) or "none" for spec in (described, simulator))
-        raise SimulatorError(
-            f"{simulator.id} now gives these numbers beside its frames: {now}; but the record says: {then}, or with "
-            "other bounds; install the version it was recorded with."
-        )
-    if made != simulator.action:
-        env.close()
-        raise SimulatorError(
-            f"{simulator.id} now takes {made.dim} {made.kind} actions, but the record says "
-            f"{simulator.action.dim} {simulator.action.kind} ones; install the version it was recorded with."
-        )
+        raise SimulatorError(f"{misfit}; install the version that it was recorded with.")
     return env
 
 

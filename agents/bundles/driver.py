@@ -211,7 +211,7 @@ def check_simulator_fits(trained: SimulatorSpec, simulator: SimulatorSpec) -> No
     Raises:
         SimulatorError: Its frame size, vector or action format is another one.
     """
-    misfit = trained.misfit(simulator, "the agent")
+    misfit = trained.misfit(simulator, "the agent was trained with")
     if misfit is not None:
         height, width = trained.frame_size
         raise SimulatorError(
