@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 
+from wm_gym.envs.arguments import check_count
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.rendering import FrameRenderer
 from wm_gym.envs.rollout_contract import RolloutContract
@@ -35,7 +36,7 @@ class DreamEnvironment:
 
     @horizon.setter
     def horizon(self, value: int) -> None:
-        self._rollouts.set_horizon(value)
+        self._rollouts.horizon = check_count("horizon", value)
 
     @property
     def num_start_states(self) -> int:

@@ -58,12 +58,8 @@ class FeatureNormaliser(BaseFeaturesExtractor):
 @torch.no_grad()
 def feature_statistics(model: DreamModel, start_states: LatentState) -> tuple[Tensor, Tensor]:
     """Mean and deviation ``(F,)`` of the features over start states; see :func:`statistics_of`."""
-    parts = []
-    for first in range(0, start_states.batch_size, _BATCH):
-        rows = slice(first, first + _BATCH)
-        part = LatentState(start_states.latent[rows], start_states.memory[rows])
-        parts.append(model.features(part.to(model.device)).cpu().double())
-    return statistics_of(torch.cat(parts))
+    batches = map(LatentState, start_states.latent.split(_BATCH), start_states.memory.split(_BATCH))
+    return statistics_of(torch.cat([model.features(batch.to(model.device)).cpu().double() for batch in batches]))
 
 
 def statistics_of(features: Tensor) -> tuple[Tensor, Tensor]:
