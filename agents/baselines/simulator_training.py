@@ -28,20 +28,19 @@ from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from wm_gym.agents.bundles.folder import MANIFEST, is_finished_agent, save_pixel_agent
 from wm_gym.agents.policies.network import pixel_policy
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig, make_pixel_config, resolve_pixel_config
-from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed, learn
+from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.data_collection.recording.driving import check_not_lost
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.device import resolve_device
 from wm_gym.envs.simulators import has_connection, make_simulator_from_spec, resolve_simulator
-from wm_gym.errors import ConfigError, DivergedError, WMGymError
+from wm_gym.errors import ConfigError, WMGymError
 from wm_gym.frames import Frame
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -230,7 +229,6 @@ class PixelTrainer(RoundTrainer):
         config: The resolved settings.
         frames: Simulator frames so far.
         episodes: Episodes that ended so far.
-        trained_s: Seconds of training so far.
 
     Raises:
         ConfigError: The settings do not fit each other or the simulator.
@@ -238,6 +236,9 @@ class PixelTrainer(RoundTrainer):
 
     Side effects: seeds the global generators of Python, NumPy and PyTorch.
     """
+
+    _algorithm: PPO
+    _env: VecNormalize
 
     def __init__(
         self,
@@ -253,7 +254,6 @@ class PixelTrainer(RoundTrainer):
         _check_workers(workers, config.num_envs, simulator, connections)
         self.frames = 0
         self.episodes = 0
-        self.trained_s = 0.0
         self._round_began = 0
         self._slot_frames = np.zeros(config.num_envs, np.int64)  # of each simulator's episode so far
         self._returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
@@ -320,30 +320,20 @@ class PixelTrainer(RoundTrainer):
             TrainingError: Parameters are no longer finite; the trainer is then of no further use.
             SimulatorLostError: A simulator was lost.
         """
-        began = time.monotonic()
         algorithm, before = self._algorithm, self.steps
         self._round_began = before
         per_env = before // self.config.num_envs
         rollout = next(end for end in self._ends if end > per_env) - per_env
         algorithm.n_steps = algorithm.rollout_buffer.buffer_size = rollout
-        set_random_seed(derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
         watch = _RolloutCallback(self._bar, self._frames_a_step, self._slot_frames)
-        report = learn(algorithm, rollout * self.config.num_envs, watch, self._diverged(before))
-        round_s = time.monotonic() - began
-        self.trained_s += round_s
+        values = self._learn(rollout * self.config.num_envs, watch, self.config.seed)
         self.frames += watch.frames
         self._slot_frames = watch.slot_frames
         self.episodes += len(watch.returns)
         self._returns.extend(watch.returns)
         if self.mean_return is not None:
             self._bar.set_postfix(mean_return=f"{self.mean_return:.1f}", refresh=False)
-        return {
-            **watch.statistics(),
-            "frames": self.frames,
-            "fps": (self.steps - before) / round_s,
-            "wall_s": self.trained_s,
-            **report,
-        }
+        return {**values, "frames": self.frames}
 
     def snapshot(self) -> Snapshot:
         """A copy of all that learning has changed."""
@@ -381,12 +371,6 @@ class PixelTrainer(RoundTrainer):
         # Stable-Baselines3's own progress counts from round to round, and each rollout before it is learned from.
         progress = self._round_began / self.config.steps
         return self.config.learning_rate * (1.0 - (1.0 - self.config.final_learning_rate) * progress)
-
-    def _diverged(self, before: int) -> DivergedError:
-        return DivergedError(
-            f"the policy's parameters are no longer finite after {before:,} steps; the last good checkpoint is kept: "
-            "lower learning_rate."
-        )
 
 
 class StackedFrames(gym.Wrapper[Any, Any, Frame, Any]):

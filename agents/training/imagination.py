@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import warnings
 from typing import Any
 
@@ -14,7 +13,6 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from wm_gym.acceleration import AcceleratedModel
@@ -22,10 +20,10 @@ from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.from_config import make_algorithm, resolve
 from wm_gym.agents.policies.network import feature_statistics, policy_arguments, rebuild_policy, set_normalisation
-from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed, learn
+from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
-from wm_gym.errors import ConfigError, DivergedError, TrainingError
+from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.progress import progress_bar
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
@@ -66,6 +64,10 @@ class ImaginationTrainer(RoundTrainer):
             print(trainer.train_round()["ep_rew_mean"])
     ```
     """
+
+    _env: _LearningRewards
+    _unit = "dream steps"
+    _remedy = "lower learning_rate, or check that the world model's rewards are sound"
 
     def __init__(
         self,
@@ -137,7 +139,6 @@ class ImaginationTrainer(RoundTrainer):
         self._entry = ALGORITHMS[config.algo]
         self._round_steps, self._begins_anew = self._plan_rounds()
         self._bar = progress_bar(config.steps, "step", "train-agent", enabled=progress, unit_scale=True)
-        self._trained_s = 0.0
 
     @property
     def policy(self) -> BasePolicy:
@@ -165,26 +166,16 @@ class ImaginationTrainer(RoundTrainer):
             DivergedError: Parameters or losses are no longer finite; the trainer is then of no further use.
             BundleError: The world model imagined numbers that are not finite.
         """
-        began = time.monotonic()
         algorithm, before = self._algorithm, self.dream_steps
         if self._begins_anew:
             algorithm.set_env(self._env)  # lets it reset the dreams
         if self._begins_anew or before == 0:
             self._env.seed(derived_seed(self.config.seed, before))
-        set_random_seed(derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
         algorithm.action_space.seed(derived_seed(self.config.seed, before, 2))
         self._let_actor_learn(before >= self.config.critic_steps)
         watch = RoundCallback(self._bar, first_only=self._begins_anew)
-        report = learn(algorithm, self._round_steps, watch, self._diverged(before))
+        values = self._learn(self._round_steps, watch, self.config.seed)
         self._update_average(before)
-        round_s = time.monotonic() - began
-        self._trained_s += round_s
-        values: dict[str, Any] = {
-            **watch.statistics(),
-            "fps": (self.dream_steps - before) / round_s,
-            "wall_s": self._trained_s,
-            **report,
-        }
         if values["ep_rew_mean"] is not None:
             self._bar.set_postfix(dream_return=f"{values['ep_rew_mean']:.1f}", refresh=False)
         return values
@@ -194,7 +185,7 @@ class ImaginationTrainer(RoundTrainer):
         algorithm = self._algorithm
         return {
             "dream_steps": algorithm.num_timesteps,
-            "wall_s": self._trained_s,
+            "wall_s": self.trained_s,
             "reward_scale": self.reward_scale,
             # TD3 updates its actor in every second update of this counter.
             "updates": algorithm._n_updates,
@@ -232,7 +223,7 @@ class ImaginationTrainer(RoundTrainer):
         algorithm.num_timesteps = int(snapshot["dream_steps"])
         algorithm._n_updates = int(snapshot["updates"])
         self.reward_scale = self._env.scale = float(snapshot["reward_scale"])
-        self._trained_s = float(snapshot["wall_s"])
+        self.trained_s = float(snapshot["wall_s"])
         self._bar.update(algorithm.num_timesteps - self._bar.n)
         if not self._begins_anew:
             self._env.seed(derived_seed(self.config.seed, algorithm.num_timesteps))
@@ -279,12 +270,6 @@ class ImaginationTrainer(RoundTrainer):
         share = max(1 - self.config.policy_average, 1 / rounds)
         for mean, parameter in zip(self._average.parameters(), self._learner.parameters(), strict=True):
             mean.lerp_(parameter, share)
-
-    def _diverged(self, before: int) -> DivergedError:
-        return DivergedError(
-            f"the policy's parameters are no longer finite after {before:,} dream steps; the last good checkpoint is "
-            "kept: lower learning_rate, or check that the world model's rewards are sound."
-        )
 
 
 def _dreaming(model: DreamModel, config: AgentConfig) -> DreamModel:
