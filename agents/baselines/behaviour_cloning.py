@@ -172,8 +172,8 @@ def clone_behaviour(
     )
     recorded = open_training_data(data, chosen.validation_fraction, scenes=scene_settings)
     assert recorded.validation is not None  # the fraction is above 0
-    on = resolve_device(device) if isinstance(model, (str, Path)) or device != "auto" else None
-    loaded = resolve_model(model, on)
+    resolve_device(device)  # refuses one that is not there
+    loaded = resolve_model(model, device)
     if not isinstance(loaded, WorldModel):
         raise BundleError(f"an agent is saved with its WorldModel, which a {type(loaded).__name__} is not; give one.")
     misfit = loaded.simulator.misfit(recorded.simulator)

@@ -149,8 +149,8 @@ def train_agent(
     chosen = make_agent_config(
         {**given.model_dump(), **{name: value for name, value in overrides.items() if value is not None}}
     )
-    on = resolve_device(device) if isinstance(model, (str, Path)) or device != "auto" else None
-    loaded = resolve_model(model, on)
+    resolve_device(device)  # refuses one that is not there
+    loaded = resolve_model(model, device)
     if not isinstance(loaded, WorldModel):
         raise BundleError(
             f"an agent is saved with its WorldModel, which a {type(loaded).__name__} is not; "
