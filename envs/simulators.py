@@ -341,7 +341,7 @@ def return_ceiling(simulator: SimulatorSpec, steps: int) -> float | None:
 
 
 def _describe_driving(env: gym.Env[Any, Any], env_id: str, kwargs: Mapping[str, Any]) -> SimulatorSpec:
-    height, width = _frame_shape(env, env_id)
+    height, width = frame_shape(env, env_id)
     return SimulatorSpec(
         id=env_id,
         kwargs=dict(kwargs),
@@ -359,7 +359,7 @@ def _describe_native(
     frame_size: tuple[int, int] | int | None,
     action_repeat: int,
 ) -> SimulatorSpec:
-    size = _frame_shape(env, env_id)
+    size = frame_shape(env, env_id)
     if frame_size is not None:
         size = (frame_size, frame_size) if isinstance(frame_size, int) else (int(frame_size[0]), int(frame_size[1]))
         if min(size) < 8:
@@ -387,7 +387,12 @@ def _describe_native(
     )
 
 
-def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
+def frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
+    """Height and width of the frames that an environment gives.
+
+    Raises:
+        SimulatorError: It gives something else.
+    """
     space = env.observation_space
     if isinstance(space, spaces.Dict) and set(space.spaces) == {"image", "vector"}:
         space = space["image"]

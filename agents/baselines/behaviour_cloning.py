@@ -405,17 +405,8 @@ def _set_deviation(policy: ActorCriticPolicy, steps: Demonstrations) -> None:
 
 def _agent_config(config: CloningConfig) -> AgentConfig:
     """The settings from which the bundle rebuilds the policy; the dream's settings keep their defaults."""
-    return AgentConfig(
-        algo="ppo",
-        steps=config.steps,
-        seed=config.seed,
-        action=config.action,
-        net_arch=config.net_arch,
-        activation=config.activation,
-        learning_rate=config.learning_rate,
-        final_learning_rate=config.final_learning_rate,
-        batch_size=config.batch_size,
-    )
+    of_cloning = {"top_fraction", "behaviours", "validation_fraction", "validate_every", "weight_decay"}
+    return AgentConfig(algo="ppo", **config.model_dump(exclude=of_cloning))
 
 
 def _check_drivers(train: JoinedDataset, validation: JoinedDataset, behaviours: Iterable[str], where: str) -> None:
