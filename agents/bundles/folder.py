@@ -396,8 +396,9 @@ def _load_policy(
     # A layer is made only where the file holds its weights: (out, in) for widths that follow each other.
     shapes = {tuple(tensor.shape) for tensor in found.values()}
     widths = manifest.config.net_arch
+    features = (manifest.config.features_dim,) if isinstance(manifest, PixelAgentManifest) else ()
     if any((wide, narrow) not in shapes for narrow, wide in pairwise(widths)) or not all(
-        any(shape[0] == width for shape in shapes if len(shape) == 2) for width in (*widths[:1], *_features(manifest))
+        any(shape[0] == width for shape in shapes if len(shape) == 2) for width in (*widths[:1], *features)
     ):
         raise BundleError(f"{str(file)!r} does not fit {owner}: its layers are not of net_arch; {_REMEDY}.")
     try:
@@ -409,10 +410,6 @@ def _load_policy(
     tensors = read_tensors(file, error=BundleError, remedy=_REMEDY)
     load_parameters(policy, tensors, error=BundleError, file=file, owner=owner)
     return policy
-
-
-def _features(manifest: AgentManifest | PixelAgentManifest) -> tuple[int, ...]:
-    return (manifest.config.features_dim,) if isinstance(manifest, PixelAgentManifest) else ()
 
 
 def _read_metrics(file: Path, manifest: AgentManifest | PixelAgentManifest) -> dict[str, Any]:
