@@ -84,7 +84,7 @@ class DreamDrivingEnv(DreamEnvironment, gym.Env[Any, ArrayLike]):
             where it is, and another device is refused.
         start_states: Bank of states to start from; ``None`` is the model's own.
         termination: ``"sample"``, ``"threshold"`` or ``"never"``.
-        render_size: Height, or height and width, of rendered pictures; ``None`` is the model's frame size.
+        render_size: Height, or height and width, of rendered frames; ``None`` is the model's frame size.
         uncertainty_limit: Truncate a dream when its ``uncertainty`` is above this, in units of reward; ``None``: never.
 
     Raises:

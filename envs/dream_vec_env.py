@@ -169,7 +169,7 @@ class DreamVecEnv(DreamEnvironment, VecEnv):
         self._renderer.close()
 
     def get_images(self) -> Sequence[Frame | None]:
-        """The dreams' current states as ``N`` decoded pictures ``(H, W, 3)`` uint8."""
+        """The dreams' current states as ``N`` decoded frames ``(H, W, 3)`` uint8."""
         return self._renderer.pictures(self._rollouts.frames())
 
     def render(self, mode: str | None = None) -> Frame | None:

@@ -38,7 +38,7 @@ class DreamVectorEnv(DreamEnvironment, VectorEnv[Any, ArrayLike, NDArray[Any]]):
     Args:
         num_envs: ``N``.
         model: See :class:`~wm_gym.envs.dream.DreamDrivingEnv`, also for all arguments that are not listed here.
-        render_mode: ``"rgb_array"`` returns ``N`` pictures, ``"human"`` shows them in a grid.
+        render_mode: ``"rgb_array"`` returns ``N`` frames, ``"human"`` shows them in a grid.
         autoreset_mode: When a dream that is over begins anew: ``NEXT_STEP`` (default: the next step ignores its action
             and returns the first observation with reward 0), ``SAME_STEP`` (the same step returns the first observation
             and the last one in ``infos["final_obs"]``), ``DISABLED`` (by ``reset`` with a ``reset_mask``).
@@ -182,7 +182,7 @@ class DreamVectorEnv(DreamEnvironment, VectorEnv[Any, ArrayLike, NDArray[Any]]):
         return observations, outcome.reward, outcome.terminated, outcome.truncated, infos
 
     def render(self) -> tuple[Frame, ...] | None:
-        """Decode the current states: ``N`` uint8 pictures in mode ``"rgb_array"``, shown in a grid in ``"human"``."""
+        """Decode the current states: ``N`` uint8 frames in mode ``"rgb_array"``, shown in a grid in ``"human"``."""
         pictures = self._render(self.render_mode)
         return None if pictures is None else tuple(pictures)
 

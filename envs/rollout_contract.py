@@ -1,7 +1,7 @@
 """What one dream and a batch of dreams share: the contract of imagined rollouts.
 
 The model owns prediction; the contract is start states, random numbers, horizon, termination, observations and
-pictures. :class:`~wm_gym.envs.imagined_rollouts.ImaginedRollouts` keeps it for many dreams in arrays,
+frames. :class:`~wm_gym.envs.imagined_rollouts.ImaginedRollouts` keeps it for many dreams in arrays,
 :class:`~wm_gym.envs.single_rollout.SingleRollout` for one in plain numbers.
 """
 
@@ -142,7 +142,7 @@ class RolloutContract:
         return self._state
 
     def frames(self) -> NDArray[np.uint8]:
-        """Pictures of all dreams, ``(N, H, W, 3)`` uint8; not to be written into.
+        """Frames of all dreams, ``(N, H, W, 3)`` uint8; not to be written into.
 
         They are decoded when first asked for, at most once a step.
         """

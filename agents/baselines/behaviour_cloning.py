@@ -86,7 +86,7 @@ class Demonstrations(NamedTuple):
 
     Attributes:
         features: ``(N, F)`` float32: the features of the state in which an action was taken.
-        actions: ``(N, A)`` float32: that action; of a disturbed drive, the one that its driver would have taken.
+        actions: ``(N, A)`` float32: that action; of a disturbed episode, the one that its driver would have taken.
     """
 
     features: Tensor
@@ -212,7 +212,7 @@ def _clone_into(
 ) -> None:
     assert config.action is not None  # it is resolved
     copied, held_out = (best_episodes(part, config.top_fraction, config.behaviours) for part in (train, validation))
-    with progress_bar(len(copied) + len(held_out), "episode", "watch the recorded drives", enabled=progress) as bar:
+    with progress_bar(len(copied) + len(held_out), "episode", "watch the recorded episodes", enabled=progress) as bar:
         demonstrations = watch(model, train, copied, config.action, bar)
         check = watch(model, validation, held_out, config.action, bar)
     policy, figures = clone(

@@ -174,7 +174,7 @@ class Driver:
     def actions(self, observations: NDArray[Any]) -> FloatArray:
         """The policy's mean actions ``(N, A)`` in the stored format for a batch of its observations ``(N, ...)``.
 
-        The drive under way is not touched: this is how an agent acts in many dreams at once.
+        The episode under way is not touched: this is how an agent acts in many dreams at once.
         """
         chosen = self.policy.predict(observations, deterministic=True)[0]
         return self.simulator.action.to_stored(chosen, self.action)
@@ -194,7 +194,7 @@ class Driver:
         """The policy's action ``(values,)`` for an observation without a batch dimension."""
         if deterministic:
             return np.asarray(self.policy.predict(observation, deterministic=True)[0], np.float32)
-        # Policies draw from torch's global generator: it is lent for the draw, seeded by drive and step.
+        # Policies draw from torch's global generator: it is lent for the draw, seeded by episode and step.
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(np.random.SeedSequence((self._seed, self._num_acts)).generate_state(1)[0]))

@@ -438,9 +438,9 @@ def _check_fingerprint(actual: str, manifest: AgentManifest, folder: Path) -> No
 def _agent_card(manifest: AgentManifest, model: WorldModel, metrics: dict[str, Any]) -> str:
     config = manifest.config
     if manifest.trained_in == "data":
-        title = "# A driving agent cloned from recorded drives"
+        title = "# A driving agent cloned from recorded episodes"
         how = f"- Policy of {config.algo} (Stable-Baselines3), {config.steps:,} updates, seed {config.seed}"
-        story = "It copies the actions of the recorded drives, given what the world model makes of their frames."
+        story = "It copies the actions of the recorded episodes, given what the world model makes of their frames."
         figures = "Validation losses say how well it copies; measure what it does with `wm-gym evaluate`."
     else:
         title = "# A driving agent trained in imagination"

@@ -75,7 +75,7 @@ class TrainingSummary:
         path: The agent's folder.
         dream_steps: Dream steps in all.
         dream_return: Mean unscaled return of the last dreams, or ``None`` where none ended.
-        score: Best score of the validation drives, or ``None`` without them.
+        score: Best score of the validation episodes, or ``None`` without them.
         was_finished: Whether the folder held the finished agent already.
         wall_s: Seconds that this call took.
     """
@@ -123,7 +123,7 @@ def train_agent(
         progress: Show a progress bar.
         on_checkpoint: Scores the agent every ``config.validate_every`` dream steps (a tenth of the training by default)
             and at the end, and at the beginning where there is an ``initial`` one. With scores, the agent that is saved
-            is the one with the best score, else the last one. A function is waited for; the drives of a
+            is the one with the best score, else the last one. A function is waited for; the episodes of a
             :class:`~wm_gym.agents.training.selection.DriveSelection` go on beside the training.
         on_score: Told of each score, with the dream steps of the agent that has it; what it raises ends the training.
         best_recorded: The most that a recorded episode got in ``horizon`` steps

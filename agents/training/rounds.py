@@ -8,7 +8,7 @@ A run is a folder: ``rounds_config.yaml``, ``rounds.jsonl`` (one line a round), 
 model as given), ``round-1/{data,model,agent}``, …, and at the end the files of the last round's agent. Each of these
 folders is a run of its own, so that a stopped run goes on where it was.
 
-Only the last round chooses among checkpoints by drives: they cost simulator steps that teach nothing, and the agents
+Only the last round chooses among checkpoints by episodes: they cost simulator steps that teach nothing, and the agents
 before it are there to be seen failing.
 """
 
@@ -93,7 +93,7 @@ class RoundsConfig(BaseModel):
         default=False, description="Go on from the agent of the round before, rather than anew or from the initial one."
     )
     select_drives: int = Field(
-        default=8, ge=0, description="Drives on training tracks that choose among the last round's checkpoints."
+        default=8, ge=0, description="Episodes on training tracks that choose among the last round's checkpoints."
     )
     workers: int = Field(default=1, ge=1, description="Processes that record.")
     seed: int = Field(default=0, ge=0, description="Of recordings; those of model and agent follow from theirs.")
@@ -175,9 +175,9 @@ def train_agent_in_rounds(
         initial: Folder of an agent, such as a clone, whose policy each agent goes on from; with ``continue_agent`` the
             first one alone. ``None`` trains them anew.
         device: Device for training.
-        max_episode_steps: Steps after which recorded and selecting drives are cut; ``None`` leaves it to the simulator.
+        max_episode_steps: Steps after which recorded and selecting episodes are cut; ``None``: the simulator's own.
         worker_connections: For each process that records, where its simulator runs, as for ``collect``; the first one's
-            serves the selecting drives as well. Not recorded: a run may go on elsewhere.
+            serves the selecting episodes as well. Not recorded: a run may go on elsewhere.
         progress: Show progress bars.
         track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 

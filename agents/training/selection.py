@@ -1,4 +1,4 @@
-"""Choosing among the checkpoints of a training by short drives in the simulator, never on held-out seeds.
+"""Choosing among the checkpoints of a training by a few episodes in the simulator, never on held-out seeds.
 
 A policy that trains long enough in a dream learns what the dream pays for and the simulator does not: the dream's
 return goes on rising while the real one falls. The dream cannot say when that begins. A few episodes on training seeds
@@ -34,7 +34,7 @@ def selection_for(
     workers: int = 1,
     worker_connections: Sequence[Mapping[str, Any]] | None = None,
 ) -> AbstractContextManager[DriveSelection | None]:
-    """A selection in the simulator that a world model was trained on, for ``train_agent``; ``None`` for no drives.
+    """A selection in the simulator that a world model was trained on, for ``train_agent``; ``None`` for no episodes.
 
     Arguments as for :class:`DriveSelection`.
 
@@ -59,14 +59,14 @@ class DriveSelection:
 
     Args:
         simulator: Where to drive.
-        episodes: Drives for each score.
+        episodes: How many for each score.
         seed: Of the first episode; the others follow.
         max_episode_steps: Steps after which an episode is cut; ``None`` leaves it to the simulator.
         workers: Processes that drive, each with one thread, on the CPU.
         worker_connections: For each worker, where its simulator runs, where that needs to be told.
 
     Attributes:
-        episodes: Drives for each score.
+        episodes: How many for each score.
         frames: Simulator steps driven so far, which a comparison of data budgets has to count.
 
     Raises:
@@ -108,7 +108,7 @@ class DriveSelection:
         self.close()
 
     def start(self, agent: str | Path) -> Callable[[], float | None]:
-        """Begin the drives of the agent in a folder, which must stay until they end.
+        """Begin the episodes of the agent in a folder, which must stay until they end.
 
         Returns:
             What waits for them and gives the agent's mean return, or raises what went wrong; ``None`` where the
