@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from wm_gym.envs.arguments import check_reset_options, check_seed
+from wm_gym.envs.dream_environment import DreamEnvironment
 from wm_gym.envs.dream_model import DreamModel
-from wm_gym.envs.rendering import FrameRenderer
 from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
 from wm_gym.envs.single_rollout import SingleRollout
 from wm_gym.envs.slot_random import draw_key
@@ -20,7 +20,7 @@ from wm_gym.frames import Frame
 from wm_gym.state import LatentState
 
 
-class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
+class DreamDrivingEnv(DreamEnvironment, gym.Env[Any, ArrayLike]):
     """An episode that a world model imagines: no simulator runs.
 
     ## Description
@@ -84,7 +84,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             where it is, and another device is refused.
         start_states: Bank of states to start from; ``None`` is the model's own.
         termination: ``"sample"``, ``"threshold"`` or ``"never"``.
-        render_size: Height, or height and width, of rendered pictures; ``None`` is the model's frame size.
+        render_size: Height, or height and width, of rendered frames; ``None`` is the model's frame size.
         uncertainty_limit: Truncate a dream when its ``uncertainty`` is above this, in units of reward; ``None``: never.
 
     Raises:
@@ -109,8 +109,8 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
     - v0: first version.
     """
 
+    _rollouts: SingleRollout
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "human"], "render_fps": DEFAULT_FPS}  # noqa: RUF012
-    _reset_options: ClassVar[tuple[str, ...]] = ("start_state",)
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
         render_size: int | tuple[int, int] | None = None,
         uncertainty_limit: float | None = None,
     ) -> None:
-        self._rollout = SingleRollout(
+        rollout = SingleRollout(
             model=model,
             horizon=horizon,
             observation=observation,
@@ -136,33 +136,17 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             termination=termination,
             uncertainty_limit=uncertainty_limit,
         )
-        self.observation_space = self._rollout.single_observation_space
-        self.action_space = self._rollout.actions.space
-        self.render_mode = render_mode
-        self.metadata = self._rollout.metadata(type(self).metadata)
-        self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollout.fps)
+        self._set_up(rollout, render_mode, render_size)
+        self.observation_space = rollout.single_observation_space
+        self.action_space = rollout.actions.space
+        self.metadata = rollout.metadata(type(self).metadata)
         self._keyed_by: np.random.Generator | None = None
         self._start_state = 0
 
     @property
-    def model(self) -> DreamModel:
-        """The world model that dreams."""
-        return self._rollout.model
-
-    @property
-    def horizon(self) -> int:
-        """Steps until a dream is truncated."""
-        return self._rollout.horizon
-
-    @property
-    def num_start_states(self) -> int:
-        """How many states a dream can start from."""
-        return self._rollout.num_start_states
-
-    @property
     def state(self) -> LatentState:
         """The current latent state, a batch of one on the model's device; not to be written into."""
-        return self._rollout.state
+        return self._rollouts.state
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -173,16 +157,15 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             ConfigError: An option is unknown or out of range.
         """
         seed = check_seed(seed)
-        start_state = check_reset_options(options, self._reset_options).get("start_state")
-        chosen = None if start_state is None else int(self._rollout.check_start_state(start_state))
+        start_state = check_reset_options(options, ("start_state",)).get("start_state")
+        chosen = None if start_state is None else int(self._rollouts.check_start_state(start_state))
         super().reset(seed=seed)
         # A new generator, from a seed or set by the user, starts a new stream.
         if self.np_random is not self._keyed_by:
-            self._rollout.random.set_key(draw_key(self.np_random))
+            self._rollouts.random.set_key(draw_key(self.np_random))
             self._keyed_by = self.np_random
-        observation, self._start_state = self._rollout.reset(chosen)
-        if self.render_mode == "human":
-            self.render()
+        observation, self._start_state = self._rollouts.reset(chosen)
+        self._show()
         return observation, self._info(1.0)
 
     def step(self, action: ArrayLike) -> tuple[Observations, float, bool, bool, dict[str, Any]]:
@@ -198,26 +181,20 @@ class DreamDrivingEnv(gym.Env[Any, ArrayLike]):
             ResetNeeded: The dream is over or has not begun.
             ConfigError: The action has the wrong shape or a value that is not finite.
         """
-        observation, reward, terminated, truncated, continuation = self._rollout.step(action)
-        if self.render_mode == "human":
-            self.render()
+        observation, reward, terminated, truncated, continuation = self._rollouts.step(action)
+        self._show()
         return observation, reward, terminated, truncated, self._info(continuation)
 
     def _info(self, continuation: float) -> dict[str, Any]:
         info: dict[str, Any] = {"start_state": self._start_state, "continuation": continuation}
-        if self._rollout.uncertainty is not None:
-            info["uncertainty"] = self._rollout.sigma
+        if self._rollouts.uncertainty is not None:
+            info["uncertainty"] = self._rollouts.sigma
         return info
 
     def render(self) -> Frame | None:
         """Decode the current state: returned as uint8 ``(H, W, 3)`` in mode ``"rgb_array"``, shown in ``"human"``."""
-        if self.render_mode == "rgb_array":
-            return self._renderer.pictures(self._rollout.frames())[0]
-        if self.render_mode == "human":
-            self._renderer.show(self._rollout.frames())
-            return None
-        gym.logger.warn("render() does nothing without a render mode; make the environment with render_mode=.")
-        return None
+        pictures = self._render(self.render_mode)
+        return None if pictures is None else pictures[0]
 
     def close(self) -> None:
         """Close the window, if there is one."""

@@ -48,7 +48,7 @@ def resolve_model(model: str | Path | DreamModel, device: str | torch.device | N
         model: A model's folder, ``"bundled"`` for the one that the package ships, or a model itself, which is used
             as it is: not copied and not moved, only put in evaluation mode.
         device: Where a model that is read from a folder computes; ``None`` is the CPU. For a model itself ``None`` is
-            wherever it is.
+            wherever it is, and so is ``"auto"``.
 
     Raises:
         BundleError: The folder holds no usable model, the object is none, or it is on another device.
@@ -64,7 +64,7 @@ def resolve_model(model: str | Path | DreamModel, device: str | torch.device | N
         raise BundleError(
             f"model= takes a model's folder, 'bundled' or a WorldModel, but a {type(model).__name__} was given."
         )
-    if device is not None and not _same_device(parse_device(device), model.device):
+    if device not in (None, "auto") and not _same_device(parse_device(device), model.device):
         raise BundleError(
             f"the model is on {model.device}, but device={str(device)!r} was asked for; "
             "move it with model.to(...) first, or leave device out."

@@ -14,10 +14,11 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from wm_gym.envs.arguments import check_reset_options
+from wm_gym.envs.dream_environment import DreamEnvironment
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.imagined_rollouts import ImaginedRollouts
-from wm_gym.envs.rendering import FrameRenderer, tile
-from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
+from wm_gym.envs.rendering import tile
+from wm_gym.envs.rollout_contract import Observations
 from wm_gym.frames import Frame
 from wm_gym.observation import assign_rows, select_rows
 from wm_gym.state import LatentState
@@ -25,7 +26,7 @@ from wm_gym.state import LatentState
 Indices = int | Iterable[int] | None
 
 
-class DreamVecEnv(VecEnv):
+class DreamVecEnv(DreamEnvironment, VecEnv):
     """``N`` dreams of one world model for Stable-Baselines3, advanced by one batched call of the model a step.
 
     Spaces, rewards, ends and seeding of each dream are those of :class:`~wm_gym.envs.dream.DreamDrivingEnv`;
@@ -43,16 +44,9 @@ class DreamVecEnv(VecEnv):
 
     Args:
         num_envs: ``N``.
-        model: See :class:`~wm_gym.envs.dream.DreamDrivingEnv`, also for the other arguments.
-        horizon: Steps until a dream is truncated.
-        observation: ``"latent"`` or ``"image"``.
-        action: ``"driving"``, ``"steer_accel"`` or ``"native"``; ``None`` is the model's own.
+        model: See :class:`~wm_gym.envs.dream.DreamDrivingEnv`, also for all arguments that are not listed here.
         render_mode: ``"rgb_array"`` lets :meth:`render` return the dreams in a grid, ``"human"`` shows them.
-        device: Where a model that is read from a folder computes.
-        start_states: Bank of states to start from.
-        termination: ``"sample"``, ``"threshold"`` or ``"never"``.
         render_size: Height, or height and width, of one rendered dream.
-        uncertainty_limit: Truncate a dream when its ``uncertainty`` is above this; ``None``: never.
 
     Raises:
         ConfigError: An argument is out of range or unknown.
@@ -62,6 +56,8 @@ class DreamVecEnv(VecEnv):
     PPO("MlpPolicy", DreamVecEnv(64, model="bundled", action="steer_accel")).learn(100_000)
     ```
     """
+
+    _rollouts: ImaginedRollouts
 
     def __init__(
         self,
@@ -78,7 +74,7 @@ class DreamVecEnv(VecEnv):
         render_size: int | tuple[int, int] | None = None,
         uncertainty_limit: float | None = None,
     ) -> None:
-        self._rollouts = ImaginedRollouts(
+        rollouts = ImaginedRollouts(
             num_envs,
             model=model,
             horizon=horizon,
@@ -89,32 +85,11 @@ class DreamVecEnv(VecEnv):
             termination=termination,
             uncertainty_limit=uncertainty_limit,
         )
-        self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollouts.fps)
-        self.render_mode = render_mode  # the base class asks for it
-        num_envs = self._rollouts.num_slots
-        super().__init__(num_envs, self._rollouts.single_observation_space, self._rollouts.actions.space)
-        self.metadata = self._rollouts.metadata({**self.metadata, "render_fps": DEFAULT_FPS})
-        self._returns = np.zeros(num_envs)
+        self._set_up(rollouts, render_mode, render_size)  # first, as the base class asks for the render mode
+        super().__init__(rollouts.num_slots, rollouts.single_observation_space, rollouts.actions.space)
+        self.metadata = rollouts.metadata(self.metadata)
+        self._returns = np.zeros(self.num_envs)
         self._actions: NDArray[np.float32] | None = None
-
-    @property
-    def model(self) -> DreamModel:
-        """The world model that dreams."""
-        return self._rollouts.model
-
-    @property
-    def horizon(self) -> int:
-        """Steps until a dream is truncated; a new value counts at once, also for the dreams under way."""
-        return self._rollouts.horizon
-
-    @horizon.setter
-    def horizon(self, value: int) -> None:
-        self._rollouts.set_horizon(value)
-
-    @property
-    def num_start_states(self) -> int:
-        """How many states a dream can start from."""
-        return self._rollouts.num_start_states
 
     def reset(self) -> Observations:
         """Begin new dreams with the seeds and options that were set before, each of which counts once.
@@ -194,7 +169,7 @@ class DreamVecEnv(VecEnv):
         self._renderer.close()
 
     def get_images(self) -> Sequence[Frame | None]:
-        """The dreams' current states as ``N`` decoded pictures ``(H, W, 3)`` uint8."""
+        """The dreams' current states as ``N`` decoded frames ``(H, W, 3)`` uint8."""
         return self._renderer.pictures(self._rollouts.frames())
 
     def render(self, mode: str | None = None) -> Frame | None:
@@ -203,14 +178,8 @@ class DreamVecEnv(VecEnv):
         Args:
             mode: Takes the place of ``render_mode`` if that is ``"rgb_array"``.
         """
-        mode = mode or self.render_mode
-        if self.render_mode is None or mode not in ("rgb_array", "human"):
-            gym.logger.warn("render() does nothing without a render mode; make the environment with render_mode=.")
-            return None
-        if mode == "human":
-            self._renderer.show(self._rollouts.frames())
-            return None
-        return tile(self._renderer.pictures(self._rollouts.frames()))
+        pictures = self._render(None if self.render_mode is None else mode or self.render_mode)
+        return None if pictures is None else tile(pictures)
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
         """The attribute, once for each dream asked for: all dreams share it.

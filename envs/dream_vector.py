@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -14,9 +13,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from wm_gym.envs.arguments import check_choice, check_count, check_reset_options, check_seed
+from wm_gym.envs.dream_environment import DreamEnvironment
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.imagined_rollouts import ImaginedRollouts
-from wm_gym.envs.rendering import FrameRenderer
 from wm_gym.envs.rollout_contract import DEFAULT_FPS, Observations
 from wm_gym.errors import ConfigError
 from wm_gym.frames import Frame
@@ -26,7 +25,7 @@ from wm_gym.state import LatentState
 Mask = NDArray[np.bool_]
 
 
-class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
+class DreamVectorEnv(DreamEnvironment, VectorEnv[Any, ArrayLike, NDArray[Any]]):
     """``N`` dreams of one world model, advanced by one batched call of the model a step.
 
     Spaces, rewards, ends and seeding of each dream are those of :class:`~wm_gym.envs.dream.DreamDrivingEnv`, whose
@@ -38,16 +37,8 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
 
     Args:
         num_envs: ``N``.
-        model: See :class:`~wm_gym.envs.dream.DreamDrivingEnv`, also for the arguments up to ``uncertainty_limit``.
-        horizon: Steps until a dream is truncated.
-        observation: ``"latent"`` or ``"image"``.
-        action: ``"driving"``, ``"steer_accel"`` or ``"native"``; ``None`` is the model's own.
-        render_mode: ``"rgb_array"`` returns ``N`` pictures, ``"human"`` shows them in a grid.
-        device: Where a model that is read from a folder computes.
-        start_states: Bank of states to start from.
-        termination: ``"sample"``, ``"threshold"`` or ``"never"``.
-        render_size: Height, or height and width, of rendered pictures.
-        uncertainty_limit: Truncate a dream when its ``uncertainty`` is above this; ``None``: never.
+        model: See :class:`~wm_gym.envs.dream.DreamDrivingEnv`, also for all arguments that are not listed here.
+        render_mode: ``"rgb_array"`` returns ``N`` frames, ``"human"`` shows them in a grid.
         autoreset_mode: When a dream that is over begins anew: ``NEXT_STEP`` (default: the next step ignores its action
             and returns the first observation with reward 0), ``SAME_STEP`` (the same step returns the first observation
             and the last one in ``infos["final_obs"]``), ``DISABLED`` (by ``reset`` with a ``reset_mask``).
@@ -59,6 +50,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         BundleError: The model is missing, damaged or has no start states.
     """
 
+    _rollouts: ImaginedRollouts
     metadata: dict[str, Any] = {  # noqa: RUF012
         "render_modes": ["rgb_array", "human"],
         "render_fps": DEFAULT_FPS,
@@ -89,7 +81,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         if not isinstance(autoreset_mode, AutoresetMode):
             check_choice("autoreset_mode", autoreset_mode, tuple(mode.value for mode in AutoresetMode))
         self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self._rollouts = ImaginedRollouts(
+        rollouts = ImaginedRollouts(
             num_envs,
             model=model,
             horizon=horizon,
@@ -100,34 +92,15 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             termination=termination,
             uncertainty_limit=uncertainty_limit,
         )
-        self.num_envs = int(num_envs)
-        self.single_observation_space = self._rollouts.single_observation_space
-        self.single_action_space = self._rollouts.actions.space
+        self._set_up(rollouts, render_mode, render_size)
+        self.num_envs = rollouts.num_slots
+        self.single_observation_space = rollouts.single_observation_space
+        self.single_action_space = rollouts.actions.space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.render_mode = render_mode
-        self.metadata = {
-            **self._rollouts.metadata(type(self).metadata),
-            "autoreset_mode": self.autoreset_mode,
-        }
-        self._renderer = FrameRenderer(render_mode, render_size, self.model.config.frame_size, self._rollouts.fps)
+        self.metadata = {**rollouts.metadata(type(self).metadata), "autoreset_mode": self.autoreset_mode}
         self._has_begun = False
         self._start_state = np.zeros(self.num_envs, np.int64)
-
-    @property
-    def model(self) -> DreamModel:
-        """The world model that dreams."""
-        return self._rollouts.model
-
-    @property
-    def horizon(self) -> int:
-        """Steps until a dream is truncated."""
-        return self._rollouts.horizon
-
-    @property
-    def num_start_states(self) -> int:
-        """How many states a dream can start from."""
-        return self._rollouts.num_start_states
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -144,24 +117,21 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         """
         options = check_reset_options(options, ("start_state", "reset_mask"))
         seeds = self._seeds(seed)
-        rows = self._rows_to_reset(options.get("reset_mask"))
-        start_state = options.get("start_state")
+        mask = self._check_mask(options.get("reset_mask"))
+        rows = None if mask is None else np.flatnonzero(mask)
         chosen = None
-        if start_state is not None:
-            chosen = self._rollouts.check_start_state(start_state, (self.num_envs,))
+        if options.get("start_state") is not None:
+            chosen = self._rollouts.check_start_state(options["start_state"], (self.num_envs,))
             chosen = chosen if rows is None else chosen[rows]
         super().reset(seed=seeds[0])
-        if rows is not None:
-            reset_slots = set(rows.tolist())
-            seeds = [slot_seed if slot in reset_slots else None for slot, slot_seed in enumerate(seeds)]
+        if mask is not None:
+            seeds = [slot_seed if is_reset else None for slot_seed, is_reset in zip(seeds, mask, strict=True)]
         self._rollouts.random.seed(seeds)
-        begun = np.ones(self.num_envs, np.bool_)
-        if rows is not None:
-            begun[:] = False
-            begun[rows] = True
         self._begin(rows, chosen)
-        infos = self._infos(np.ones(self.num_envs), self._certain(), begun)
-        self._has_begun = self._has_begun or rows is None
+        certain = None if self._rollouts.uncertainty is None else np.zeros(self.num_envs)
+        begun = np.ones(self.num_envs, np.bool_) if mask is None else mask
+        infos = self._infos(np.ones(self.num_envs), certain, begun)
+        self._has_begun = self._has_begun or mask is None
         self._show()
         return self._rollouts.observations(), infos
 
@@ -212,14 +182,9 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         return observations, outcome.reward, outcome.terminated, outcome.truncated, infos
 
     def render(self) -> tuple[Frame, ...] | None:
-        """Decode the current states: ``N`` uint8 pictures in mode ``"rgb_array"``, shown in a grid in ``"human"``."""
-        if self.render_mode == "rgb_array":
-            return tuple(self._renderer.pictures(self._rollouts.frames()))
-        if self.render_mode == "human":
-            self._show()
-            return None
-        gym.logger.warn("render() does nothing without a render mode; make the environment with render_mode=.")
-        return None
+        """Decode the current states: ``N`` uint8 frames in mode ``"rgb_array"``, shown in a grid in ``"human"``."""
+        pictures = self._render(self.render_mode)
+        return None if pictures is None else tuple(pictures)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the window, if there is one."""
@@ -238,7 +203,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         assert first is not None
         return [first + slot for slot in range(self.num_envs)]
 
-    def _rows_to_reset(self, mask: Any) -> NDArray[np.int64] | None:
+    def _check_mask(self, mask: Any) -> Mask | None:
         if mask is None:
             return None
         if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
@@ -247,7 +212,7 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
             )
         if not mask.any():
             raise ConfigError("the reset option 'reset_mask' chooses no dream; leave out the reset instead.")
-        return np.flatnonzero(mask)
+        return mask
 
     def _begin(self, rows: NDArray[np.int64] | None, chosen: NDArray[np.int64] | None = None) -> None:
         """Begin new dreams in the slots ``rows`` (``None``: all)."""
@@ -257,21 +222,9 @@ class DreamVectorEnv(VectorEnv[Any, ArrayLike, NDArray[Any]]):
         self, continuation: NDArray[np.float64], uncertainty: NDArray[np.float64] | None, mask: Mask
     ) -> dict[str, Any]:
         """What a single dream tells in ``info``, as arrays with their masks; zero where the mask is false."""
-        return {
-            **_info("start_state", self._start_state, mask),
-            **_info("continuation", continuation, mask),
-            **({} if uncertainty is None else _info("uncertainty", uncertainty, mask)),
-        }
-
-    def _certain(self) -> NDArray[np.float64] | None:
-        """The uncertainty of dreams that have just begun."""
-        return None if self._rollouts.uncertainty is None else np.zeros(self.num_envs)
-
-    def _show(self) -> None:
-        if self.render_mode == "human":
-            self._renderer.show(self._rollouts.frames())
-
-
-def _info(name: str, values: NDArray[Any], mask: Mask) -> dict[str, Any]:
-    """An entry of ``infos`` with its mask; zero where the mask is false."""
-    return {name: np.where(mask, values, 0), f"_{name}": mask.copy()}
+        told = {"start_state": self._start_state, "continuation": continuation, "uncertainty": uncertainty}
+        infos: dict[str, Any] = {}
+        for name, values in told.items():
+            if values is not None:
+                infos[name], infos[f"_{name}"] = np.where(mask, values, 0), mask.copy()
+        return infos

@@ -169,7 +169,7 @@ class ImaginedRollouts(RolloutContract):
         return self._seen(self.frames(rows), self._state if rows is None else self._rows(rows))
 
     def frames(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint8]:
-        """Pictures of the slots ``rows`` (``None``: all), ``(K, H, W, 3)`` uint8; not to be written into."""
+        """Frames of the slots ``rows`` (``None``: all), ``(K, H, W, 3)`` uint8; not to be written into."""
         if rows is None:
             return super().frames()
         return self._decode(self._rows(rows)) if self._frames is None else self._frames[rows]

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from wm_gym.envs.dream_model import DreamModel, resolve_model
 from wm_gym.envs.model_actions import ModelActions
 from wm_gym.envs.rollout_contract import observation_space_of
+from wm_gym.envs.simulators import frame_shape
 from wm_gym.errors import SimulatorError
 from wm_gym.observation import split_observation
 from wm_gym.rollouts import LatentFilter, latent_features
@@ -56,7 +57,7 @@ class LatentObservation(gym.Wrapper[Any, ArrayLike, Any, ArrayLike], RecordConst
         RecordConstructorArgs.__init__(self, model=model, device=device)
         gym.Wrapper.__init__(self, env)
         self.model = resolve_model(model, device)
-        _check_observations(env.observation_space, self.model.simulator, self.model.config.frame_size)
+        _check_observations(env, self.model.simulator, self.model.config.frame_size)
         self.actions = _actions_of(env.action_space, self.model)
         self.observation_space = observation_space_of(self.model, "latent")
         self._filter = LatentFilter(self.model)
@@ -95,9 +96,9 @@ class LatentObservation(gym.Wrapper[Any, ArrayLike, Any, ArrayLike], RecordConst
         return latent_features(self._filter, split_observation(observed), last_action)
 
 
-def _check_observations(space: gym.Space[Any], simulator: SimulatorSpec, frame_size: tuple[int, int]) -> None:
+def _check_observations(env: gym.Env[Any, Any], simulator: SimulatorSpec, frame_size: tuple[int, int]) -> None:
     """Raise a ``SimulatorError`` unless the observations are those that the model was trained with."""
-    fields = simulator.vector
+    space, fields = env.observation_space, simulator.vector
     if isinstance(space, spaces.Dict) and set(space.spaces) == {"image", "vector"}:
         size = space["vector"].shape
         if size != (len(fields),):
@@ -105,22 +106,17 @@ def _check_observations(space: gym.Space[Any], simulator: SimulatorSpec, frame_s
                 f"the simulator gives vectors of shape {size} beside its frames, but the model was trained with "
                 f"{len(fields)} numbers ({', '.join(field.name for field in fields)}); make the simulator as it was."
             )
-        space = space["image"]
     elif fields:
         raise SimulatorError(
             f"the model was trained with {len(fields)} numbers beside each frame "
             f"({', '.join(field.name for field in fields)}), but the simulator gives none; make it as it was "
             "recorded, with wm_gym.envs.make_simulator_from_spec."
         )
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3 or space.shape[2] != 3:
-        raise SimulatorError(
-            f"the simulator's observations must be frames, uint8 (H, W, 3), but they are {space}; "
-            "make it with wm_gym.envs.make_simulator."
-        )
-    if space.shape[:2] != tuple(frame_size):
+    shown = frame_shape(env, "the simulator")
+    if shown != tuple(frame_size):
         height, width = frame_size
         raise SimulatorError(
-            f"the simulator's frames are {space.shape[0]}x{space.shape[1]}, but the model was trained with "
+            f"the simulator's frames are {shown[0]}x{shown[1]}, but the model was trained with "
             f"{height}x{width}; make the simulator with frame_size=({height}, {width})."
         )
 

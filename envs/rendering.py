@@ -15,38 +15,52 @@ from wm_gym.frames import Frame, resize_frame
 _MIN_WINDOW_HEIGHT = 512  # small frames are enlarged to about this, so that a window can be looked at
 
 
-class FrameWindow:
-    """A window that shows frames at a steady rate; the first frame opens it.
+class FrameRenderer:
+    """Pictures of frames for one environment, and a window that shows them; the first frame opens it.
 
     Args:
-        title: Text of the title bar.
+        render_mode: ``None``, ``"rgb_array"`` or ``"human"``.
+        render_size: Height, or height and width, of the pictures in pixels; ``None`` is the frames' own size, and a
+            legible one in a window.
+        frame_size: Height and width of the frames.
         fps: Frames a second; :meth:`show` waits so that it is not exceeded.
+
+    Raises:
+        ConfigError: The mode is unknown or the size is not positive.
     """
 
-    def __init__(self, title: str, fps: float) -> None:
-        self._title = title
+    def __init__(
+        self,
+        render_mode: str | None,
+        render_size: int | tuple[int, int] | None,
+        frame_size: tuple[int, int],
+        fps: float,
+    ) -> None:
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, ("rgb_array", "human"))
+        self._size = _picture_size(render_size, frame_size, enlarge=render_mode == "human")
         self._fps = fps
         self._screen: Any = None
         self._clock: Any = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether a frame has been shown since the window was made or closed."""
-        return self._screen is not None
+    def pictures(self, frames: NDArray[np.uint8]) -> list[Frame]:
+        """``(K, H, W, 3)`` uint8 frames as ``K`` pictures, each in memory of its own."""
+        return [np.array(resize_frame(frame, *self._size)) for frame in frames]
 
-    def show(self, frame: Frame) -> None:
-        """Show one frame ``(H, W, 3)`` uint8."""
+    def show(self, frames: NDArray[np.uint8]) -> None:
+        """Show ``(K, H, W, 3)`` uint8 frames in the window, in a grid where there are several."""
         import pygame
 
-        height, width = frame.shape[:2]
+        picture = tile(self.pictures(frames))
+        height, width = picture.shape[:2]
         if self._screen is None:
             pygame.display.init()
-            pygame.display.set_caption(self._title)
+            pygame.display.set_caption("dream")
             self._clock = pygame.time.Clock()
         if self._screen is None or self._screen.get_size() != (width, height):
             self._screen = pygame.display.set_mode((width, height))
         pygame.event.pump()  # the desktop takes a window that never reads its events for a hung one
-        self._screen.blit(pygame.surfarray.make_surface(np.swapaxes(frame, 0, 1)), (0, 0))
+        self._screen.blit(pygame.surfarray.make_surface(np.swapaxes(picture, 0, 1)), (0, 0))
         pygame.display.flip()
         self._clock.tick(self._fps)
 
@@ -61,47 +75,6 @@ class FrameWindow:
     def __getstate__(self) -> dict[str, Any]:
         # A window belongs to its process: a copied or unpickled environment opens its own.
         return {**self.__dict__, "_screen": None, "_clock": None}
-
-
-class FrameRenderer:
-    """Pictures of frames for one environment.
-
-    Args:
-        render_mode: ``None``, ``"rgb_array"`` or ``"human"``.
-        render_size: Height, or height and width, of the pictures in pixels; ``None`` is the frames' own size, and a
-            legible one in a window.
-        frame_size: Height and width of the frames.
-        fps: Frames a second of a window.
-        title: Title of a window.
-
-    Raises:
-        ConfigError: The mode is unknown or the size is not positive.
-    """
-
-    def __init__(
-        self,
-        render_mode: str | None,
-        render_size: int | tuple[int, int] | None,
-        frame_size: tuple[int, int],
-        fps: float,
-        title: str = "dream",
-    ) -> None:
-        if render_mode is not None:
-            check_choice("render_mode", render_mode, ("rgb_array", "human"))
-        self._size = _picture_size(render_size, frame_size, enlarge=render_mode == "human")
-        self._window = FrameWindow(title, fps)
-
-    def pictures(self, frames: NDArray[np.uint8]) -> list[Frame]:
-        """``(K, H, W, 3)`` uint8 frames as ``K`` pictures, each in memory of its own."""
-        return [np.array(resize_frame(frame, *self._size)) for frame in frames]
-
-    def show(self, frames: NDArray[np.uint8]) -> None:
-        """Show ``(K, H, W, 3)`` uint8 frames in the window, in a grid where there are several."""
-        self._window.show(tile(self.pictures(frames)))
-
-    def close(self) -> None:
-        """Close the window, if it is open."""
-        self._window.close()
 
 
 def tile(images: list[Frame]) -> Frame:

@@ -1,7 +1,7 @@
 """What one dream and a batch of dreams share: the contract of imagined rollouts.
 
 The model owns prediction; the contract is start states, random numbers, horizon, termination, observations and
-pictures. :class:`~wm_gym.envs.imagined_rollouts.ImaginedRollouts` keeps it for many dreams in arrays,
+frames. :class:`~wm_gym.envs.imagined_rollouts.ImaginedRollouts` keeps it for many dreams in arrays,
 :class:`~wm_gym.envs.single_rollout.SingleRollout` for one in plain numbers.
 """
 
@@ -41,19 +41,7 @@ _DECODE_BATCH = 64  # frames decoded at once: bounds the memory of rendering hun
 
 
 class RolloutArguments(TypedDict):
-    """What every kind of rollouts is made with.
-
-    Attributes:
-        model: A model's folder, ``"bundled"`` or a :class:`~wm_gym.envs.dream_model.DreamModel`.
-        horizon: Steps until a dream is truncated.
-        observation: ``"latent"`` for the policy features, ``"image"`` for what the simulator gives, decoded.
-        action: Kind of action; ``None`` is the model's own.
-        device: See :func:`~wm_gym.envs.dream_model.resolve_model`.
-        start_states: Bank of start states; ``None`` is the model's own.
-        termination: ``"sample"`` draws ``terminated`` with probability ``1 - continuation``; ``"threshold"`` sets it
-            where the continuation is below 0.5; ``"never"`` leaves the horizon as the only end.
-        uncertainty_limit: Dreams are truncated when their uncertainty is above it; ``None``, or left out: never.
-    """
+    """What every kind of rollouts is made with: those arguments of :class:`~wm_gym.envs.dream.DreamDrivingEnv`."""
 
     model: str | Path | DreamModel
     horizon: int
@@ -75,7 +63,7 @@ class RolloutContract:
     Attributes:
         model: The world model.
         actions: Maps the environment's actions to the model's.
-        horizon: Steps until a dream is truncated; see :meth:`set_horizon`.
+        horizon: Steps until a dream is truncated; it may be changed, for the dreams under way too.
         uncertainty: How far the model's dreams may be off, on its device; ``None`` where it does not tell.
         single_observation_space: Space of one dream's observation.
 
@@ -105,14 +93,6 @@ class RolloutContract:
         self._bank = start_states_of(self.model, arguments["start_states"])
         self._state = self._start(np.zeros(num_slots, np.int64))
         self._frames: NDArray[np.uint8] | None = None
-
-    def set_horizon(self, horizon: int) -> None:
-        """Change the horizon, for the dreams under way too.
-
-        Raises:
-            ConfigError: It is not a whole number from 1 up.
-        """
-        self.horizon = check_count("horizon", horizon)
 
     def _check_limit(self, limit: float | None) -> float:
         if limit is None:
@@ -162,7 +142,7 @@ class RolloutContract:
         return self._state
 
     def frames(self) -> NDArray[np.uint8]:
-        """Pictures of all dreams, ``(N, H, W, 3)`` uint8; not to be written into.
+        """Frames of all dreams, ``(N, H, W, 3)`` uint8; not to be written into.
 
         They are decoded when first asked for, at most once a step.
         """
@@ -197,19 +177,8 @@ class RolloutContract:
 
     @torch.inference_mode()
     def _decode(self, state: LatentState) -> NDArray[np.uint8]:
-        parts = [
-            tensor_to_frames(
-                self.model.decode(
-                    LatentState(
-                        state.latent[first : first + _DECODE_BATCH], state.memory[first : first + _DECODE_BATCH]
-                    )
-                )
-            )
-            .contiguous()
-            .cpu()
-            .numpy()
-            for first in range(0, state.batch_size, _DECODE_BATCH)
-        ]
+        batches = map(LatentState, state.latent.split(_DECODE_BATCH), state.memory.split(_DECODE_BATCH))
+        parts = [tensor_to_frames(self.model.decode(batch)).contiguous().cpu().numpy() for batch in batches]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

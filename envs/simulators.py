@@ -127,12 +127,11 @@ def make_simulator(
         >>> frame, info = env.reset(seed=1)
     """
     env_id = SIMULATORS.get(name, name)
-    metadata = _class_metadata(env_id)
-    recorded, unrecorded = _split(env_id, metadata, kwargs, connection or {})
+    recorded, unrecorded = split_connection(name, kwargs, connection or {})
     if action_repeat is not None:
         recorded["action_repeat"] = action_repeat
     _check_json(name, recorded)
-    if metadata.get("driving", False):
+    if _metadata(name).get("driving", False):
         own = {**recorded, **unrecorded}
         if action is not None:
             own["action"] = action
@@ -176,7 +175,7 @@ def make_simulator_from_spec(
         SimulatorError: As :func:`make_simulator`, or the simulator's actions are no longer those of the record.
     """
     kwargs = simulator.kwargs
-    if not simulator.vector and _class_metadata(simulator.id).get("vector_by_default", False):
+    if not simulator.vector and _metadata(simulator.id).get("vector_by_default", False):
         kwargs = {"vector": [], **kwargs}
     env = make_simulator(
         simulator.id,
@@ -186,21 +185,10 @@ def make_simulator_from_spec(
         connection=connection,
         **kwargs,
     )
-    described = describe_simulator(env)
-    made = described.action
-    if described.vector != simulator.vector:
+    misfit = simulator.misfit(describe_simulator(env), "the record says")
+    if misfit is not None:
         env.close()
-        now, then = (", ".join(field.name for field in spec.vector) or "none" for spec in (described, simulator))
-        raise SimulatorError(
-            f"{simulator.id} now gives these numbers beside its frames: {now}; but the record says: {then}, or with "
-            "other bounds; install the version it was recorded with."
-        )
-    if made != simulator.action:
-        env.close()
-        raise SimulatorError(
-            f"{simulator.id} now takes {made.dim} {made.kind} actions, but the record says "
-            f"{simulator.action.dim} {simulator.action.kind} ones; install the version it was recorded with."
-        )
+        raise SimulatorError(f"{misfit}; install the version that it was recorded with.")
     return env
 
 
@@ -259,38 +247,42 @@ def resolve_simulator(
     return spec, [{**common, **connection} for connection in connections]
 
 
-def split_connection(name: str, kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_connection(
+    name: str, kwargs: Mapping[str, Any], connection: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split the arguments of a simulator into those that a record keeps, and those of its connection.
 
     Args:
         name: Short name or Gymnasium id.
         kwargs: Arguments as for :func:`make_simulator`.
+        connection: Further ones, which must be of the connection.
 
     Raises:
-        SimulatorError: The name is unknown, or a dependency is missing.
+        SimulatorError: The name is unknown, a dependency is missing, or the simulator's connection has no such
+            argument, or it runs without a server.
     """
+    names = _metadata(name).get("unrecorded", ())
     env_id = SIMULATORS.get(name, name)
-    return _split(env_id, _class_metadata(env_id), kwargs, {})
-
-
-def check_connection(name: str, connection: Mapping[str, Any]) -> None:
-    """Check, without making it, that a simulator's connection has such arguments.
-
-    Raises:
-        SimulatorError: It has not, or runs without a server, or is unknown.
-    """
-    env_id = SIMULATORS.get(name, name)
-    _split(env_id, _class_metadata(env_id), {}, connection)
+    foreign = [key for key in connection or {} if key not in names]
+    if foreign and not names:
+        raise SimulatorError(f"{env_id} runs without a server, so {foreign[0]!r} cannot be set for it; leave it out.")
+    if foreign:
+        raise SimulatorError(
+            f"{foreign[0]!r} is no setting of the connection to {env_id}{did_you_mean(foreign[0], names)}; give it "
+            "with the simulator's other arguments, which datasets and models record."
+        )
+    recorded = {key: value for key, value in kwargs.items() if key not in names}
+    return recorded, {**{key: kwargs[key] for key in kwargs if key in names}, **(connection or {})}
 
 
 def has_connection(name: str) -> bool:
     """Whether a simulator runs on a server, so that an environment needs one for itself; raises as above."""
-    return bool(_class_metadata(SIMULATORS.get(name, name)).get("unrecorded"))
+    return bool(_metadata(name).get("unrecorded"))
 
 
 def may_stand(name: str) -> bool:
     """Whether standing still can be right in a simulator, as at a red light; raises as above."""
-    return bool(_class_metadata(SIMULATORS.get(name, name)).get("may_stand", False))
+    return bool(_metadata(name).get("may_stand", False))
 
 
 def scene_settings(name: str) -> tuple[str, ...]:
@@ -298,9 +290,10 @@ def scene_settings(name: str) -> tuple[str, ...]:
 
     None where the simulator does not say, or what it needs is not installed.
     """
-    env_id = SIMULATORS.get(name, name)
-    metadata: Mapping[str, Any] = getattr(_creator_or_none(env_id), "metadata", None) or {}
-    return tuple(metadata.get("scene", ()))
+    try:
+        return tuple(_metadata(name).get("scene", ()))
+    except SimulatorError:
+        return ()
 
 
 def kind_of(name: str, known: Iterable[str]) -> str | None:
@@ -343,32 +336,12 @@ def return_ceiling(simulator: SimulatorSpec, steps: int) -> float | None:
     """
     if not callable(getattr(_creator(simulator.id), "return_ceiling", None)):
         return None
-    env = make_simulator_from_spec(simulator)
-    try:
+    with closing(make_simulator_from_spec(simulator)) as env:
         return float(env.unwrapped.return_ceiling(steps))  # type: ignore[attr-defined]
-    finally:
-        env.close()
-
-
-def _split(
-    env_id: str, metadata: Mapping[str, Any], kwargs: Mapping[str, Any], connection: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    names = metadata.get("unrecorded", ())
-    foreign = [name for name in connection if name not in names]
-    if foreign and not names:
-        raise SimulatorError(f"{env_id} runs without a server, so {foreign[0]!r} cannot be set for it; leave it out.")
-    if foreign:
-        raise SimulatorError(
-            f"{foreign[0]!r} is no setting of the connection to {env_id}{did_you_mean(foreign[0], names)}; give it "
-            "with the simulator's other arguments, which datasets and models record."
-        )
-    recorded = {name: value for name, value in kwargs.items() if name not in names}
-    unrecorded = {name: value for name, value in kwargs.items() if name in names}
-    return recorded, {**unrecorded, **connection}
 
 
 def _describe_driving(env: gym.Env[Any, Any], env_id: str, kwargs: Mapping[str, Any]) -> SimulatorSpec:
-    height, width = _frame_shape(env, env_id)
+    height, width = frame_shape(env, env_id)
     return SimulatorSpec(
         id=env_id,
         kwargs=dict(kwargs),
@@ -386,7 +359,7 @@ def _describe_native(
     frame_size: tuple[int, int] | int | None,
     action_repeat: int,
 ) -> SimulatorSpec:
-    size = _frame_shape(env, env_id)
+    size = frame_shape(env, env_id)
     if frame_size is not None:
         size = (frame_size, frame_size) if isinstance(frame_size, int) else (int(frame_size[0]), int(frame_size[1]))
         if min(size) < 8:
@@ -414,7 +387,12 @@ def _describe_native(
     )
 
 
-def _frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
+def frame_shape(env: gym.Env[Any, Any], env_id: str) -> tuple[int, int]:
+    """Height and width of the frames that an environment gives.
+
+    Raises:
+        SimulatorError: It gives something else.
+    """
     space = env.observation_space
     if isinstance(space, spaces.Dict) and set(space.spaces) == {"image", "vector"}:
         space = space["image"]
@@ -451,9 +429,9 @@ def _vector_fields(env: gym.Env[Any, Any], env_id: str) -> Fields:
     return tuple(VectorField(name=f"vector_{place}", low=low, high=high) for place, (low, high) in enumerate(bounds))
 
 
-def _class_metadata(env_id: str) -> Mapping[str, Any]:
-    """What the class behind a Gymnasium id says about itself; imports its module."""
-    metadata: Mapping[str, Any] | None = getattr(_creator(env_id), "metadata", None)
+def _metadata(name: str) -> Mapping[str, Any]:
+    """What the class behind a short name or Gymnasium id says about itself; imports its module."""
+    metadata: Mapping[str, Any] | None = getattr(_creator(SIMULATORS.get(name, name)), "metadata", None)
     return metadata or {}
 
 

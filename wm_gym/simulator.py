@@ -56,6 +56,27 @@ class SimulatorSpec(BaseModel):
             raise ValueError(f"two fields of the vector have one name: {', '.join(names)}")
         return fields
 
+    def misfit(self, other: SimulatorSpec, known: str = "the world model was trained with") -> str | None:
+        """Why another simulator does not show and take what this one does, as a clause; ``None``: it does.
+
+        Args:
+            other: The other one; the clause begins with it.
+            known: How the clause goes on: what this record stands for.
+        """
+        if other.frame_size != self.frame_size:
+            theirs, own = ("{}x{}".format(*spec.frame_size) for spec in (other, self))
+            return f"the frames of {other.id} are {theirs}, but {known} {own}"
+        if other.vector != self.vector:
+            theirs, own = (", ".join(field.name for field in spec.vector) or "none" for spec in (other, self))
+            bounds = ", with other bounds or classes" if theirs == own else ""
+            return f"{other.id} gives these numbers beside its frames: {theirs}; but {known}: {own}{bounds}"
+        if other.action != self.action:
+            return (
+                f"{other.id} takes {other.action.dim} {other.action.kind} values from {list(other.action.low)} to "
+                f"{list(other.action.high)}, but {known} {self.action.dim} {self.action.kind} ones, those of {self.id}"
+            )
+        return None
+
     @model_serializer(mode="wrap")
     def _without_an_empty_vector(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A record without a vector is written, and identified, as it was before there were vectors."""

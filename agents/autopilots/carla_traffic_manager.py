@@ -58,21 +58,28 @@ class TrafficManager:
     name = "traffic-manager"
 
     def __init__(self) -> None:
-        self._env: TrafficManagerEnv | None = None
+        self._simulator: TrafficManagerEnv | None = None
 
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
         """Begin an episode: hand over the wheel."""
-        self._env = _checked(env)
-        self._env.traffic_manager_drives = True
+        inner = env.unwrapped
+        if not isinstance(inner, TrafficManagerEnv):
+            raise SimulatorError(f"{type(inner).__name__} has no Traffic Manager; use CarlaDriving-v0.")
+        self._simulator = inner
+        inner.traffic_manager_drives = True
 
     def act(self, observation: Observed) -> FloatArray:
         """The action of the last step ``(4,)``; the environment ignores it."""
-        if self._env is None:
-            raise SimulatorError("the behaviour 'traffic-manager' was not reset; call reset(env, seed) first.")
         return self._env.applied_action
 
+    @property
+    def _env(self) -> TrafficManagerEnv:
+        if self._simulator is None:
+            raise SimulatorError(f"the behaviour {self.name!r} was not reset; call reset(env, seed) first.")
+        return self._simulator
 
-class NoisyTrafficManager:
+
+class NoisyTrafficManager(TrafficManager):
     """Takes the wheel now and then, and hands it back, so that a dataset shows mistakes and the recovery from them.
 
     An episode alternates between stretches that the Traffic Manager drives and disturbances of 0.3 to 1.5 s, which
@@ -84,22 +91,18 @@ class NoisyTrafficManager:
 
     name = "noisy-traffic-manager"
 
-    def __init__(self) -> None:
-        self._env: TrafficManagerEnv | None = None
-        self._start(seed=0)
-
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
         """Begin an episode: hand over the wheel."""
-        self._env = _checked(env)
-        self._env.traffic_manager_drives = True
-        self._start(seed)
+        super().reset(env, seed)
+        self._rng = np.random.default_rng((seed, 1))
+        self._disturbed_fraction = self._rng.uniform(0.05, 0.4)
+        self._num_steps = self._step = 0
+        self._steering = self._offset = self._acceleration = 0.0
         self._steps_left = self._stretch_steps(self._env)
 
     def act(self, observation: Observed) -> FloatArray:
         """The action ``(4,)`` of a disturbance; while the Traffic Manager drives, one that is ignored."""
         env = self._env
-        if env is None:
-            raise SimulatorError("the behaviour 'noisy-traffic-manager' was not reset; call reset(env, seed) first.")
         if self._steps_left == 0:
             env.traffic_manager_drives = not env.traffic_manager_drives
             if env.traffic_manager_drives:
@@ -114,12 +117,6 @@ class NoisyTrafficManager:
         share = 1.0 - abs(2.0 * self._step / (self._num_steps + 1) - 1.0)
         controls = np.array([self._steering + share * self._offset, self._acceleration])
         return _FORMAT.to_stored(np.clip(controls, -1.0, 1.0), "steer_accel")
-
-    def _start(self, seed: int) -> None:
-        self._rng = np.random.default_rng((seed, 1))
-        self._disturbed_fraction = self._rng.uniform(0.05, 0.4)
-        self._steps_left = self._num_steps = self._step = 0
-        self._steering = self._offset = self._acceleration = 0.0
 
     def _stretch_steps(self, env: TrafficManagerEnv) -> int:
         """How long the Traffic Manager drives: a disturbance lasts 0.9 s on average, and the fraction does the rest."""
@@ -138,10 +135,3 @@ class NoisyTrafficManager:
             self._offset = float(self._rng.choice((-1.0, 1.0))) * min(0.5, angle / env.max_steer_angle)
         else:
             self._acceleration = float(self._rng.uniform(-0.5, 0.8))
-
-
-def _checked(env: gym.Env[Any, Any]) -> TrafficManagerEnv:
-    inner = env.unwrapped
-    if not isinstance(inner, TrafficManagerEnv):
-        raise SimulatorError(f"{type(inner).__name__} has no Traffic Manager; use CarlaDriving-v0.")
-    return inner

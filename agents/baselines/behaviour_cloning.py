@@ -43,7 +43,6 @@ from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
 from wm_gym.rollouts import LatentFilter
 from wm_gym.run_folder import RunFolder
-from wm_gym.simulator import SimulatorSpec
 from wm_gym.training.log import MetricsLog
 from wm_gym.training.trackers import check_tracker
 from wm_gym.world_model import WorldModel
@@ -87,7 +86,7 @@ class Demonstrations(NamedTuple):
 
     Attributes:
         features: ``(N, F)`` float32: the features of the state in which an action was taken.
-        actions: ``(N, A)`` float32: that action; of a disturbed drive, the one that its driver would have taken.
+        actions: ``(N, A)`` float32: that action; of a disturbed episode, the one that its driver would have taken.
     """
 
     features: Tensor
@@ -173,11 +172,13 @@ def clone_behaviour(
     )
     recorded = open_training_data(data, chosen.validation_fraction, scenes=scene_settings)
     assert recorded.validation is not None  # the fraction is above 0
-    on = resolve_device(device) if isinstance(model, (str, Path)) or device != "auto" else None
-    loaded = resolve_model(model, on)
+    resolve_device(device)  # refuses one that is not there
+    loaded = resolve_model(model, device)
     if not isinstance(loaded, WorldModel):
         raise BundleError(f"an agent is saved with its WorldModel, which a {type(loaded).__name__} is not; give one.")
-    _check_fits(recorded.simulator, loaded, recorded.info["path"])
+    misfit = loaded.simulator.misfit(recorded.simulator)
+    if misfit is not None:
+        raise DatasetError(f"{recorded.info['path']}: {misfit}; give the data that it was trained on.")
     _check_drivers(recorded.train, recorded.validation, chosen.behaviours, recorded.info["path"])
     action_format = loaded.simulator.action
     action = action_format.resolve(chosen.action or ("steer_accel" if action_format.kind == "driving" else "native"))
@@ -211,7 +212,7 @@ def _clone_into(
 ) -> None:
     assert config.action is not None  # it is resolved
     copied, held_out = (best_episodes(part, config.top_fraction, config.behaviours) for part in (train, validation))
-    with progress_bar(len(copied) + len(held_out), "episode", "watch the recorded drives", enabled=progress) as bar:
+    with progress_bar(len(copied) + len(held_out), "episode", "watch the recorded episodes", enabled=progress) as bar:
         demonstrations = watch(model, train, copied, config.action, bar)
         check = watch(model, validation, held_out, config.action, bar)
     policy, figures = clone(
@@ -404,17 +405,8 @@ def _set_deviation(policy: ActorCriticPolicy, steps: Demonstrations) -> None:
 
 def _agent_config(config: CloningConfig) -> AgentConfig:
     """The settings from which the bundle rebuilds the policy; the dream's settings keep their defaults."""
-    return AgentConfig(
-        algo="ppo",
-        steps=config.steps,
-        seed=config.seed,
-        action=config.action,
-        net_arch=config.net_arch,
-        activation=config.activation,
-        learning_rate=config.learning_rate,
-        final_learning_rate=config.final_learning_rate,
-        batch_size=config.batch_size,
-    )
+    of_cloning = {"top_fraction", "behaviours", "validation_fraction", "validate_every", "weight_decay"}
+    return AgentConfig(algo="ppo", **config.model_dump(exclude=of_cloning))
 
 
 def _check_drivers(train: JoinedDataset, validation: JoinedDataset, behaviours: Iterable[str], where: str) -> None:
@@ -425,22 +417,3 @@ def _check_drivers(train: JoinedDataset, validation: JoinedDataset, behaviours: 
                 f"no episode of {where!r} was driven by {name!r}{did_you_mean(name, drivers)}; its drivers are "
                 f"{', '.join(drivers)}."
             )
-
-
-def _check_fits(recorded: SimulatorSpec, model: WorldModel, where: str) -> None:
-    known = model.simulator
-    if tuple(recorded.frame_size) != tuple(known.frame_size):
-        raise DatasetError(
-            f"the frames of {where} are {recorded.frame_size[0]}x{recorded.frame_size[1]}, but the world model was "
-            f"trained with {known.frame_size[0]}x{known.frame_size[1]}; give the data that it was trained on."
-        )
-    if recorded.vector != known.vector:
-        raise DatasetError(
-            f"{where} has {len(recorded.vector)} numbers beside each frame, but the world model was trained with "
-            f"{len(known.vector)}, or with others; give the data that it was trained on."
-        )
-    if recorded.action != known.action:
-        raise DatasetError(
-            f"the actions of {where} are {recorded.action.dim} {recorded.action.kind} values, but the world model was "
-            f"trained on {known.action.dim} {known.action.kind} ones; give the data that it was trained on."
-        )

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import gymnasium as gym
@@ -27,23 +26,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from wm_gym.agents.bundles.folder import MANIFEST, is_finished_agent, save_pixel_agent
 from wm_gym.agents.policies.network import pixel_policy
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig, make_pixel_config, resolve_pixel_config
-from wm_gym.agents.training.learning import derived_seed, learn
+from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.data_collection.recording.driving import check_not_lost
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.device import resolve_device
 from wm_gym.envs.simulators import has_connection, make_simulator_from_spec, resolve_simulator
-from wm_gym.errors import ConfigError, DivergedError, WMGymError
+from wm_gym.errors import ConfigError, WMGymError
 from wm_gym.frames import Frame
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -55,9 +52,6 @@ from wm_gym.training.trackers import check_tracker
 
 _KIND = "wm_gym.simulator_training"
 _RECENT_EPISODES = 20
-
-Snapshot = dict[str, Any]
-"""Parameters, optimiser state and counters: tensors and plain values only."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +211,7 @@ def _train_rounds(trainer: PixelTrainer, log: MetricsLog, last_file: Path, run: 
     save_checkpoint(last_file, good, run)
 
 
-class PixelTrainer:
+class PixelTrainer(RoundTrainer):
     """Trains PPO from pixels, rollout by rollout, and counts the simulator's frames; leaves no files.
 
     The rollouts are nearly equal in length, about ``config.n_steps`` steps of each simulator, and together they have
@@ -235,7 +229,6 @@ class PixelTrainer:
         config: The resolved settings.
         frames: Simulator frames so far.
         episodes: Episodes that ended so far.
-        trained_s: Seconds of training so far.
 
     Raises:
         ConfigError: The settings do not fit each other or the simulator.
@@ -243,6 +236,9 @@ class PixelTrainer:
 
     Side effects: seeds the global generators of Python, NumPy and PyTorch.
     """
+
+    _algorithm: PPO
+    _env: VecNormalize
 
     def __init__(
         self,
@@ -258,7 +254,6 @@ class PixelTrainer:
         _check_workers(workers, config.num_envs, simulator, connections)
         self.frames = 0
         self.episodes = 0
-        self.trained_s = 0.0
         self._round_began = 0
         self._slot_frames = np.zeros(config.num_envs, np.int64)  # of each simulator's episode so far
         self._returns: deque[float] = deque(maxlen=_RECENT_EPISODES)
@@ -325,31 +320,20 @@ class PixelTrainer:
             TrainingError: Parameters are no longer finite; the trainer is then of no further use.
             SimulatorLostError: A simulator was lost.
         """
-        began = time.monotonic()
         algorithm, before = self._algorithm, self.steps
         self._round_began = before
         per_env = before // self.config.num_envs
         rollout = next(end for end in self._ends if end > per_env) - per_env
         algorithm.n_steps = algorithm.rollout_buffer.buffer_size = rollout
-        set_random_seed(derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
         watch = _RolloutCallback(self._bar, self._frames_a_step, self._slot_frames)
-        report = learn(algorithm, rollout * self.config.num_envs, watch, self._diverged(before))
-        round_s = time.monotonic() - began
-        self.trained_s += round_s
+        values = self._learn(rollout * self.config.num_envs, watch, self.config.seed)
         self.frames += watch.frames
         self._slot_frames = watch.slot_frames
         self.episodes += len(watch.returns)
         self._returns.extend(watch.returns)
         if self.mean_return is not None:
             self._bar.set_postfix(mean_return=f"{self.mean_return:.1f}", refresh=False)
-        return {
-            "ep_rew_mean": float(np.mean(watch.returns)) if watch.returns else None,
-            "ep_len_mean": float(np.mean(watch.lengths)) if watch.lengths else None,
-            "frames": self.frames,
-            "fps": (self.steps - before) / round_s,
-            "wall_s": self.trained_s,
-            **report,
-        }
+        return {**values, "frames": self.frames}
 
     def snapshot(self) -> Snapshot:
         """A copy of all that learning has changed."""
@@ -383,29 +367,10 @@ class PixelTrainer:
         self._env.seed(derived_seed(self.config.seed, self.steps))
         self._bar.update(self.steps - self._bar.n)
 
-    def close(self) -> None:
-        """Close the simulators and end the progress bar."""
-        self._bar.close()
-        self._env.close()
-
-    def __enter__(self) -> PixelTrainer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _learning_rate(self, _: float) -> float:
         # Stable-Baselines3's own progress counts from round to round, and each rollout before it is learned from.
         progress = self._round_began / self.config.steps
         return self.config.learning_rate * (1.0 - (1.0 - self.config.final_learning_rate) * progress)
-
-    def _diverged(self, before: int) -> DivergedError:
-        return DivergedError(
-            f"the policy's parameters are no longer finite after {before:,} steps; the last good checkpoint is kept: "
-            "lower learning_rate."
-        )
 
 
 class StackedFrames(gym.Wrapper[Any, Any, Frame, Any]):
@@ -434,38 +399,26 @@ class StackedFrames(gym.Wrapper[Any, Any, Frame, Any]):
         """Step the simulator."""
         frame, reward, terminated, truncated, info = self.env.step(action)
         # One of Stable-Baselines3's two vectors of environments rounds rewards and the other does not.
-        return (
-            self._observer.observation(frame, action),
-            float(np.float32(reward)),
-            terminated,
-            truncated,
-            info,
-        )
+        rounded = float(np.float32(reward))
+        return self._observer.observation(frame, action), rounded, terminated, truncated, info
 
 
-class _RolloutCallback(BaseCallback):
-    """Moves the progress bar, counts frames, and collects the returns of the episodes that end."""
+class _RolloutCallback(RoundCallback):
+    """Counts the simulators' frames, too."""
 
     def __init__(self, bar: Any, frames_a_step: int, slot_frames: NDArray[np.int64]) -> None:
-        super().__init__()
-        self._bar = bar
+        super().__init__(bar)
         self._frames_a_step = frames_a_step
         self.slot_frames = slot_frames.copy()
         self.frames = 0
-        self.returns: list[float] = []
-        self.lengths: list[int] = []
 
     def _on_step(self) -> bool:
-        self._bar.update(len(self.locals["dones"]))
         for slot, (done, info) in enumerate(zip(self.locals["dones"], self.locals["infos"], strict=True)):
             check_not_lost(info)
             counted = int(info.get("frames", self.slot_frames[slot] + self._frames_a_step))
             self.frames += counted - int(self.slot_frames[slot])
             self.slot_frames[slot] = 0 if done else counted
-            if done:
-                self.returns.append(float(info["episode"]["r"]))
-                self.lengths.append(int(info["episode"]["l"]))
-        return True
+        return super()._on_step()
 
 
 def _make_environments(

@@ -174,7 +174,7 @@ class Driver:
     def actions(self, observations: NDArray[Any]) -> FloatArray:
         """The policy's mean actions ``(N, A)`` in the stored format for a batch of its observations ``(N, ...)``.
 
-        The drive under way is not touched: this is how an agent acts in many dreams at once.
+        The episode under way is not touched: this is how an agent acts in many dreams at once.
         """
         chosen = self.policy.predict(observations, deterministic=True)[0]
         return self.simulator.action.to_stored(chosen, self.action)
@@ -194,7 +194,7 @@ class Driver:
         """The policy's action ``(values,)`` for an observation without a batch dimension."""
         if deterministic:
             return np.asarray(self.policy.predict(observation, deterministic=True)[0], np.float32)
-        # Policies draw from torch's global generator: it is lent for the draw, seeded by drive and step.
+        # Policies draw from torch's global generator: it is lent for the draw, seeded by episode and step.
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(int(np.random.SeedSequence((self._seed, self._num_acts)).generate_state(1)[0]))
@@ -211,23 +211,12 @@ def check_simulator_fits(trained: SimulatorSpec, simulator: SimulatorSpec) -> No
     Raises:
         SimulatorError: Its frame size, vector or action format is another one.
     """
-    if tuple(simulator.frame_size) != tuple(trained.frame_size):
+    misfit = trained.misfit(simulator, "the agent was trained with")
+    if misfit is not None:
         height, width = trained.frame_size
         raise SimulatorError(
-            f"the frames of {simulator.id} are {simulator.frame_size[0]}x{simulator.frame_size[1]}, but the agent was "
-            f"trained with {height}x{width}; make the simulator with frame_size=({height}, {width})."
-        )
-    if simulator.vector != trained.vector:
-        known_names, names = (", ".join(field.name for field in spec.vector) or "none" for spec in (trained, simulator))
-        raise SimulatorError(
-            f"{simulator.id} gives these numbers beside its frames: {names}; but the agent was trained with: "
-            f"{known_names}; make the simulator as it was recorded."
-        )
-    if simulator.action != trained.action:
-        raise SimulatorError(
-            f"{simulator.id} takes {simulator.action.dim} {simulator.action.kind} values from "
-            f"{list(simulator.action.low)} to {list(simulator.action.high)}, but the agent was trained on {trained.id} "
-            f"with {trained.action.dim} {trained.action.kind} ones; use an agent for this simulator."
+            f"{misfit}; make the simulator as it was recorded, with frame_size=({height}, {width}), or use an agent "
+            "for this simulator."
         )
     known = trained.step_s > 0 and simulator.step_s > 0
     if known and not math.isclose(simulator.step_s, trained.step_s, rel_tol=1e-3):

@@ -176,7 +176,7 @@ def driver_part(model: WorldModel, policy: BasePolicy, action: ActionName) -> Pa
 
     return Part(
         "driver",
-        "The action for the newest frame of a drive.",
+        "The action for the newest frame of an episode.",
         DriverModule(model, policy, action).eval(),
         (frame, *state_specs(model), action_spec(model, "last_action"), is_first_spec(), *vector_specs(model)),
         (action_spec(model), *next_state_specs(model)),

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from stable_baselines3.common.policies import BasePolicy
 
 from wm_gym.agents.policies.config import AgentConfig
-from wm_gym.agents.policies.network import rebuild_pixel_policy, rebuild_policy
+from wm_gym.agents.policies.network import rebuild_policy
 from wm_gym.agents.policies.observers import LatentObserver, Observer, PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.bundle import MODEL_BUNDLE, load_model, manifest_text, read_manifest
@@ -183,19 +183,15 @@ def save_agent(
     fingerprint = model.fingerprint
     # The one that the package ships tells no uncertainty: a model that does is kept, whatever its parameters are.
     shipped = model.uncertainty is None and _is_bundled(fingerprint)
-    reference = ModelReference(location="bundled" if shipped else "folder", fingerprint=fingerprint)
     manifest = AgentManifest(
         format=FORMAT,
         version=VERSION,
         trained_in=trained_in,
         config=config,
-        model=reference,
+        model=ModelReference(location="bundled" if shipped else "folder", fingerprint=fingerprint),
         provenance=provenance(),
     )
-    figures = dict(metrics or {})
-    copied = model if reference.location == "folder" else None
-    card = _agent_card(manifest, model, figures)
-    return _write_agent(Path(path), manifest, policy, figures, card=card, model=copied)
+    return _write_agent(Path(path), manifest, policy, metrics, model)
 
 
 def save_self_contained(path: str | Path, agent: LoadedAgent) -> Path:
@@ -206,12 +202,10 @@ def save_self_contained(path: str | Path, agent: LoadedAgent) -> Path:
     """
     manifest = agent.manifest
     if isinstance(manifest, PixelAgentManifest):
-        card = _pixel_agent_card(manifest, agent.metrics)
-        return _write_agent(Path(path), manifest, agent.policy, agent.metrics, card=card)
+        return _write_agent(Path(path), manifest, agent.policy, agent.metrics)
     reference = manifest.model.model_copy(update={"location": "folder"})
     manifest = manifest.model_copy(update={"model": reference})
-    card = _agent_card(manifest, agent.model, agent.metrics)
-    return _write_agent(Path(path), manifest, agent.policy, agent.metrics, card=card, model=agent.model)
+    return _write_agent(Path(path), manifest, agent.policy, agent.metrics, agent.model)
 
 
 def save_pixel_agent(
@@ -241,19 +235,24 @@ def save_pixel_agent(
         simulator=simulator,
         provenance=provenance(),
     )
-    figures = dict(metrics or {})
-    return _write_agent(Path(path), manifest, policy, figures, card=_pixel_agent_card(manifest, figures))
+    return _write_agent(Path(path), manifest, policy, metrics)
 
 
 def _write_agent(
     path: Path,
     manifest: AgentManifest | PixelAgentManifest,
     policy: BasePolicy,
-    metrics: dict[str, Any],
-    *,
-    card: str,
+    given: Mapping[str, Any] | None,
     model: WorldModel | None = None,
 ) -> Path:
+    """Write an agent's folder, with its world model where the record says that it is there."""
+    metrics, copied = dict(given or {}), None
+    if isinstance(manifest, PixelAgentManifest):
+        card = _pixel_agent_card(manifest, metrics)
+    else:
+        assert model is not None
+        card = _agent_card(manifest, model, metrics)
+        copied = model if manifest.model.location == "folder" else None
     if not check_replaceable(path, MANIFEST):
         raise BundleError(f"{str(path)!r} exists and is no agent; choose another path or remove it.")
     with folder_written_atomically(path) as folder:
@@ -262,8 +261,8 @@ def _write_agent(
         write_tensors(folder / _POLICY, state)
         (folder / _METRICS).write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", "utf-8")
         (folder / _CARD).write_text(card, encoding="utf-8")
-        if model is not None:
-            model.save_pretrained(folder / _MODEL)
+        if copied is not None:
+            copied.save_pretrained(folder / _MODEL)
         (folder / MANIFEST).write_text(manifest_text(manifest, folder, (_POLICY, _METRICS)), encoding="utf-8")
     return path
 
@@ -397,16 +396,13 @@ def _load_policy(
     # A layer is made only where the file holds its weights: (out, in) for widths that follow each other.
     shapes = {tuple(tensor.shape) for tensor in found.values()}
     widths = manifest.config.net_arch
+    features = (manifest.config.features_dim,) if isinstance(manifest, PixelAgentManifest) else ()
     if any((wide, narrow) not in shapes for narrow, wide in pairwise(widths)) or not all(
-        any(shape[0] == width for shape in shapes if len(shape) == 2) for width in (*widths[:1], *_features(manifest))
+        any(shape[0] == width for shape in shapes if len(shape) == 2) for width in (*widths[:1], *features)
     ):
         raise BundleError(f"{str(file)!r} does not fit {owner}: its layers are not of net_arch; {_REMEDY}.")
     try:
-        policy = (
-            rebuild_pixel_policy(manifest.config, observation_space, action_space)
-            if isinstance(manifest, PixelAgentManifest)
-            else rebuild_policy(manifest.config, observation_space, action_space)
-        )
+        policy = rebuild_policy(manifest.config, observation_space, action_space)
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(f"{str(folder / MANIFEST)!r} describes no policy that can be built; {_REMEDY}.") from error
     check_fit(found, policy.state_dict(), error=BundleError, file=file, owner=owner)
@@ -414,10 +410,6 @@ def _load_policy(
     tensors = read_tensors(file, error=BundleError, remedy=_REMEDY)
     load_parameters(policy, tensors, error=BundleError, file=file, owner=owner)
     return policy
-
-
-def _features(manifest: AgentManifest | PixelAgentManifest) -> tuple[int, ...]:
-    return (manifest.config.features_dim,) if isinstance(manifest, PixelAgentManifest) else ()
 
 
 def _read_metrics(file: Path, manifest: AgentManifest | PixelAgentManifest) -> dict[str, Any]:
@@ -446,9 +438,9 @@ def _check_fingerprint(actual: str, manifest: AgentManifest, folder: Path) -> No
 def _agent_card(manifest: AgentManifest, model: WorldModel, metrics: dict[str, Any]) -> str:
     config = manifest.config
     if manifest.trained_in == "data":
-        title = "# A driving agent cloned from recorded drives"
+        title = "# A driving agent cloned from recorded episodes"
         how = f"- Policy of {config.algo} (Stable-Baselines3), {config.steps:,} updates, seed {config.seed}"
-        story = "It copies the actions of the recorded drives, given what the world model makes of their frames."
+        story = "It copies the actions of the recorded episodes, given what the world model makes of their frames."
         figures = "Validation losses say how well it copies; measure what it does with `wm-gym evaluate`."
     else:
         title = "# A driving agent trained in imagination"

@@ -58,7 +58,7 @@ class AgentConfig(BaseModel):
         default=None,
         gt=0,
         description="Largest reward of a step, before scaling; more counts as this much in training. A dream's end "
-        "makes haste look better than it is: where a drive has time for the whole track, a limit takes that away.",
+        "makes haste look better than it is: where an episode has time for the whole track, a limit takes that away.",
     )
 
     net_arch: tuple[int, ...] = Field(default=(256, 256), max_length=64, description="Hidden layers of each network.")
@@ -111,7 +111,7 @@ class AgentConfig(BaseModel):
         "share that the average keeps in each. 0 takes the policy as it is.",
     )
     validate_every: int | None = Field(
-        default=None, ge=1, description="Dream steps between validation drives, where a training has them."
+        default=None, ge=1, description="Dream steps between validations, where a training has them."
     )
     checkpoint_overhead: float = Field(
         default=0.05,

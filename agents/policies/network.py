@@ -58,12 +58,8 @@ class FeatureNormaliser(BaseFeaturesExtractor):
 @torch.no_grad()
 def feature_statistics(model: DreamModel, start_states: LatentState) -> tuple[Tensor, Tensor]:
     """Mean and deviation ``(F,)`` of the features over start states; see :func:`statistics_of`."""
-    parts = []
-    for first in range(0, start_states.batch_size, _BATCH):
-        rows = slice(first, first + _BATCH)
-        part = LatentState(start_states.latent[rows], start_states.memory[rows])
-        parts.append(model.features(part.to(model.device)).cpu().double())
-    return statistics_of(torch.cat(parts))
+    batches = map(LatentState, start_states.latent.split(_BATCH), start_states.memory.split(_BATCH))
+    return statistics_of(torch.cat([model.features(batch.to(model.device)).cpu().double() for batch in batches]))
 
 
 def statistics_of(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,22 +98,6 @@ def policy_arguments(config: AgentConfig) -> dict[str, Any]:
     return arguments
 
 
-@single_precision()
-def rebuild_policy(config: AgentConfig, observation_space: spaces.Space[Any], action_space: spaces.Box) -> BasePolicy:
-    """An untrained policy of the class and sizes that the configuration's training had.
-
-    Args:
-        config: A resolved configuration.
-        observation_space: Of the dream.
-        action_space: Of the dream.
-    """
-    policy_class = ALGORITHMS[config.algo].load().policy_aliases["MlpPolicy"]
-    arguments = policy_arguments(config)
-    if config.algorithm.get("use_sde"):
-        arguments["use_sde"] = True
-    return policy_class(observation_space, action_space, lambda _: 0.0, **arguments)
-
-
 def pixel_policy(config: PixelAgentConfig, observation_space: spaces.Space[Any]) -> tuple[str, dict[str, Any]]:
     """The name of Stable-Baselines3's policy for frames, or frames and a vector, and its ``policy_kwargs``.
 
@@ -134,17 +114,22 @@ def pixel_policy(config: PixelAgentConfig, observation_space: spaces.Space[Any])
 
 
 @single_precision()
-def rebuild_pixel_policy(
-    config: PixelAgentConfig, observation_space: spaces.Space[Any], action_space: spaces.Box
+def rebuild_policy(
+    config: AgentConfig | PixelAgentConfig, observation_space: spaces.Space[Any], action_space: spaces.Box
 ) -> BasePolicy:
-    """An untrained policy of the sizes that the configuration's training had.
+    """An untrained policy of the class and sizes that the configuration's training had.
 
     Args:
         config: A resolved configuration.
-        observation_space: Of stacked frames.
-        action_space: Of the simulator.
+        observation_space: Of the dream, or of stacked frames.
+        action_space: Of the dream, or of the simulator.
     """
-    name, arguments = pixel_policy(config, observation_space)
+    if isinstance(config, PixelAgentConfig):
+        name, arguments = pixel_policy(config, observation_space)
+        arguments["use_sde"] = config.use_sde
+    else:
+        name, arguments = "MlpPolicy", policy_arguments(config)
+        if config.algorithm.get("use_sde"):
+            arguments["use_sde"] = True
     policy_class = ALGORITHMS[config.algo].load().policy_aliases[name]
-    arguments["use_sde"] = config.use_sde
     return policy_class(observation_space, action_space, lambda _: 0.0, **arguments)

@@ -39,7 +39,8 @@ from wm_gym.agents.bundles.folder import (
 from wm_gym.agents.dream_check import check_dream
 from wm_gym.agents.policies.config import AgentConfig, make_agent_config
 from wm_gym.agents.policies.from_config import resolve
-from wm_gym.agents.training.imagination import ImaginationTrainer, Snapshot
+from wm_gym.agents.training.imagination import ImaginationTrainer
+from wm_gym.agents.training.learning import Snapshot
 from wm_gym.agents.training.selection import DriveSelection
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import resolve_model, start_states_of
@@ -74,7 +75,7 @@ class TrainingSummary:
         path: The agent's folder.
         dream_steps: Dream steps in all.
         dream_return: Mean unscaled return of the last dreams, or ``None`` where none ended.
-        score: Best score of the validation drives, or ``None`` without them.
+        score: Best score of the validation episodes, or ``None`` without them.
         was_finished: Whether the folder held the finished agent already.
         wall_s: Seconds that this call took.
     """
@@ -122,7 +123,7 @@ def train_agent(
         progress: Show a progress bar.
         on_checkpoint: Scores the agent every ``config.validate_every`` dream steps (a tenth of the training by default)
             and at the end, and at the beginning where there is an ``initial`` one. With scores, the agent that is saved
-            is the one with the best score, else the last one. A function is waited for; the drives of a
+            is the one with the best score, else the last one. A function is waited for; the episodes of a
             :class:`~wm_gym.agents.training.selection.DriveSelection` go on beside the training.
         on_score: Told of each score, with the dream steps of the agent that has it; what it raises ends the training.
         best_recorded: The most that a recorded episode got in ``horizon`` steps
@@ -148,10 +149,8 @@ def train_agent(
     chosen = make_agent_config(
         {**given.model_dump(), **{name: value for name, value in overrides.items() if value is not None}}
     )
-    if isinstance(model, (str, Path)):
-        loaded = resolve_model(model, resolve_device(device))
-    else:
-        loaded = resolve_model(model, None if device == "auto" else resolve_device(device))
+    resolve_device(device)  # refuses one that is not there
+    loaded = resolve_model(model, device)
     if not isinstance(loaded, WorldModel):
         raise BundleError(
             f"an agent is saved with its WorldModel, which a {type(loaded).__name__} is not; "
@@ -208,39 +207,28 @@ class _Pending:
     score: Callable[[], float | None]
 
 
+@dataclass
 class _Run:
     """One training in one folder."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        config: AgentConfig,
-        model: WorldModel,
-        bank: LatentState,
-        *,
-        predecessor: LoadedAgent | None,
-        alarm: DreamReturnAlarm,
-        progress: bool,
-        validation: Validation | DriveSelection | None,
-        on_score: Callable[[int, float], object] | None,
-        track: str,
-    ) -> None:
-        self.folder = folder
-        self.config = config
-        self.model = model
-        self.bank = bank
-        self.predecessor = predecessor
-        self.alarm = alarm
-        self.progress = progress
-        self.validation = validation
-        self.on_score = on_score
-        self.track = track
-        self.last_file = folder.checkpoints / "last.pt"
-        self.best_file = folder.checkpoints / "best.pt"
-        self.validate_every = config.validate_every or math.ceil(config.steps / _VALIDATIONS)
-        self.best_score: float | None = None
-        self.last_validation: int | None = None
-        self.pending: _Pending | None = None
+    folder: RunFolder
+    config: AgentConfig
+    model: WorldModel
+    bank: LatentState
+    predecessor: LoadedAgent | None
+    alarm: DreamReturnAlarm
+    progress: bool
+    validation: Validation | DriveSelection | None
+    on_score: Callable[[int, float], object] | None
+    track: str
+    best_score: float | None = None
+    last_validation: int | None = None
+    pending: _Pending | None = None
+
+    def __post_init__(self) -> None:
+        self.last_file = self.folder.checkpoints / "last.pt"
+        self.best_file = self.folder.checkpoints / "best.pt"
+        self.validate_every = self.config.validate_every or math.ceil(self.config.steps / _VALIDATIONS)
 
     def train(self) -> None:
         """Train from the last checkpoint, or from the beginning, to the end, and save the agent."""
@@ -340,14 +328,12 @@ class _Run:
             self.on_score(pending.dream_steps, float(score))
 
     def _save(self, trainer: ImaginationTrainer, snapshot: Snapshot) -> None:
+        replay = trainer.replay()
         state: dict[str, Any] = {
-            "snapshot": snapshot,
+            "snapshot": snapshot if replay is None else {**snapshot, "replay": replay},
             "best_score": self.best_score,
             "last_validation": self.last_validation,
         }
-        replay = trainer.replay()
-        if replay is not None:
-            state["snapshot"] = {**snapshot, "replay": replay}
         if self.pending is not None:
             state["pending"] = {"dream_steps": self.pending.dream_steps, "policy": self.pending.policy}
         save_checkpoint(self.last_file, state, self.folder.contents)

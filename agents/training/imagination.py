@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import warnings
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
-from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from wm_gym.acceleration import AcceleratedModel
@@ -24,16 +20,13 @@ from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.from_config import make_algorithm, resolve
 from wm_gym.agents.policies.network import feature_statistics, policy_arguments, rebuild_policy, set_normalisation
-from wm_gym.agents.training.learning import derived_seed, learn
+from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
-from wm_gym.errors import ConfigError, DivergedError, TrainingError
+from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.progress import progress_bar
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
-
-Snapshot = dict[str, Any]
-"""Parameters, optimiser states and counters: tensors and plain values only."""
 
 _OFF_POLICY_ROUND_STEPS = 4096  # dream steps between log rows of an algorithm that updates every few steps
 _HOLD_PROBABILITY = 0.9  # of a random rollout's action: drawing one every step would hardly move a car
@@ -41,7 +34,7 @@ _CRITIC_LEARNING_RATE = 1e-3  # of a critic that learns alone: there is no polic
 _REPLAY_ARRAYS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
-class ImaginationTrainer:
+class ImaginationTrainer(RoundTrainer):
     """Trains a policy in the dreams of a world model, round by round.
 
     :func:`wm_gym.agents.train_agent` wraps it with a run folder; by itself it leaves no files and takes any
@@ -71,6 +64,10 @@ class ImaginationTrainer:
             print(trainer.train_round()["ep_rew_mean"])
     ```
     """
+
+    _env: _LearningRewards
+    _unit = "dream steps"
+    _remedy = "lower learning_rate, or check that the world model's rewards are sound"
 
     def __init__(
         self,
@@ -142,7 +139,6 @@ class ImaginationTrainer:
         self._entry = ALGORITHMS[config.algo]
         self._round_steps, self._begins_anew = self._plan_rounds()
         self._bar = progress_bar(config.steps, "step", "train-agent", enabled=progress, unit_scale=True)
-        self._trained_s = 0.0
 
     @property
     def policy(self) -> BasePolicy:
@@ -170,26 +166,16 @@ class ImaginationTrainer:
             DivergedError: Parameters or losses are no longer finite; the trainer is then of no further use.
             BundleError: The world model imagined numbers that are not finite.
         """
-        began = time.monotonic()
         algorithm, before = self._algorithm, self.dream_steps
         if self._begins_anew:
             algorithm.set_env(self._env)  # lets it reset the dreams
         if self._begins_anew or before == 0:
             self._env.seed(derived_seed(self.config.seed, before))
-        set_random_seed(derived_seed(self.config.seed, before, 1), using_cuda=algorithm.device.type == "cuda")
         algorithm.action_space.seed(derived_seed(self.config.seed, before, 2))
         self._let_actor_learn(before >= self.config.critic_steps)
-        watch = _RoundCallback(self._bar, first_only=self._begins_anew)
-        report = learn(algorithm, self._round_steps, watch, self._diverged(before))
+        watch = RoundCallback(self._bar, first_only=self._begins_anew)
+        values = self._learn(self._round_steps, watch, self.config.seed)
         self._update_average(before)
-        round_s = time.monotonic() - began
-        self._trained_s += round_s
-        values: dict[str, Any] = {
-            **watch.statistics(),
-            "fps": (self.dream_steps - before) / round_s,
-            "wall_s": self._trained_s,
-            **report,
-        }
         if values["ep_rew_mean"] is not None:
             self._bar.set_postfix(dream_return=f"{values['ep_rew_mean']:.1f}", refresh=False)
         return values
@@ -199,7 +185,7 @@ class ImaginationTrainer:
         algorithm = self._algorithm
         return {
             "dream_steps": algorithm.num_timesteps,
-            "wall_s": self._trained_s,
+            "wall_s": self.trained_s,
             "reward_scale": self.reward_scale,
             # TD3 updates its actor in every second update of this counter.
             "updates": algorithm._n_updates,
@@ -237,7 +223,7 @@ class ImaginationTrainer:
         algorithm.num_timesteps = int(snapshot["dream_steps"])
         algorithm._n_updates = int(snapshot["updates"])
         self.reward_scale = self._env.scale = float(snapshot["reward_scale"])
-        self._trained_s = float(snapshot["wall_s"])
+        self.trained_s = float(snapshot["wall_s"])
         self._bar.update(algorithm.num_timesteps - self._bar.n)
         if not self._begins_anew:
             self._env.seed(derived_seed(self.config.seed, algorithm.num_timesteps))
@@ -248,19 +234,6 @@ class ImaginationTrainer:
             for name in _REPLAY_ARRAYS:
                 getattr(buffer, name)[: len(replay[name])] = replay[name].numpy()
             buffer.pos, buffer.full = int(replay["position"]), bool(replay["full"])
-
-    def close(self) -> None:
-        """End the progress bar."""
-        self._bar.close()
-        self._env.close()
-
-    def __enter__(self) -> ImaginationTrainer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _plan_rounds(self) -> tuple[int, bool]:
         """Dream steps in a round, and whether it begins with new dreams."""
@@ -297,12 +270,6 @@ class ImaginationTrainer:
         share = max(1 - self.config.policy_average, 1 / rounds)
         for mean, parameter in zip(self._average.parameters(), self._learner.parameters(), strict=True):
             mean.lerp_(parameter, share)
-
-    def _diverged(self, before: int) -> DivergedError:
-        return DivergedError(
-            f"the policy's parameters are no longer finite after {before:,} dream steps; the last good checkpoint is "
-            "kept: lower learning_rate, or check that the world model's rewards are sound."
-        )
 
 
 def _dreaming(model: DreamModel, config: AgentConfig) -> DreamModel:
@@ -373,41 +340,6 @@ class _LearningRewards(VecEnvWrapper):
         space: Any = self.action_space
         mean = np.clip(chosen.mean.cpu().numpy(), space.low, space.high)
         return np.square((actions - mean) / chosen.stddev.cpu().numpy()).mean(axis=1, dtype=np.float32)
-
-
-class _RoundCallback(BaseCallback):
-    """Moves the progress bar and collects the returns of the dreams that end.
-
-    Args:
-        bar: The progress bar.
-        first_only: Count the first dream of each slot only. Where a round begins all dreams anew and lasts whole
-            horizons, those all end in it, while later ones are counted only if they happen to be short.
-    """
-
-    def __init__(self, bar: Any, *, first_only: bool) -> None:
-        super().__init__()
-        self._bar = bar
-        self._first_only = first_only
-        self._counted: set[int] = set()
-        self._returns: list[float] = []
-        self._lengths: list[int] = []
-
-    def _on_step(self) -> bool:
-        self._bar.update(len(self.locals["dones"]))
-        for slot in np.flatnonzero(self.locals["dones"]).tolist():
-            if self._first_only and slot in self._counted:
-                continue
-            self._counted.add(slot)
-            episode = self.locals["infos"][slot]["episode"]
-            self._returns.append(episode["r"])
-            self._lengths.append(episode["l"])
-        return True
-
-    def statistics(self) -> dict[str, float | None]:
-        """Mean return and length of the dreams that ended."""
-        if not self._returns:
-            return {"ep_rew_mean": None, "ep_len_mean": None}
-        return {"ep_rew_mean": float(np.mean(self._returns)), "ep_len_mean": float(np.mean(self._lengths))}
 
 
 def measure_reward_scale(dreams: VecEnv, gamma: float, seed: int) -> float:

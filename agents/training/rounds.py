@@ -8,7 +8,7 @@ A run is a folder: ``rounds_config.yaml``, ``rounds.jsonl`` (one line a round), 
 model as given), ``round-1/{data,model,agent}``, …, and at the end the files of the last round's agent. Each of these
 folders is a run of its own, so that a stopped run goes on where it was.
 
-Only the last round chooses among checkpoints by drives: they cost simulator steps that teach nothing, and the agents
+Only the last round chooses among checkpoints by episodes: they cost simulator steps that teach nothing, and the agents
 before it are there to be seen failing.
 """
 
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from wm_gym.agents.alarm import best_recorded_return
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.bundles.folder import MANIFEST, load_agent
+from wm_gym.agents.bundles.folder import MANIFEST, load_agent, read_agent_manifest
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.training.dream_training import TrainingSummary, put_agent, train_agent
 from wm_gym.agents.training.selection import selection_for
@@ -34,7 +34,7 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
 from wm_gym.data_collection.recording.collector import collect
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
-from wm_gym.envs.simulators import check_connection, may_stand, scene_settings
+from wm_gym.envs.simulators import may_stand, scene_settings, split_connection
 from wm_gym.errors import ConfigError, TrainingError
 from wm_gym.files import write_text_atomically
 from wm_gym.run_folder import RunFolder
@@ -93,7 +93,7 @@ class RoundsConfig(BaseModel):
         default=False, description="Go on from the agent of the round before, rather than anew or from the initial one."
     )
     select_drives: int = Field(
-        default=8, ge=0, description="Drives on training tracks that choose among the last round's checkpoints."
+        default=8, ge=0, description="Episodes on training tracks that choose among the last round's checkpoints."
     )
     workers: int = Field(default=1, ge=1, description="Processes that record.")
     seed: int = Field(default=0, ge=0, description="Of recordings; those of model and agent follow from theirs.")
@@ -175,9 +175,9 @@ def train_agent_in_rounds(
         initial: Folder of an agent, such as a clone, whose policy each agent goes on from; with ``continue_agent`` the
             first one alone. ``None`` trains them anew.
         device: Device for training.
-        max_episode_steps: Steps after which recorded and selecting drives are cut; ``None`` leaves it to the simulator.
+        max_episode_steps: Steps after which recorded and selecting episodes are cut; ``None``: the simulator's own.
         worker_connections: For each process that records, where its simulator runs, as for ``collect``; the first one's
-            serves the selecting drives as well. Not recorded: a run may go on elsewhere.
+            serves the selecting episodes as well. Not recorded: a run may go on elsewhere.
         progress: Show progress bars.
         track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
 
@@ -190,6 +190,7 @@ def train_agent_in_rounds(
 
     Side effects: writes ``out``, and all that its parts do.
     """
+    check_tracker(track)
     return _Rounds(
         Path(out),
         model,
@@ -216,48 +217,35 @@ class _Settings(BaseModel):
     max_episode_steps: int | None
 
 
+@dataclass
 class _Rounds:
     """One run in one folder."""
 
-    def __init__(
-        self,
-        out: Path,
-        model: str | Path,
-        data: list[str | Path],
-        config: RoundsConfig,
-        agent_config: AgentConfig,
-        *,
-        initial: str | None,
-        device: str,
-        limit: int | None,
-        connections: list[dict[str, Any]],
-        progress: bool,
-        track: str,
-    ) -> None:
-        check_tracker(track)
-        self.out = out
-        self.given_model = model
-        self.given_data = data
-        self.config = config
-        self.agent_config = agent_config
-        self.initial = initial
-        self.device = device
-        self.limit = limit
-        self.connections = connections
-        self.progress = progress
-        self.track = track
-        manifest = read_manifest(model)[1]
+    out: Path
+    given_model: str | Path
+    given_data: list[str | Path]
+    config: RoundsConfig
+    agent_config: AgentConfig
+    initial: str | None
+    device: str
+    limit: int | None
+    connections: list[dict[str, Any]]
+    progress: bool
+    track: str
+
+    def __post_init__(self) -> None:
+        manifest = read_manifest(self.given_model)[1]
         self.simulator: SimulatorSpec = manifest.simulator
-        if config.patience == "auto":
+        if self.config.patience == "auto":
             patience = None if may_stand(self.simulator.id) else _PATIENCE
-            self.config = config.model_copy(update={"patience": patience})
-        for connection in connections:
-            check_connection(self.simulator.id, connection)
-        self.model_config = _config_of(manifest.provenance, config)
+            self.config = self.config.model_copy(update={"patience": patience})
+        for connection in self.connections:
+            split_connection(self.simulator.id, {}, connection)  # refuses what it has not
+        self.model_config = _config_of(manifest.provenance, self.config)
         # What is wrong with these is said early.
-        open_training_data(data, self.model_config.training.validation_fraction, scenes=scene_settings)
-        if initial is not None:
-            load_agent(initial, "cpu")
+        open_training_data(self.given_data, self.model_config.training.validation_fraction, scenes=scene_settings)
+        if self.initial is not None:
+            read_agent_manifest(self.initial)
 
     def run(self) -> RoundsSummary:
         settings = _Settings(

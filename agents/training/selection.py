@@ -1,4 +1,4 @@
-"""Choosing among the checkpoints of a training by short drives in the simulator, never on held-out seeds.
+"""Choosing among the checkpoints of a training by a few episodes in the simulator, never on held-out seeds.
 
 A policy that trains long enough in a dream learns what the dream pays for and the simulator does not: the dream's
 return goes on rising while the real one falls. The dream cannot say when that begins. A few episodes on training seeds
@@ -8,9 +8,9 @@ can; they choose among checkpoints and teach nothing.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ FIRST_SEED = 980_000
 """Seed of the first episode: below those held out, and the same for every checkpoint, so that tracks do not decide."""
 
 
-@contextmanager
 def selection_for(
     model: str | Path,
     drives: int,
@@ -34,8 +33,8 @@ def selection_for(
     max_episode_steps: int | None = None,
     workers: int = 1,
     worker_connections: Sequence[Mapping[str, Any]] | None = None,
-) -> Iterator[DriveSelection | None]:
-    """A selection in the simulator that a world model was trained on, for ``train_agent``; ``None`` for no drives.
+) -> AbstractContextManager[DriveSelection | None]:
+    """A selection in the simulator that a world model was trained on, for ``train_agent``; ``None`` for no episodes.
 
     Arguments as for :class:`DriveSelection`.
 
@@ -45,16 +44,14 @@ def selection_for(
         SimulatorError: The simulator cannot be made.
     """
     if drives == 0:
-        yield None
-        return
-    with DriveSelection(
+        return nullcontext()
+    return DriveSelection(
         read_manifest(model)[1].simulator,
         drives,
         max_episode_steps=max_episode_steps,
         workers=workers,
         worker_connections=worker_connections,
-    ) as selection:
-        yield selection
+    )
 
 
 class DriveSelection:
@@ -62,14 +59,14 @@ class DriveSelection:
 
     Args:
         simulator: Where to drive.
-        episodes: Drives for each score.
+        episodes: How many for each score.
         seed: Of the first episode; the others follow.
         max_episode_steps: Steps after which an episode is cut; ``None`` leaves it to the simulator.
         workers: Processes that drive, each with one thread, on the CPU.
         worker_connections: For each worker, where its simulator runs, where that needs to be told.
 
     Attributes:
-        episodes: Drives for each score.
+        episodes: How many for each score.
         frames: Simulator steps driven so far, which a comparison of data budgets has to count.
 
     Raises:
@@ -110,15 +107,12 @@ class DriveSelection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __call__(self, agent: str | Path) -> float | None:
-        """Mean return of the agent in a folder; ``None`` where the simulator was lost, which says nothing of it."""
-        return self.start(agent)()
-
     def start(self, agent: str | Path) -> Callable[[], float | None]:
-        """Begin the drives of the agent in a folder, which must stay until they end.
+        """Begin the episodes of the agent in a folder, which must stay until they end.
 
         Returns:
-            What waits for them and gives :meth:`__call__`'s result, or raises what went wrong.
+            What waits for them and gives the agent's mean return, or raises what went wrong; ``None`` where the
+            simulator was lost, which says nothing of the agent.
         """
         return self._thread.submit(self._drive, str(agent)).result
 

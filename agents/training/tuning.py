@@ -1,7 +1,7 @@
-"""Searching for the settings of an agent by Optuna: many trainings in dreams, judged by drives in the simulator.
+"""Searching for the settings of an agent by Optuna: many trainings in dreams, judged by episodes in the simulator.
 
 A dream's return says how well a policy does in the dream, and settings that find its mistakes have the best. So every
-score that Optuna sees is that of drives on training seeds (:mod:`wm_gym.agents.training.selection`): those of each
+score that Optuna sees is that of episodes on training seeds (:mod:`wm_gym.agents.training.selection`): those of each
 checkpoint decide whether a trial is worth going on with, the best of them is what the trial has come to.
 
 A search is a folder: ``tuning_config.yaml`` (what is searched), ``study.db`` (Optuna's record), ``trial_000``, … (a run
@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.bundles.folder import read_agent_manifest
 from wm_gym.agents.policies.config import AgentConfig, make_agent_config
 from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.training.dream_training import Validation, train_agent
@@ -239,7 +239,7 @@ def tune(
     parsed = check_search(model, searches, base)
     resolve_device(device)
     if initial is not None:
-        load_agent(initial, "cpu")
+        read_agent_manifest(initial)  # what is wrong with it is said early
     settings = _Settings(
         model=read_manifest(model)[1].fingerprint,
         searches=tuple(searches),
@@ -380,7 +380,7 @@ class _Study:
         so_far = "" if best is None else f"; the best is trial {best.number} with {best.score:.1f}"
         if trial.outcome == "failed":
             return f"  failed: {trial.why.rstrip('.')}{so_far}"
-        return f"  {trial.outcome}, best mean return of its drives {trial.score:.1f}{so_far}"
+        return f"  {trial.outcome}, best mean return of its episodes {trial.score:.1f}{so_far}"
 
     def _path(self, number: int) -> Path:
         return self._folder / f"trial_{number:03d}"

@@ -56,7 +56,8 @@ def load_view(
         return ViewSetup(shelf, None, "no world model was asked for")
     loaded = resolve_model("bundled" if model is None else model, resolve_device(device))
     recorded = found.metadata.simulator
-    misfit = _misfit(loaded.simulator, recorded)
+    # Frames are brought to the model's size.
+    misfit = loaded.simulator.misfit(recorded.model_copy(update={"frame_size": loaded.simulator.frame_size}))
     if model is None and misfit is None and _differs(loaded.simulator, recorded):
         misfit = f"it was made of {loaded.simulator.id} with other settings, or of another simulator"
     if misfit is None:
@@ -64,19 +65,6 @@ def load_view(
     if model is None:
         return ViewSetup(shelf, None, f"the bundled world model does not fit, because {misfit}; give another --model")
     raise SimulatorError(f"the world model {model} does not fit {found.path}, because {misfit}; give another --model.")
-
-
-def _misfit(trained: SimulatorSpec, recorded: SimulatorSpec) -> str | None:
-    """Why a model cannot take what was recorded, as a clause; frames are brought to its size."""
-    if trained.action != recorded.action:
-        return (
-            f"it takes {trained.action.dim} {trained.action.kind} values as an action, and {recorded.action.dim} "
-            f"{recorded.action.kind} ones were recorded"
-        )
-    if trained.vector != recorded.vector:
-        known, told = (", ".join(field.name for field in spec.vector) or "none" for spec in (trained, recorded))
-        return f"it knows these numbers beside a frame: {known}; and these were recorded: {told}"
-    return None
 
 
 def _differs(trained: SimulatorSpec, recorded: SimulatorSpec) -> bool:

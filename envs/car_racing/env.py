@@ -56,7 +56,7 @@ class CarRacingDrivingEnv(gym.Env[Any, Any], EzPickle):
     CarRacing has no gears: in reverse and in neutral the throttle has no effect, and nothing is said about it.
 
     ## Observation Space
-    A `Box` of `(H, W, 3)` uint8, RGB: CarRacing's 96 x 96 picture with its instruments (speed, wheel speeds, steering
+    A `Box` of `(H, W, 3)` uint8, RGB: CarRacing's 96 x 96 frame with its instruments (speed, wheel speeds, steering
     and rotation), averaged over areas to `frame_size`.
 
     ## Rewards
@@ -153,7 +153,7 @@ class CarRacingDrivingEnv(gym.Env[Any, Any], EzPickle):
         self.vector_fields = choose_fields({field.name: (field,) for field in VECTOR_FIELDS}, vector)
         self.observation_space = observation_space(self.frame_size, self.vector_fields)
         self.render_mode = render_mode
-        # A video made of one picture per action plays at true speed with this rate.
+        # A video made of one frame per action plays at true speed with this rate.
         self.metadata = {**type(self).metadata, "render_fps": FPS / self.action_repeat}
 
         self.simulation = CarRacingSimulation(render_mode, lap_complete_percent, domain_randomize)

@@ -19,7 +19,7 @@ from wm_gym.agents.bundles.folder import (
 from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.from_config import resolve
-from wm_gym.agents.policies.network import rebuild_pixel_policy
+from wm_gym.agents.policies.network import rebuild_policy
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.agents.training.imagination import ImaginationTrainer
@@ -176,7 +176,7 @@ def pixel_agent(request, driving_spec, tmp_path, rng):
     further = {"use_sde": request.param, "frame_stack": 3, "action": "steer_accel"}
     config = PixelAgentConfig(features_dim=16, net_arch=(8,), **further)
     space = PixelObserver(driving_spec, 3).space
-    policy = rebuild_pixel_policy(config, space, driving_spec.action.space("steer_accel"))
+    policy = rebuild_policy(config, space, driving_spec.action.space("steer_accel"))
     policy.set_training_mode(False)
     observations = rng.integers(0, 256, (8, 9, 64, 64), dtype=np.uint8)
     folder = save_pixel_agent(tmp_path / "pixels", policy, driving_spec, config, {"frames": 5})

@@ -124,7 +124,7 @@ def test_a_clone_is_an_agent_as_any_other(car_racing_data, tiny_model, tmp_path)
     assert (agent.manifest.observation, agent.manifest.trained_in) == ("latent", "data")
     assert agent.model.fingerprint == tiny_model.fingerprint
     assert agent.metrics["actions"] == 90
-    assert "cloned from recorded drives" in (tmp_path / "clone" / "README.md").read_text()
+    assert "cloned from recorded episodes" in (tmp_path / "clone" / "README.md").read_text()
     frame = np.zeros((64, 64, 3), np.uint8)
     assert Driver.load(tmp_path / "clone").act(frame).shape == (4,)
     result = evaluate(str(tmp_path / "clone"), episodes=1, max_episode_steps=4, progress=False)

@@ -7,7 +7,7 @@ import torch
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.bundles.driver import Driver, check_simulator_fits
 from wm_gym.agents.bundles.folder import load_agent
-from wm_gym.agents.policies.network import rebuild_pixel_policy
+from wm_gym.agents.policies.network import rebuild_policy
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.envs.dream import DreamDrivingEnv
@@ -162,7 +162,7 @@ def test_unusable_devices_and_agents_are_named(agent_folder, tmp_path):
 def pixel_driver(driving_spec):
     config = PixelAgentConfig(features_dim=16, net_arch=(8,), frame_stack=2, action="steer_accel")
     observer = PixelObserver(driving_spec, 2)
-    policy = rebuild_pixel_policy(config, observer.space, driving_spec.action.space("steer_accel"))
+    policy = rebuild_policy(config, observer.space, driving_spec.action.space("steer_accel"))
     policy.set_training_mode(False)
     return Driver(observer, policy, "steer_accel")
 

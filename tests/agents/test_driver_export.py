@@ -18,7 +18,7 @@ from wm_gym.agents.bundles.folder import load_agent, save_pixel_agent
 from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.from_config import resolve
-from wm_gym.agents.policies.network import rebuild_pixel_policy, rebuild_policy, set_normalisation
+from wm_gym.agents.policies.network import rebuild_policy, set_normalisation
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.cli.main import build_parser, main
@@ -168,7 +168,7 @@ def test_the_command_exports_driver_and_model(agent_folder, tmp_path, capsys):
 def test_an_agent_that_sees_pixels_is_refused(driving_spec, tmp_path):
     config = PixelAgentConfig(features_dim=16, net_arch=(8,), frame_stack=2, action="steer_accel")
     space = PixelObserver(driving_spec, 2).space
-    policy = rebuild_pixel_policy(config, space, driving_spec.action.space("steer_accel"))
+    policy = rebuild_policy(config, space, driving_spec.action.space("steer_accel"))
     path = save_pixel_agent(tmp_path / "agent", policy, driving_spec, config)
     with pytest.raises(ExportError, match="sees pixels and has no world model to export; give one that was trained"):
         export_agent(path, tmp_path / "export", progress=False)

@@ -30,11 +30,11 @@ def test_a_score_is_the_mean_return_of_the_drives(tiny_model, short_spec, tmp_pa
     path = train_agent(tiny_model, out=tmp_path / "run", config=CONFIG, progress=False).path
     driver = Driver.load(path)
     with DriveSelection(short_spec, 2) as selection:
-        score = selection(path)
+        score = selection.start(path)()
         assert selection.frames == 12
-        assert selection(path) == score  # the same tracks again
+        assert selection.start(path)() == score  # the same tracks again
     with DriveSelection(short_spec, 2, max_episode_steps=1, workers=2) as selection:
-        selection(path)
+        selection.start(path)()
         assert selection.frames == 2
 
     returns = []
@@ -76,7 +76,7 @@ def test_drives_beside_the_training_choose_what_drives_between_its_rounds_do(tin
 
         def score(driver: Driver) -> float | None:
             save_agent(tmp_path / "scored", driver.policy, tiny_model, resolve(CONFIG, tiny_model.simulator.action))
-            return selection(tmp_path / "scored")
+            return selection.start(tmp_path / "scored")()
 
         between = train_agent(tiny_model, out=tmp_path / "between", config=CONFIG, progress=False, on_checkpoint=score)
     assert beside.score == between.score

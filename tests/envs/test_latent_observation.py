@@ -115,7 +115,7 @@ def test_frames_of_another_size_are_named():
 
 
 def test_observations_that_are_no_frames_are_named():
-    with pytest.raises(SimulatorError, match=r"must be frames, uint8 \(H, W, 3\), but they are Box"):
+    with pytest.raises(SimulatorError, match=r"observes Box.*, but frames are needed: uint8 \(H, W, 3\)"):
         LatentObservation(gym.make("CartPole-v1"), LineModel())
 
 

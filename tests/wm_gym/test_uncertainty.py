@@ -269,7 +269,7 @@ def test_recordings_of_another_simulator_are_refused(debug_config, car_racing_da
     out = tmp_path / "told"
     command = ["train-uncertainty", "--model", str(model), "--data", str(car_racing_data), "--out", str(out)]
     assert main(command) == 2
-    assert "they have another action" in capsys.readouterr().err
+    assert "takes 4 driving values" in capsys.readouterr().err
     assert not out.exists()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wm_gym.cli.options import Subparsers, add_cache, add_command, add_common, download_cache, given_values
 from wm_gym.errors import SimulatorError
-
-if TYPE_CHECKING:
-    from wm_gym.simulator import SimulatorSpec
 
 _VALIDATION_FRACTION = 0.2
 
@@ -78,7 +75,12 @@ def run(arguments: argparse.Namespace) -> int:
     if calibration is not None:
         opened.append((arguments.calibrate[0], calibration))
     for path, found in opened:
-        _check_fits(model.simulator, found.simulator, path)
+        misfit = model.simulator.misfit(found.simulator)
+        if misfit is not None:
+            raise SimulatorError(
+                f"the recordings {path} do not fit the world model: {misfit}; give recordings of the simulator that "
+                "the model was trained on."
+            )
     assert data.validation is not None
     model.uncertainty, figures = train_uncertainty(
         model,
@@ -101,15 +103,6 @@ def run(arguments: argparse.Namespace) -> int:
     if json_file is not None:
         write_json_result(json_file, figures)
     return 0
-
-
-def _check_fits(trained: SimulatorSpec, recorded: SimulatorSpec, path: str) -> None:
-    for name in ("frame_size", "vector", "action"):
-        if getattr(trained, name) != getattr(recorded, name):
-            raise SimulatorError(
-                f"the recordings {path} do not fit the world model of {trained.id}: they have another {name}; give "
-                "recordings of the simulator that the model was trained on."
-            )
 
 
 def _lines(name: str, measured: Mapping[str, Any]) -> Iterator[str]:

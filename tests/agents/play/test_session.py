@@ -10,7 +10,7 @@ from wm_gym.agents.play.controls import HandControls
 from wm_gym.agents.play.drive_record import DriveRecord
 from wm_gym.agents.play.loading import load_setup
 from wm_gym.agents.play.session import MODES, PlaySession, PlaySetup
-from wm_gym.agents.policies.network import rebuild_pixel_policy
+from wm_gym.agents.policies.network import rebuild_policy
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.data_collection import CollectionSettings, Dataset, DatasetMetadata, verify
@@ -135,7 +135,7 @@ def test_an_agent_of_another_model_is_shown_the_pictures_of_the_dream(bundled, t
 def test_an_agent_that_sees_pixels_watches_while_the_hand_drives(bundled, mode):
     observer = PixelObserver(bundled.model.simulator, 3)
     config = PixelAgentConfig(frame_stack=3, features_dim=8, net_arch=(8,), action="steer_accel")
-    policy = rebuild_pixel_policy(config, observer.space, bundled.model.simulator.action.space("steer_accel"))
+    policy = rebuild_policy(config, observer.space, bundled.model.simulator.action.space("steer_accel"))
     policy.set_training_mode(False)
     session = PlaySession(PlaySetup(model=bundled.model, driver=Driver(observer, policy, config.action)))
     watching = Driver(PixelObserver(bundled.model.simulator, 3), policy, config.action)
