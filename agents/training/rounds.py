@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from wm_gym.agents.alarm import best_recorded_return
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.bundles.folder import MANIFEST, load_agent, read_agent_manifest
+from wm_gym.agents.bundles.folder import MANIFEST, load_agent
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.training.dream_training import TrainingSummary, put_agent, train_agent
 from wm_gym.agents.training.selection import selection_for
@@ -245,7 +245,7 @@ class _Rounds:
         # What is wrong with these is said early.
         open_training_data(self.given_data, self.model_config.training.validation_fraction, scenes=scene_settings)
         if self.initial is not None:
-            read_agent_manifest(self.initial)
+            load_agent(self.initial, "cpu")
 
     def run(self) -> RoundsSummary:
         settings = _Settings(

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from wm_gym.agents.bundles.folder import read_agent_manifest
+from wm_gym.agents.bundles.folder import load_agent
 from wm_gym.agents.policies.config import AgentConfig, make_agent_config
 from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.training.dream_training import Validation, train_agent
@@ -239,7 +239,7 @@ def tune(
     parsed = check_search(model, searches, base)
     resolve_device(device)
     if initial is not None:
-        read_agent_manifest(initial)  # what is wrong with it is said early
+        load_agent(initial, "cpu")  # what is wrong with it is said early
     settings = _Settings(
         model=read_manifest(model)[1].fingerprint,
         searches=tuple(searches),
