@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wm_gym.agents.play.loading import load_setup
 from wm_gym.agents.play.messages import FASTEST
-from wm_gym.agents.play.server import PlayServer
 from wm_gym.agents.play.session import MODES, Mode, PlaySetup
 from wm_gym.agents.web.listening import check_requirements, listen
 from wm_gym.agents.web.pictures import decode_pictures
 from wm_gym.bench.table import Table
+
+if TYPE_CHECKING:
+    from wm_gym.agents.play.server import PlayServer
 
 
 def measure_play(seconds: float, *, model: str = "bundled", device: str = "cpu", seed: int = 0) -> Table:
@@ -33,6 +35,8 @@ def measure_play(seconds: float, *, model: str = "bundled", device: str = "cpu",
         SimulatorError: The model's simulator is not that of the bundled agent, or cannot be made.
     """
     check_requirements("wm-gym bench --parts play")
+    from wm_gym.agents.play.server import PlayServer
+
     own = None if model == "bundled" else model  # the bundled agent sees through the bundled model
     setup = load_setup("bundled", own, horizon=10_000, termination="never", seed=seed, device=device)
     server = PlayServer(setup, listen("127.0.0.1", 0), lambda line: None)

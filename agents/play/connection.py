@@ -7,7 +7,9 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wm_gym.actions import DRIVING_NAMES
 from wm_gym.agents.play.controls import HandControls
@@ -41,22 +43,6 @@ _MOST_UNDERWAY = 2
 _RUBBISH = 1008  # WebSocket: policy violation
 
 
-class Channel(Protocol):
-    """The WebSocket, as far as it is used; Starlette's is one."""
-
-    async def receive(self) -> Any:
-        """The next ASGI message."""
-
-    async def send_text(self, data: str) -> None:
-        """Send a text."""
-
-    async def send_bytes(self, data: bytes) -> None:
-        """Send bytes."""
-
-    async def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close it."""
-
-
 class Connection:
     """Drives a session as its page says, until the page is gone.
 
@@ -69,7 +55,7 @@ class Connection:
     """
 
     def __init__(
-        self, channel: Channel, setup: PlaySetup, compute: Compute[Any], say: Callable[[str], None], name: str
+        self, channel: WebSocket, setup: PlaySetup, compute: Compute[Any], say: Callable[[str], None], name: str
     ) -> None:
         self._channel = channel
         self._setup = setup
@@ -128,7 +114,7 @@ class Connection:
 
     async def _drive(self) -> None:
         """Carry out orders and steps, one at a time; returns when the page cannot be reached."""
-        with suppress(ConnectionError, _gone()):
+        with suppress(ConnectionError, WebSocketDisconnect):
             await self._send(await self._compute(self._greeting))
             await self._obey(Order(kind="again"))
             while True:
@@ -289,10 +275,3 @@ def _numbers(view: View) -> dict[str, Any]:
         "ended": view.ended,
         "vector": [float(value) for value in view.observed.vector],
     }
-
-
-def _gone() -> type[Exception]:
-    """Raised by Starlette where a message is sent to a page that has gone."""
-    from starlette.websockets import WebSocketDisconnect
-
-    return WebSocketDisconnect
