@@ -179,7 +179,7 @@ class Connection:
         elif isinstance(order, Horizon):
             session.horizon = order.steps
         elif isinstance(order, Temperature):
-            session.temperature = order.temperature
+            session.dream.temperature = order.temperature
         elif isinstance(order, Record):
             session.keeps_drives = order.on
         elif isinstance(order, Order):
@@ -213,10 +213,10 @@ class Connection:
             "simulator": simulator.id,
             "modes": MODES,
             "step_s": self._step_s,
-            "start_states": self._session.num_start_states,
+            "start_states": self._session.dream.num_start_states,
             "frame_size": simulator.frame_size,
-            "has_agent": self._session.pilot.has_agent,
-            "can_record": self._session.can_record,
+            "has_agent": self._setup.driver is not None,
+            "can_record": self._setup.record is not None,
             "has_gear": driving,
             "actions": DRIVING_NAMES if driving else [f"value {place}" for place in range(simulator.action.dim)],
             "vector": [
@@ -235,7 +235,7 @@ class Connection:
                 "paused": self._paused,
                 "speed": self._speed,
                 "horizon": session.horizon,
-                "temperature": session.temperature if session.has_temperature else None,
+                "temperature": session.dream.temperature if session.dream.has_temperature else None,
                 "start_state": session.start_state,
                 "seed": session.seed,
                 "record": session.keeps_drives,

@@ -33,11 +33,6 @@ class Pilot:
         self.name = "agent" if driver is None else driver.name
 
     @property
-    def has_agent(self) -> bool:
-        """Whether there is an agent to hand over to."""
-        return self._driver is not None
-
-    @property
     def who(self) -> Who:
         """Who drives."""
         return self._who

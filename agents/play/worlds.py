@@ -21,6 +21,9 @@ from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
+TEMPERATURES = (0.1, 5.0)
+"""The lowest and the highest."""
+
 
 class View(NamedTuple):
     """What a world shows after a step, or after its start.
@@ -90,6 +93,9 @@ class DreamWorld:
     def temperature(self, temperature: float) -> None:
         if not isinstance(self.model, WorldModel):
             raise ConfigError("this world model has no temperature.")
+        low, high = TEMPERATURES
+        if not low <= temperature <= high:
+            raise ConfigError(f"temperature={temperature} is not in {low} to {high}.")
         self._tempered = self.model if temperature == 1.0 else self.model.at_temperature(temperature)
         self._temperature = temperature
 
