@@ -7,20 +7,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS, is_held
+from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS, check_names_agent, is_held
 from wm_gym.agents.bundles.driver import check_simulator_fits
 from wm_gym.agents.bundles.folder import AgentManifest, agent_simulator, read_agent_manifest
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.drives import DriveResult, DriveSettings, run_drives
 from wm_gym.agents.evaluation.reality_gap import RealityGap, summarise_gap
 from wm_gym.agents.evaluation.video import check_video_path
-from wm_gym.bundle_location import BUNDLED, names_a_bundle
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.envs.simulators import SIMULATORS, resolve_simulator
-from wm_gym.errors import ConfigError, OutputError, SimulatorError, did_you_mean
+from wm_gym.errors import ConfigError, OutputError, SimulatorError
 from wm_gym.files import check_writable, write_json_result
 from wm_gym.progress import progress_bar
 from wm_gym.provenance import provenance
@@ -173,19 +172,18 @@ def evaluate(
     """
     started = time.monotonic()
     for name, value, least in (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0)):
-        _check_at_least(name, value, least)
+        check_at_least(name, value, least)
     for name, limit in (("max_episode_steps", max_episode_steps), ("gap_horizon", gap_horizon)):
         if limit is not None:
-            _check_at_least(name, limit, 1)
+            check_at_least(name, limit, 1)
     for steps in horizons:
-        _check_at_least("a horizon", steps, 1)
+        check_at_least("a horizon", steps, 1)
     if reset_options is not None and len(reset_options) != episodes:
         raise ConfigError(f"{len(reset_options)} reset_options do not fit episodes={episodes}; give one for each.")
     video = None if video_path is None else check_writable(check_video_path(video_path))
     json_file = None if json_path is None else check_writable(json_path)
     connections = connection_of_each(workers, worker_connections)
-    trained = _read_training(driver)
-    trained_on = None if trained is None else trained.simulator
+    trained_on, horizon = _read_training(driver)
     asked_for = _simulator_asked_for(simulator, trained_on)
     spec, places = resolve_simulator(asked_for, simulator_kwargs or {}, connections)
     if trained_on is not None:
@@ -197,7 +195,7 @@ def evaluate(
         device=device,
         max_episode_steps=max_episode_steps,
         video=video,
-        gap_horizon=_gap_horizon(trained, gap_horizon) if gap else None,
+        gap_horizon=(gap_horizon or horizon) if gap and horizon is not None else None,
         horizons=[steps for steps in horizons if max_episode_steps is None or steps <= max_episode_steps],
         reset_options=() if reset_options is None else tuple(reset_options),
     )
@@ -280,38 +278,19 @@ def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str
     return {"success": success, **metrics, _KM: total_km}
 
 
-class _Training(NamedTuple):
-    """The simulator that an agent knows, and the horizon of its dreams if it sees through a world model."""
-
-    simulator: SimulatorSpec
-    horizon: int | None
-
-
-def _read_training(driver: str | Path) -> _Training | None:
-    """How an agent was trained; ``None`` for a behaviour that is no agent."""
-    names = (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS)
-    if str(driver) in names or is_held(str(driver)):
-        return None
-    if not names_a_bundle(driver):
-        raise ConfigError(
-            f"driver {str(driver)!r} is neither an agent's folder nor a known name"
-            f"{did_you_mean(str(driver), (*names, BUNDLED))}; use {', '.join(BEHAVIOURS)}, {BUNDLED}, an agent's "
-            "folder or owner/name on the Hub."
-        )
+def _read_training(driver: str | Path) -> tuple[SimulatorSpec | None, int | None]:
+    """The simulator that an agent knows, if it is one, and the horizon of its dreams, if it sees through a model."""
+    if str(driver) in (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS) or is_held(str(driver)):
+        return None, None
+    check_names_agent("driver", str(driver), BEHAVIOURS)
     _, manifest = read_agent_manifest(driver)
-    return _Training(agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None)
+    return agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None
 
 
 def simulator_id(driver: str | Path, simulator: str | SimulatorSpec | None) -> str:
     """The Gymnasium id of the simulator in which :func:`evaluate` lets a driver drive; raises as it does."""
-    trained = _read_training(driver)
-    found = _simulator_asked_for(simulator, None if trained is None else trained.simulator)
+    found = _simulator_asked_for(simulator, _read_training(driver)[0])
     return found.id if isinstance(found, SimulatorSpec) else SIMULATORS.get(found, found)
-
-
-def _gap_horizon(trained: _Training | None, wanted: int | None) -> int | None:
-    """Steps of the dreams that are compared with drives; ``None`` for a driver that cannot dream."""
-    return None if trained is None or trained.horizon is None else wanted or trained.horizon
 
 
 def _simulator_asked_for(
@@ -324,6 +303,7 @@ def _simulator_asked_for(
     return simulator
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise a ``ConfigError`` unless ``value`` is at least ``least``."""
     if value < least:
         raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")

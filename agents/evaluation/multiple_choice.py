@@ -21,9 +21,10 @@ from wm_gym.actions import FloatArray
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.data_collection.recording.behaviours import Behaviour, ControlSpace, SmoothRandom
 from wm_gym.data_collection.recording.driving import drive_episode
+from wm_gym.envs.arguments import check_count
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import make_simulator_from_spec
-from wm_gym.errors import ConfigError, SimulatorError
+from wm_gym.errors import SimulatorError
 from wm_gym.observation import Observation, Observed
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -145,9 +146,8 @@ def record_decision_points(
         SimulatorError: The simulator does not repeat a drive under the same seed and actions.
         SimulatorLostError: It was lost.
     """
-    for name, value in (("choices", count), ("steps", steps)):
-        if value < 1:
-            raise ConfigError(f"{name}={value} must be a whole number of at least 1.")
+    check_count("choices", count)
+    check_count("steps", steps)
     points = []
     with (
         closing(make_simulator_from_spec(simulator, connection=connection)) as env,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,10 +108,9 @@ def record_drives(
         SimulatorError: The simulator cannot be made here.
         SimulatorLostError: It was lost again and again.
     """
-    env = make_simulator_from_spec(driver.simulator, connection=connection)
     losses = Losses(1)
     drives: list[Drive] = []
-    try:
+    with closing(make_simulator_from_spec(driver.simulator, connection=connection)) as env:
         while len(drives) < len(seeds):
             index, seed = len(drives), seeds[len(drives)]
             try:
@@ -118,8 +118,6 @@ def record_drives(
                 losses.finished(0)
             except SimulatorLostError as error:
                 losses.add(0, index, str(error), f"drive {index} (seed {seed})")
-    finally:
-        env.close()
     return drives
 
 
