@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wm_gym.agents.baselines.behaviour_cloning import CloningSummary, clone_behaviour, make_cloning_config
+from wm_gym.agents.baselines.behaviour_cloning import clone_behaviour, make_cloning_config
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
@@ -208,7 +208,16 @@ def run_demo(
         lambda: _train_model(folder, settings, **training),
     )
     if settings.clone_changes is not None:
-        stages.run("clone the recorded drivers", lambda: _clone(folder, settings, **training))
+        stages.run(
+            "clone the recorded drivers",
+            lambda: clone_behaviour(
+                folder / "data",
+                folder / "model",
+                out=folder / "clone",
+                config=make_cloning_config({"seed": settings.seed}, settings.clone_changes or ()),
+                **training,
+            ),
+        )
     trained = stages.run(
         "train PPO in its dreams", lambda: _train_agent(folder, settings, worker_connections, **training)
     )
@@ -378,16 +387,6 @@ def _train_model(folder: Path, settings: DemoSettings, **training: Any) -> None:
         data_metrics=data.metrics,
         **training,
     ).run()
-
-
-def _clone(folder: Path, settings: DemoSettings, **training: Any) -> CloningSummary:
-    return clone_behaviour(
-        folder / "data",
-        folder / "model",
-        out=folder / "clone",
-        config=make_cloning_config({"seed": settings.seed}, settings.clone_changes or ()),
-        **training,
-    )
 
 
 def _train_agent(

@@ -37,7 +37,6 @@ class _Returns:
 class _RandomDriving:
     """As :func:`~wm_gym.data_collection.datasets.window_returns.random_driving` gives it."""
 
-    episodes: int
     mean_reward: float
     returns: dict[int, _Returns]
 

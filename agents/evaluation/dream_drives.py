@@ -156,7 +156,8 @@ def dream_drives(
         termination="never",
     )
     slots = [(place, draw) for draw in range(draws) for place in range(count)]
-    rollouts.random.seed([_noise_seed(seeds[place], draw) for place, draw in slots])
+    noise_seeds = [np.random.SeedSequence((seeds[place], draw)).generate_state(1)[0] for place, draw in slots]
+    rollouts.random.seed([int(seed) for seed in noise_seeds])
     rollouts.reset(start_state=np.array([place for place, _ in slots], np.int64))
     policy.reset([seeds[place] for place, _ in slots])
     rewards = np.zeros((len(slots), steps))
@@ -166,7 +167,3 @@ def dream_drives(
         rewards[:, step] = outcome.reward * reached
         reached *= outcome.continuation
     return rewards.reshape(draws, count, steps).mean(0).astype(np.float32)
-
-
-def _noise_seed(seed: int, draw: int) -> int:
-    return int(np.random.SeedSequence((seed, draw)).generate_state(1)[0])

@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -143,7 +143,7 @@ def run_drives(
 
 def _run_here(settings: DriveSettings, seeds: Sequence[int]) -> Iterator[DriveResult]:
     losses = Losses(1)
-    with _one_thread(), _Cockpit(settings) as cockpit:
+    with _one_thread(), closing(_Cockpit(settings)) as cockpit:
         for index, seed in enumerate(seeds):
             result: DriveResult | None = None
             while result is None:
@@ -273,10 +273,8 @@ class _Cockpit:
         steps = DriveSteps(states, np.stack(actions), np.asarray(rewards, np.float32), terminated)
         return measure_drive(self.behaviour, steps, horizon, seed)
 
-    def __enter__(self) -> _Cockpit:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the simulator."""
         self.env.close()
 
 
@@ -371,7 +369,7 @@ def _work(settings: DriveSettings, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     torch.set_num_threads(1)
     try:
-        with _Cockpit(settings, lambda: _check_open(connection)) as cockpit:
+        with closing(_Cockpit(settings, lambda: _check_open(connection))) as cockpit:
             while True:
                 index, seed, driver = connection.recv()
                 try:

@@ -43,7 +43,6 @@ _DRIVING_METRICS: dict[str, tuple[str, str]] = {
 PER_KM = "_per_km"
 """How the names of rates of infractions end."""
 _KM = "km"
-_END = "end"
 _ROUTE_DONE = "route_done"
 """What CARLA's ``info["end"]`` says of an episode that came to the end of its route."""
 
@@ -223,6 +222,7 @@ def _summarise(
     driver: str, settings: DriveSettings, seeds: list[int], results: list[DriveResult], wall_s: float
 ) -> EvaluationResult:
     returns = [result.return_ for result in results]
+    gaps = [result.gap for result in results if result.gap is not None]
     infos = {
         name: {
             "mean": statistics.fmean(r.info_means[name] for r in results if name in r.info_means),
@@ -254,15 +254,10 @@ def _summarise(
         },
         last_infos=[result.info_last for result in results],
         drive_s=[result.wall_s for result in results],
-        reality_gap=_reality_gap(settings, results),
+        reality_gap=summarise_gap(gaps, settings.gap_horizon) if gaps and settings.gap_horizon is not None else None,
         wall_s=wall_s,
         provenance=provenance(),
     )
-
-
-def _reality_gap(settings: DriveSettings, results: list[DriveResult]) -> RealityGap | None:
-    gaps = [result.gap for result in results if result.gap is not None]
-    return summarise_gap(gaps, settings.gap_horizon) if gaps and settings.gap_horizon is not None else None
 
 
 def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -274,7 +269,7 @@ def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str
         if name.endswith(PER_KM):
             infractions = sum(result.info_last[name] * result.info_last[_KM] for result in results)
             metrics[name] = infractions / total_km
-    success = statistics.fmean(result.texts.get(_END) == _ROUTE_DONE for result in results)
+    success = statistics.fmean(result.texts.get("end") == _ROUTE_DONE for result in results)
     return {"success": success, **metrics, _KM: total_km}
 
 

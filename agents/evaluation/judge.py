@@ -248,9 +248,7 @@ def _drives_of(evaluation: SavedEvaluation | EvaluationResult, source: str) -> R
 
 def _is_same(policy: str, driver: str) -> bool:
     """Whether a policy and the driver of an evaluation are one: by name, or as folders."""
-    if policy == driver:
-        return True
-    return Path(policy).is_dir() and Path(policy).resolve() == Path(driver).resolve()
+    return policy == driver or (Path(policy).is_dir() and Path(policy).resolve() == Path(driver).resolve())
 
 
 def _describe(simulator: SimulatorSpec) -> str:
@@ -282,4 +280,4 @@ def _choose(
     points = record_decision_points(
         model.simulator, drivers, count, seed=seed, connection=connection, progress=progress
     )
-    return score_choices(points, [dream_of_choices(model, point, seed=point.seed) for point in points])
+    return score_choices(points, [dream_of_choices(model, point) for point in points])

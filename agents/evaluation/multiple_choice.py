@@ -107,17 +107,14 @@ class _Recorded:
     name = "recorded"
 
     def __init__(self, actions: FloatArray) -> None:
-        self._actions = actions
-        self._place = 0
+        self._actions = iter(actions)
 
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
-        """Begin with the first action."""
-        self._place = 0
+        """Begin; there is one episode for each of them."""
 
     def act(self, observation: Observed) -> FloatArray:
         """The next action."""
-        self._place += 1
-        return self._actions[self._place - 1]
+        return next(self._actions)
 
 
 def record_decision_points(
@@ -207,7 +204,7 @@ def _run(env: gym.Env[Any, Any], seed: int, before: FloatArray, actions: FloatAr
 
 
 @single_precision()
-def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8, seed: int = 0) -> NDArray[np.float64]:
+def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8) -> NDArray[np.float64]:
     """What a world model promises for each of the sequences, ``(C,)`` float64.
 
     The model observes the drive up to the moment. Every sequence meets the same noise; each reward is taken times the
@@ -217,13 +214,12 @@ def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8,
         model: The world model.
         point: The moment and its sequences.
         draws: Dreams of each sequence, whose mean is taken.
-        seed: Of the noise.
     """
     begin = LatentState.cat([follow(model, point.observed, point.actions)[-1]] * draws)
     promised = []
     for choice in point.choices:
         actions = torch.from_numpy(choice).to(model.device).expand(draws, *choice.shape)
-        dreamt = dream(model, begin, actions, torch.Generator().manual_seed(seed))
+        dreamt = dream(model, begin, actions, torch.Generator().manual_seed(point.seed))
         earlier = torch.cat((torch.ones(draws, 1).to(model.device), dreamt.continuations[:, :-1]), 1)
         reached = torch.cumprod(earlier, 1)
         promised.append(float((dreamt.rewards * reached).sum(1).double().mean()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wm_gym.agents.play.loading import load_setup
 from wm_gym.agents.play.messages import FASTEST
-from wm_gym.agents.play.session import MODES, Mode, PlaySetup
+from wm_gym.agents.play.session import MODES, Mode
 from wm_gym.agents.web.listening import check_requirements, listen
 from wm_gym.agents.web.pictures import decode_pictures
 from wm_gym.bench.table import Table
@@ -51,18 +51,14 @@ def measure_play(seconds: float, *, model: str = "bundled", device: str = "cpu",
     finally:
         server.stop()
         thread.join()
+    step_s = setup.model.simulator.step_s
     return Table(
         "play",
         "Frames a second that wm-gym play sends",
         (("mode", "driven in", ""), ("who", "at the wheel", ""), ("frames_per_s", "frames/s", ",.1f")),
         rows,
-        (f"In simulated time it is {_real_time(setup):.1f} a second.",),
+        (f"In simulated time it is {1.0 / step_s if step_s > 0 else 0.0:.1f} a second.",),
     )
-
-
-def _real_time(setup: PlaySetup) -> float:
-    step_s = setup.model.simulator.step_s
-    return 1.0 / step_s if step_s > 0 else 0.0
 
 
 def _frames_per_second(server: PlayServer, mode: Mode, who: str, seconds: float) -> float:

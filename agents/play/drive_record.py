@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wm_gym.actions import FloatArray
@@ -64,22 +65,12 @@ class DriveRecord:
         return self._datasets[DREAM_FOLDER if is_dream else SIMULATOR_FOLDER].add(drive.recorder)
 
 
+@dataclass
 class Drive:
-    """A drive so far.
+    """A drive so far: what records its steps, and the names of those who drove."""
 
-    Args:
-        recorder: Takes its steps.
-
-    Attributes:
-        drivers: Names of those who drove.
-    """
-
-    def __init__(self, recorder: EpisodeRecorder) -> None:
-        self.recorder = recorder
-        self.drivers: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self.recorder)
+    recorder: EpisodeRecorder
+    drivers: set[str] = field(default_factory=set)
 
     def add(self, action: FloatArray, view: View, driver: str, *, by_hand: bool) -> None:
         """Add a step: the action ``(A,)``, and what it led to.

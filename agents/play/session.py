@@ -284,7 +284,7 @@ class PlaySession:
     def _keep(self) -> None:
         """Write the drive, if drives are kept; a folder that refuses it costs the drive, not the session."""
         drive, self._drive = self._drive, None
-        if drive is None or not self._keeps_drives or not len(drive):
+        if drive is None or not self._keeps_drives or not len(drive.recorder):
             return
         assert self._setup.record is not None
         try:
@@ -311,7 +311,7 @@ def check_horizon(steps: int) -> int:
     return steps
 
 
-def check_seed_is_ours(seed: int) -> int:
+def check_seed_is_ours(seed: int) -> None:
     """Check that a seed is not held out for evaluation.
 
     Raises:
@@ -321,4 +321,3 @@ def check_seed_is_ours(seed: int) -> int:
         raise ConfigError(
             f"the seed {seed} is not in 0 to {HELD_OUT_FROM - 1}; larger ones are held out for evaluation."
         )
-    return seed

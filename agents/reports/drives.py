@@ -188,7 +188,7 @@ def _strip(real: NDArray[np.uint8], dream: NDArray[np.uint8], steps: Sequence[in
     return np.concatenate(rows)[:-_STRIP_GAP, :-_STRIP_GAP]
 
 
-def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple[Windows, RealityGap] | None:
+def measure_gap(driver: Driver, drives: Sequence[Drive]) -> tuple[Windows, RealityGap] | None:
     """Dream from many moments of real episodes and compare the rewards.
 
     The state at each moment is the one that the agent itself had there, filtered from the episode's beginning.
@@ -196,7 +196,6 @@ def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple
     Args:
         driver: The agent that drove.
         drives: Its episodes.
-        seed: Of the model's noise, where its dynamics have some.
 
     Returns:
         The rewards of all windows, of the greatest length up to 50 steps that fits, and what they come to; ``None``
@@ -210,7 +209,7 @@ def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple
     for drive in drives:
         states = LatentState.cat(follow(driver.model, _part(drive.observed, slice(-1)), drive.actions))
         steps = DriveSteps(states, drive.actions, drive.rewards, drive.terminated)
-        found.append(measure_drive(driver, steps, fitting[-1], seed))
+        found.append(measure_drive(driver, steps, fitting[-1]))
     windows = Windows.join([gap.windows for gap in found])
     return (windows, summarise_gap(found, fitting[-1])) if len(windows) else None
 

@@ -36,31 +36,31 @@ _DRIVING_COLUMNS: dict[str, tuple[str, float, str]] = {
 
 def returns_section(run: Run) -> Html | None:
     """Returns of every driver that was evaluated and of the data, and how they drove."""
-    heads, driving = carla_scores.metric_columns(_DRIVING_COLUMNS, run.evaluations.values())
-    rows, bars, driving_rows = [], [], []
-    for (name, evaluation), cells in zip(run.evaluations.items(), driving, strict=True):
-        label = _LABELS.get(name, name)
-        row = [
-            label,
-            f"{evaluation.mean_return:.1f}",
-            _interval(evaluation.ci95),
-            str(len(evaluation.returns)),
-            _seeds(evaluation.seeds),
-        ]
-        rows.append(row)
-        steps = f"{np.mean(evaluation.lengths):.0f}"
-        driving_rows.append([label, steps, *cells])
-        bars.append(figures.ReturnBar(label, evaluation.mean_return, evaluation.ci95, is_chief=name == "agent"))
+    evaluations = run.evaluations.values()
+    labels = [_LABELS.get(name, name) for name in run.evaluations]
+    heads, driving = carla_scores.metric_columns(_DRIVING_COLUMNS, evaluations)
+    driving_rows = [
+        [label, f"{np.mean(evaluation.lengths):.0f}", *cells]
+        for label, evaluation, cells in zip(labels, evaluations, driving, strict=True)
+    ]
+    measured = [
+        (label, e.mean_return, e.ci95, len(e.returns), e.seeds) for label, e in zip(labels, evaluations, strict=True)
+    ]
     if run.data is not None:
         returns = [header.return_ for header in run.data.episodes]
-        interval = bootstrap_interval(returns)
-        mean = float(np.mean(returns))
-        label = "the collected data"
         seeds = [header.seed for header in run.data.episodes]
-        rows.append([label, f"{mean:.1f}", _interval(interval), str(len(returns)), _seeds(seeds)])
-        bars.append(figures.ReturnBar(label, mean, interval, is_chief=False))
-    if not rows:
+        mean = float(np.mean(returns))
+        measured.append(("the collected data", mean, bootstrap_interval(returns), len(returns), seeds))
+    if not measured:
         return None
+    rows = [
+        [label, f"{mean:.1f}", _interval(interval), str(count), _seeds(seeds)]
+        for label, mean, interval, count, seeds in measured
+    ]
+    bars = [
+        figures.ReturnBar(label, mean, interval, is_chief=label == _LABELS["agent"])
+        for label, mean, interval, *_ in measured
+    ]
     chief = list(run.evaluations).index("agent") if "agent" in run.evaluations else None
     comparison = _comparison(run)
     return section(

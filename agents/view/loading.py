@@ -55,10 +55,11 @@ def load_view(
     if model == NO_MODEL:
         return ViewSetup(shelf, None, "no world model was asked for")
     loaded = resolve_model("bundled" if model is None else model, resolve_device(device))
-    recorded = found.metadata.simulator
-    misfit = _misfit(loaded.simulator, recorded)
-    if model is None and misfit is None and _differs(loaded.simulator, recorded):
-        misfit = f"it was made of {loaded.simulator.id} with other settings, or of another simulator"
+    trained, recorded = loaded.simulator, found.metadata.simulator
+    misfit = _misfit(trained, recorded)
+    differs = (trained.id, trained.frame_size, trained.step_s) != (recorded.id, recorded.frame_size, recorded.step_s)
+    if model is None and misfit is None and differs:
+        misfit = f"it was made of {trained.id} with other settings, or of another simulator"
     if misfit is None:
         return ViewSetup(shelf, Imagination(loaded, shelf), "bundled" if model is None else model)
     if model is None:
@@ -77,7 +78,3 @@ def _misfit(trained: SimulatorSpec, recorded: SimulatorSpec) -> str | None:
         known, told = (", ".join(field.name for field in spec.vector) or "none" for spec in (trained, recorded))
         return f"it knows these numbers beside a frame: {known}; and these were recorded: {told}"
     return None
-
-
-def _differs(trained: SimulatorSpec, recorded: SimulatorSpec) -> bool:
-    return (trained.id, trained.frame_size, trained.step_s) != (recorded.id, recorded.frame_size, recorded.step_s)
