@@ -65,7 +65,7 @@ class DemoSettings(BaseModel):
         agent_changes: ``key=value`` changes to the agent's configuration.
         select_drives: Drives on training tracks by which the agent is chosen among its checkpoints; 0 takes the last.
         evaluation_episodes: Held-out tracks for each driver.
-        max_episode_steps: Steps after which recorded and evaluated drives are cut.
+        max_episode_steps: Steps after which recorded and evaluated episodes are cut.
         workers: Processes for collection and evaluation.
         seed: Seed of collection, model and agent.
     """

@@ -30,7 +30,7 @@ class DreamPolicy(Protocol):
     """Chooses the actions of ``N`` dreams side by side."""
 
     def reset(self, seeds: Sequence[int]) -> None:
-        """Begin ``N`` dreams, each with the seed that a drive in the simulator would have."""
+        """Begin ``N`` dreams, each with the seed that an episode in the simulator would have."""
         ...
 
     def act(self, features: FloatArray) -> FloatArray:
@@ -79,7 +79,7 @@ class BlindInDreams:
 
 
 def first_states(model: DreamModel, seeds: Sequence[int], connection: Mapping[str, Any] | None = None) -> LatentState:
-    """What a model makes of the first observation of each of ``N`` episodes of its simulator: where real drives begin.
+    """What a model makes of the first observation of each of ``N`` episodes of its simulator.
 
     Args:
         model: The world model.

@@ -47,7 +47,7 @@ class DriveSettings:
     """What every process of an evaluation needs to know.
 
     Attributes:
-        driver: Name of a behaviour, folder of an agent, or ``"bundled"``; ``None`` where each drive tells.
+        driver: Name of a behaviour, folder of an agent, or ``"bundled"``; ``None`` where each episode tells.
         is_agent: Whether it is an agent.
         simulator: The simulator.
         device: Where an agent computes.

@@ -58,9 +58,9 @@ class EvaluationResult:
         seeds: Seed of each episode.
         returns: Return of each.
         lengths: Steps of each.
-        max_episode_steps: Steps after which drives were cut; ``None`` where it was left to the simulator.
+        max_episode_steps: Steps after which episodes were cut; ``None`` where it was left to the simulator.
         returns_by_horizon: By a number of steps, the return of each episode over its first so many, or fewer where the
-            simulator ended it before. Numbers beyond a limit on the steps of a drive are left out.
+            simulator ended it before. Numbers beyond a limit on the steps of an episode are left out.
         mean_return: Mean of the returns.
         std_return: Their standard deviation (of the sample; 0 for one episode).
         ci95: 95 % bootstrap interval of the mean return; ``None`` for one episode.
@@ -149,7 +149,7 @@ def evaluate(
         json_path: Where to write the result.
         video_path: Where to write the first episode, as ``.mp4`` or ``.gif``.
         simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``.
-        gap: Whether to dream from the moments of an agent's drives too, and to compare (``reality_gap``).
+        gap: Whether to dream from the moments of an agent's episodes too, and to compare (``reality_gap``).
         gap_horizon: Steps of these dreams; ``None`` for the horizon that the agent was trained with.
         horizons: Numbers of steps for ``returns_by_horizon``.
         device: Where an agent computes.

@@ -1,4 +1,4 @@
-"""A world model as a judge: it dreams drives of several policies, and is held against their drives in the simulator."""
+"""A world model as a judge: it dreams episodes of several policies, which are compared with those in the simulator."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from wm_gym.simulator import SimulatorSpec
 
 Starts = Literal["simulator", "model"]
 DRIVEN = "driven"
-"""Source of drives that the judgement made itself."""
+"""Source of episodes that the judgement made itself."""
 
 
 def judge(
@@ -83,11 +83,11 @@ def judge(
         episodes: Start states of the dreams, and drives of each policy; number ``i`` has the seed ``seed + i``.
         steps: Length of the dreams; returns are compared over 50, 150 and 250 of them, as far as they go, and over all.
         draws: Dreams from each start state, which differ in the noise of stochastic dynamics.
-        starts: ``"simulator"`` begins dreams at the first observations of the episodes, where drives begin;
+        starts: ``"simulator"`` begins dreams at the first observations of the simulator's episodes;
             ``"model"`` at states drawn from the model's own, which needs no simulator.
         choices: Decision points of the multiple choice (see
             :mod:`~wm_gym.agents.evaluation.multiple_choice`), on seeds from ``seed`` on; 0 leaves it out.
-        seed: Of the first start state and the first drive. From 1,000,000 up they are held out.
+        seed: Of the first start state and the first episode. From 1,000,000 up they are held out.
         workers: Processes that drive side by side.
         worker_connections: Where the simulator of each runs, as for
             :func:`~wm_gym.agents.evaluation.evaluation.evaluate`.
@@ -138,7 +138,7 @@ def judge(
             bar.update()
     dream_s = time.monotonic() - started
 
-    # Where a file cannot tell the return over some steps, all are compared by whole drives, which must then be whole.
+    # Where a file cannot tell the return over some steps, all are compared by whole episodes, which must not be cut.
     is_known = all(drives.returns_over(one) is not None for drives in given.values() for one in horizons)
     real = dict(given)
     for name in names:
@@ -209,7 +209,7 @@ def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
 
 
 def _read_results(files: Sequence[str | Path], names: Sequence[str], simulator: SimulatorSpec) -> dict[str, RealDrives]:
-    """The drives that files tell of, by policy."""
+    """The episodes that files tell of, by policy."""
     found: dict[str, RealDrives] = {}
     for file in files:
         evaluation = read_evaluation(Path(file))
@@ -274,7 +274,7 @@ def _choose(
     *,
     progress: bool,
 ) -> ChoiceScore:
-    """The multiple choice, at moments of the agents' drives; of all policies' where none of them is an agent."""
+    """The multiple choice, at moments of the agents' episodes; of all policies' where none of them is an agent."""
     agents: list[Behaviour] = [one.driver for one in judged.values() if isinstance(one, AgentInDreams)]
     drivers = agents or [make_behaviour(name, model.simulator) for name in judged]
     points = record_decision_points(

@@ -39,18 +39,18 @@ dream to know."""
 CHOICE_STEPS = 30
 """Their length."""
 FIRST_POINT, LAST_POINT = 20, 120
-"""Steps of a drive between which a point lies; CarRacing's camera closes in during the first 13 of them."""
+"""Steps of an episode between which a point lies; CarRacing's camera closes in during the first 13 of them."""
 OFFSET = 0.1
 """Deviation of the offsets; 1 moves a control from its middle to its end."""
 
 
 @dataclass(frozen=True)
 class DecisionPoint:
-    """A moment of a drive in a simulator, and what came of each of ``C`` action sequences of ``K`` steps from there.
+    """A moment of an episode in a simulator, and what came of each of ``C`` action sequences of ``K`` steps from there.
 
     Attributes:
-        seed: Of the drive.
-        observed: Frames ``(T, H, W, 3)`` uint8 and vectors ``(T, V)`` float32 of the drive up to the moment.
+        seed: Of the episode.
+        observed: Frames ``(T, H, W, 3)`` uint8 and vectors ``(T, V)`` float32 of the episode up to the moment.
         actions: ``(T - 1, A)`` float32 in the stored format, between them.
         choices: ``(C, K, A)`` float32 in the stored format; the last is random.
         distances: ``(C,)`` float64: how far each is from what the driver did, the mean absolute difference of controls
@@ -133,14 +133,14 @@ def record_decision_points(
         simulator: Where to drive.
         drivers: Who drives to the moments, in turns.
         count: How many moments.
-        seed: Of the first drive.
+        seed: Of the first episode.
         steps: Length of the sequences.
         connection: Where the simulator runs, where it needs to be told.
         progress: Show a progress bar.
 
     Raises:
         ConfigError: ``count`` or ``steps`` is below 1.
-        SimulatorError: The simulator does not repeat a drive under the same seed and actions.
+        SimulatorError: The simulator does not repeat an episode under the same seed and actions.
         SimulatorLostError: It was lost.
     """
     check_count("choices", count)
@@ -185,7 +185,7 @@ def _record_point(
 
 
 def _controls(space: ControlSpace, actions: FloatArray, steps: int) -> NDArray[np.float64]:
-    """Actions ``(K, A)`` as ``steps`` controls: the last one goes on where a drive has ended."""
+    """Actions ``(K, A)`` as ``steps`` controls: the last one goes on where an episode has ended."""
     controls = np.stack([space.from_action(action) for action in actions])
     return np.concatenate((controls, np.repeat(controls[-1:], steps - len(controls), axis=0)))
 
@@ -207,7 +207,7 @@ def _run(env: gym.Env[Any, Any], seed: int, before: FloatArray, actions: FloatAr
 def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8) -> NDArray[np.float64]:
     """What a world model promises for each of the sequences, ``(C,)`` float64.
 
-    The model observes the drive up to the moment. Every sequence meets the same noise; each reward is taken times the
+    The model observes the episode up to the moment. Every sequence meets the same noise; each reward is taken times the
     probability that the dream has come that far.
 
     Args:

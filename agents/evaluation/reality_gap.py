@@ -199,7 +199,7 @@ class Windows:
 
     @staticmethod
     def join(parts: Sequence[Windows]) -> Windows:
-        """The windows of several drives, without those in which the model imagined a number that is not finite."""
+        """The windows of several episodes, without those in which the model imagined a number that is not finite."""
         names = ("real", "predicted", "dreamt", "driven")
         real, predicted, dreamt, driven = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
         finite = np.isfinite(predicted).all(1) & np.isfinite(dreamt).all(1)
@@ -375,7 +375,7 @@ def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0
 
 
 def summarise_gap(drives: Sequence[DriveGap], horizon: int) -> RealityGap:
-    """The reality gap over several drives.
+    """The reality gap over several episodes.
 
     Args:
         drives: At least one, all measured with the same horizon.

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def measure_play(seconds: float, *, model: str = "bundled", device: str = "cpu", seed: int = 0) -> Table:
     """Steps a second that arrive over the network, each with its pictures, as fast as the server can.
 
-    A client of this process takes the place of the page: it asks for the highest speed and confirms each step. A drive
-    that ends begins anew.
+    A client of this process takes the place of the page: it asks for the highest speed and confirms each step. An
+    episode that ends begins anew.
 
     Args:
         seconds: Time for each measurement.
         model: World model's path or ``"bundled"``.
         device: Where model and agent compute.
-        seed: Of the first drive.
+        seed: Of the first episode.
 
     Raises:
         ConfigError: The libraries of the extra ``play`` are missing.

@@ -139,7 +139,7 @@ class Connection:
 
     @property
     def _must_wait(self) -> bool:
-        """Whether a drive that has just begun waits for the hand: a car that rolls off is gone before one is ready."""
+        """Whether an episode that has just begun waits for the hand: else the car rolls off before one is ready."""
         return self._session.pilot.who == "hand" and self._hand.is_neutral and not self._wants_one
 
     async def _step(self) -> None:
@@ -164,7 +164,7 @@ class Connection:
         elif await self._try(lambda: self._change(order)) and isinstance(order, Start | Order):
             if self._session.leading.steps == 0:
                 self._waits = self._must_wait
-            await self._send_state()  # the page then knows of a new drive before it is shown
+            await self._send_state()  # the page then knows of a new episode before it is shown
             await self._show()
             return
         await self._send_state()

@@ -1,4 +1,4 @@
-"""Keeping what was driven: each drive an episode of a dataset, those of the simulator apart from those of the dream."""
+"""Keeping what was driven as episodes of datasets, one for the simulator and one for the dream."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DREAM_FOLDER = "dream"
 
 
 class DriveRecord:
-    """The datasets that drives are kept in: ``FOLDER/simulator``, and ``FOLDER/dream`` for what was only imagined.
+    """The datasets that episodes are kept in: ``FOLDER/simulator``, and ``FOLDER/dream`` for what was only imagined.
 
-    Both are made with their first drive. They are ordinary datasets; their episodes carry ``info.by_hand``, 1 where the
-    hand drove a step and 0 where the agent did.
+    Both are made with their first episode. They are ordinary datasets; their episodes carry ``info.by_hand``, 1 where
+    the hand drove a step and 0 where the agent did.
 
     Args:
         folder: The folder for both.
@@ -47,7 +47,7 @@ class DriveRecord:
         }
 
     def begin(self, view: View, *, seed: int) -> Drive:
-        """Begin a drive with what its world shows first.
+        """Begin an episode with what its world shows first.
 
         Args:
             view: The first view.
@@ -56,7 +56,7 @@ class DriveRecord:
         return Drive(EpisodeRecorder(self._codec, view.observed, seed=seed, behaviour="hand", index=0))
 
     def keep(self, drive: Drive, *, is_dream: bool) -> EpisodeHeader:
-        """Write a drive as the next episode of its dataset.
+        """Write an episode as the next one of its dataset.
 
         Raises:
             DatasetError: It has no step, or it cannot be written.
@@ -67,7 +67,7 @@ class DriveRecord:
 
 @dataclass
 class Drive:
-    """A drive so far: what records its steps, and the names of those who drove."""
+    """An episode so far: what records its steps, and the names of those who drove."""
 
     recorder: EpisodeRecorder
     drivers: set[str] = field(default_factory=set)

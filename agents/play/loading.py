@@ -29,7 +29,7 @@ def load_setup(
         agent: An agent's folder, ``"bundled"``, or ``"none"``.
         model: A world model's folder or ``"bundled"``; ``None`` is the one that the agent sees through, and the bundled
             one where there is none.
-        record: Folder for drives; see :class:`~wm_gym.agents.play.drive_record.DriveRecord`.
+        record: Folder for episodes; see :class:`~wm_gym.agents.play.drive_record.DriveRecord`.
         device: Where model and agent compute.
         **settings: Further ones of :class:`~wm_gym.agents.play.session.PlaySetup`.
 
@@ -37,8 +37,8 @@ def load_setup(
         BundleError: Agent or model is missing or damaged.
         ConfigError: A value is out of range.
         SimulatorError: Agent and model know different simulators.
-        DatasetError: The folder for drives holds something else.
-        OutputError: The folder for drives cannot be written.
+        DatasetError: The folder for episodes holds something else.
+        OutputError: The folder for episodes cannot be written.
     """
     place = resolve_device(device)
     driver = None if agent == "none" else Driver.load(agent, place)

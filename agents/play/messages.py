@@ -53,7 +53,7 @@ class Shown(_Message):
 
 
 class Start(_Message):
-    """Begin a drive: what is left out stays as it was."""
+    """Begin an episode: what is left out stays as it was."""
 
     kind: Literal["start"]
     mode: Mode | None = None
@@ -103,7 +103,7 @@ class Temperature(_Message):
 
 
 class Record(_Message):
-    """Keep drives, or stop keeping them."""
+    """Keep episodes, or stop keeping them."""
 
     kind: Literal["record"]
     on: bool

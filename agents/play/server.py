@@ -25,7 +25,7 @@ _TOO_MANY = 1013  # WebSocket: try again later
 
 
 class PlayServer(PageServer[PlaySetup]):
-    """The server of one ``wm-gym play``; where drives are to be kept, those under way are written at its end."""
+    """The server of one ``wm-gym play``; where episodes are to be kept, those under way are written at its end."""
 
     assets = Path(__file__).parent / "assets"
     max_message_bytes = MAX_MESSAGE_BYTES
@@ -39,7 +39,7 @@ class PlayServer(PageServer[PlaySetup]):
         self._thumbnails: dict[int, bytes] = {}
 
     def routes(self, below: str) -> Sequence[BaseRoute]:
-        """The drive's WebSocket, and the pictures of the start states."""
+        """The WebSocket that episodes are driven over, and the pictures of the start states."""
         return (
             WebSocketRoute(f"{below}/drive", self._drive),
             Route(f"{below}/start-states/{{number:int}}.png", self._thumbnail),

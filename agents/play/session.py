@@ -1,4 +1,4 @@
-"""One drive after another, in one browser: what is driven where, from which start, by whom. No network here."""
+"""One episode after another, in one browser: what is driven where, from which start, by whom. No network here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NOT_BEGUN = "it could not begin"
 
 @dataclass
 class PlaySetup:
-    """What every browser's drives share.
+    """What every browser's episodes share.
 
     Attributes:
         model: The world model.
@@ -42,7 +42,7 @@ class PlaySetup:
         connection: Where the simulator runs, as for :func:`~wm_gym.envs.simulators.make_simulator`.
         horizon: Steps until a dream is cut.
         termination: How a dream ends, as of :class:`~wm_gym.envs.dream.DreamDrivingEnv`.
-        seed: Of the first drive: the simulator's track, the model's noise and the first start state.
+        seed: Of the first episode: the simulator's track, the model's noise and the first start state.
 
     Raises:
         ConfigError: A value is out of range.
@@ -89,15 +89,15 @@ class PlaySetup:
 
 
 class PlaySession:
-    """The drives of one browser.
+    """The episodes of one browser.
 
     A dream beside the simulator starts in the state that the model filters from the simulator's first frame, and takes
-    the same actions. When it ends before the simulator's drive does, it starts again from what has been filtered by
+    the same actions. When it ends before the simulator's episode does, it starts again from what has been filtered by
     then; :meth:`dream_again` does that at any moment.
 
     Args:
         setup: What all sessions share.
-        tell: Called with a sentence for the user, such as where a drive was kept.
+        tell: Called with a sentence for the user, such as where an episode was kept.
 
     Attributes:
         mode: Where one drives.
@@ -138,7 +138,7 @@ class PlaySession:
 
     @property
     def keeps_drives(self) -> bool:
-        """Whether drives are kept: the one under way, or just ended, and those after it, each from its start."""
+        """Whether episodes are kept: the one under way, or just ended, and those after it, each from its start."""
         return self._keeps_drives
 
     @keeps_drives.setter
@@ -150,7 +150,7 @@ class PlaySession:
         self._keeps_drives = keeps
 
     def start(self, *, mode: Mode | None = None, start_state: int | None = None, seed: int | None = None) -> None:
-        """Begin a drive.
+        """Begin an episode.
 
         Args:
             mode: Where; ``None`` stays there.
@@ -222,25 +222,25 @@ class PlaySession:
             hand: Where the hand holds wheel and pedals.
 
         Returns:
-            Whether there was one: not where the drive has ended.
+            Whether there was one: not where the episode has ended.
 
         Raises:
-            SimulatorLostError: The simulator was lost; the drive ends.
-            BundleError: The model imagined numbers that are not finite; the drive ends.
+            SimulatorLostError: The simulator was lost; the episode ends.
+            BundleError: The model imagined numbers that are not finite; the episode ends.
         """
         if self.ended is not None:
             return False
         try:
             self._step(hand)
         except WMGymError:
-            self.ended, self._drive = "an error", None  # such a drive is worth nothing
+            self.ended, self._drive = "an error", None  # such an episode is worth nothing
             raise
         if self.ended is not None and self._keeps_drives:
             self._keep()
         return True
 
     def close(self) -> None:
-        """Keep the drive where drives are kept, and close the simulator."""
+        """Keep the episode where episodes are kept, and close the simulator."""
         try:
             self._keep()
         finally:
@@ -282,7 +282,7 @@ class PlaySession:
         return f"the horizon of {self.dream.horizon} steps is reached"
 
     def _keep(self) -> None:
-        """Write the drive, if drives are kept; a folder that refuses it costs the drive, not the session."""
+        """Write the episode, if episodes are kept; a folder that refuses it costs the episode, not the session."""
         drive, self._drive = self._drive, None
         if drive is None or not self._keeps_drives or not len(drive.recorder):
             return

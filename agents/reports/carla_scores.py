@@ -1,4 +1,4 @@
-"""What CARLA's leaderboard makes of drives, as a section of the report: scores, infractions, ends."""
+"""What CARLA's leaderboard makes of episodes, as a section of the report: scores, infractions, ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wm_gym.agents.evaluation.evaluation import PER_KM
 from wm_gym.agents.evaluation.results_file import SavedEvaluation
 from wm_gym.agents.reports.page import NOTHING, Html, heading, paragraph, section, table
 
-_MARK = "driving_score"  # only drives in CARLA have one
+_MARK = "driving_score"  # only episodes in CARLA have one
 # Scores of an evaluation: column head, factor and format.
 _SCORES: dict[str, tuple[str, float, str]] = {
     "success": ("success", 100.0, "{:.0f} %"),

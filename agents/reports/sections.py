@@ -82,7 +82,7 @@ def returns_section(run: Run) -> Html | None:
 
 
 def carla_section(run: Run) -> Html | None:
-    """CARLA's scores, where drives were CARLA's."""
+    """CARLA's scores, where episodes were CARLA's."""
     named = {_LABELS.get(name, name): evaluation for name, evaluation in run.evaluations.items()}
     return carla_scores.carla_section(named, _LABELS["agent"])
 
