@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from wm_gym.actions import ActionFormat, FloatArray
 from wm_gym.agents.autopilots import make_autopilot
-from wm_gym.bundle_location import names_a_bundle
+from wm_gym.bundle_location import BUNDLED, names_a_bundle
 from wm_gym.data_collection.recording.behaviours import (
     SWERVES,
     Behaviour,
@@ -105,6 +105,25 @@ def is_privileged(name: str) -> bool:
     return name in (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS) and not is_blind(name)
 
 
+def check_names_agent(what: str, name: str, others: Iterable[str]) -> None:
+    """Check that a name can be that of an agent: ``"bundled"``, a folder, or ``"owner/name"`` on the Hub.
+
+    Args:
+        what: What it names, in words.
+        name: The name.
+        others: What else could be named.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not names_a_bundle(name):
+        raise ConfigError(
+            f"{what} {name!r} is neither an agent's folder nor a known name"
+            f"{did_you_mean(name, (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS, BUNDLED))}; use {', '.join(others)}, {BUNDLED}, "
+            "an agent's folder or owner/name on the Hub."
+        )
+
+
 def refuse_privileged(names: Iterable[str]) -> None:
     """Refuse behaviours that read the simulator's state.
 
@@ -144,12 +163,7 @@ def _make_plain(name: str, spec: SimulatorSpec) -> Behaviour:
 
 
 def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Behaviour:
-    if not names_a_bundle(name):
-        raise ConfigError(
-            f"behaviour {name!r} is neither a folder of a trained agent nor a known name"
-            f"{did_you_mean(name, (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS, 'bundled'))}; use {', '.join(BEHAVIOURS)}, "
-            "bundled, such a folder or owner/name on the Hub."
-        )
+    check_names_agent("behaviour", name, BEHAVIOURS)
     # torch and Stable-Baselines3 are needed for trained agents only.
     from wm_gym.agents.bundles.driver import Driver
 

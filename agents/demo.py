@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from wm_gym.agents.baselines.behaviour_cloning import CloningSummary, clone_behaviour, make_cloning_config
+from wm_gym.agents.baselines.behaviour_cloning import clone_behaviour, make_cloning_config
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
@@ -65,7 +65,7 @@ class DemoSettings(BaseModel):
         agent_changes: ``key=value`` changes to the agent's configuration.
         select_drives: Drives on training tracks by which the agent is chosen among its checkpoints; 0 takes the last.
         evaluation_episodes: Held-out tracks for each driver.
-        max_episode_steps: Steps after which recorded and evaluated drives are cut.
+        max_episode_steps: Steps after which recorded and evaluated episodes are cut.
         workers: Processes for collection and evaluation.
         seed: Seed of collection, model and agent.
     """
@@ -183,6 +183,7 @@ def run_demo(
     folder = Path(out)
     workers = settings.workers if worker_connections is None else len(worker_connections)
     connection = None if worker_connections is None else worker_connections[0]
+    training: dict[str, Any] = {"device": device, "progress": progress, "track": track}
     stages = _Stages(folder, 5 if settings.clone_changes is None else 6, say)
 
     collected = stages.run(
@@ -204,13 +205,21 @@ def run_demo(
     )
     stages.run(
         f"train a world model ({settings.config}) on {collected.num_steps} steps",
-        lambda: _train_model(folder, settings, device, progress, track),
+        lambda: _train_model(folder, settings, **training),
     )
     if settings.clone_changes is not None:
-        stages.run("clone the recorded drivers", lambda: _clone(folder, settings, device, progress, track))
+        stages.run(
+            "clone the recorded drivers",
+            lambda: clone_behaviour(
+                folder / "data",
+                folder / "model",
+                out=folder / "clone",
+                config=make_cloning_config({"seed": settings.seed}, settings.clone_changes or ()),
+                **training,
+            ),
+        )
     trained = stages.run(
-        "train PPO in its dreams",
-        lambda: _train_agent(folder, settings, worker_connections, device, progress, track=track),
+        "train PPO in its dreams", lambda: _train_agent(folder, settings, worker_connections, **training)
     )
     made_of = {"settings": settings.model_dump(mode="json"), "agent": file_sha256(folder / "agent" / MANIFEST)}
 
@@ -365,7 +374,7 @@ def _places(settings: DemoSettings) -> str:
     return "routes" if settings.simulator == "carla" else "tracks"
 
 
-def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bool, track: str) -> None:
+def _train_model(folder: Path, settings: DemoSettings, **training: Any) -> None:
     config = load_config(settings.config, (f"training.seed={settings.seed}", *settings.model_changes))
     data = open_training_data(folder / "data", config.training.validation_fraction)
     WorldModelTrainer(
@@ -376,32 +385,12 @@ def _train_model(folder: Path, settings: DemoSettings, device: str, progress: bo
         folder / "model",
         data_info=data.info,
         data_metrics=data.metrics,
-        device=device,
-        progress=progress,
-        track=track,
+        **training,
     ).run()
 
 
-def _clone(folder: Path, settings: DemoSettings, device: str, progress: bool, track: str) -> CloningSummary:
-    return clone_behaviour(
-        folder / "data",
-        folder / "model",
-        out=folder / "clone",
-        config=make_cloning_config({"seed": settings.seed}, settings.clone_changes or ()),
-        device=device,
-        progress=progress,
-        track=track,
-    )
-
-
 def _train_agent(
-    folder: Path,
-    settings: DemoSettings,
-    connections: Sequence[Mapping[str, Any]] | None,
-    device: str,
-    progress: bool,
-    *,
-    track: str,
+    folder: Path, settings: DemoSettings, connections: Sequence[Mapping[str, Any]] | None, **training: Any
 ) -> TrainingSummary:
     model = folder / "model"
     drivers = max(1, (settings.workers if connections is None else len(connections)) - 1)  # PPO is at work beside them
@@ -417,8 +406,6 @@ def _train_agent(
             out=folder / "agent",
             config=make_agent_config({"seed": settings.seed}, settings.agent_changes),
             initial=None if settings.clone_changes is None else folder / "clone",
-            device=device,
-            progress=progress,
             on_checkpoint=selection,
-            track=track,
+            **training,
         )

@@ -24,7 +24,7 @@ from wm_gym.state import LatentState
 
 _DREAMS = 256
 _CLEARLY = 0.1
-"""Share of what all recorded drives earn: so much more than recorded random driving is clearly more."""
+"""Share of what all recorded episodes earn: so much more than recorded random driving is clearly more."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class _Returns:
 class _RandomDriving:
     """As :func:`~wm_gym.data_collection.datasets.window_returns.random_driving` gives it."""
 
-    episodes: int
     mean_reward: float
     returns: dict[int, _Returns]
 

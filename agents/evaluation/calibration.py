@@ -133,12 +133,11 @@ def calibrate_uncertainty(
     for steps in horizons:
         coverage = metrics["coverage"][steps]
         assert coverage is not None
-        column = steps - 1
         found.append(
             UncertaintyCalibration(
                 steps=steps,
-                mean_deviation=_mean(deviation[:, column]),
-                mean_error=_mean(np.abs(error[:, column])),
+                mean_deviation=_mean(deviation[:, steps - 1]),
+                mean_error=_mean(np.abs(error[:, steps - 1])),
                 coverage=coverage,
                 auroc=metrics["auroc"][steps],
             )
@@ -146,13 +145,12 @@ def calibrate_uncertainty(
     return found
 
 
-def calibrate_rewards(predicted: FloatArray, real: FloatArray, num_bins: int = NUM_BINS) -> RewardCalibration | None:
+def calibrate_rewards(predicted: FloatArray, real: FloatArray) -> RewardCalibration | None:
     """Compare predicted with real rewards of single steps.
 
     Args:
         predicted: ``(T,)`` float32; steps whose prediction is not finite are left out.
         real: ``(T,)`` float32.
-        num_bins: Bins of equal counts.
 
     Returns:
         The comparison, or ``None`` without steps.
@@ -162,7 +160,7 @@ def calibrate_rewards(predicted: FloatArray, real: FloatArray, num_bins: int = N
     steps = len(predicted)
     if steps == 0:
         return None
-    borders = np.sort(predicted)[[steps * number // num_bins for number in range(1, num_bins)]]
+    borders = np.sort(predicted)[[steps * number // NUM_BINS for number in range(1, NUM_BINS)]]
     # Equal predictions belong to one bin: nothing tells their steps apart.
     where = np.searchsorted(np.unique(borders), predicted, side="right")
     bins = [
@@ -181,15 +179,12 @@ def calibrate_rewards(predicted: FloatArray, real: FloatArray, num_bins: int = N
     )
 
 
-def calibrate_ends(
-    continuation: FloatArray, terminated: NDArray[np.bool_], num_bins: int = NUM_BINS
-) -> TerminationCalibration | None:
+def calibrate_ends(continuation: FloatArray, terminated: NDArray[np.bool_]) -> TerminationCalibration | None:
     """Compare predicted probabilities of going on with the real ends.
 
     Args:
         continuation: ``(T,)`` float32; steps whose prediction is not finite are left out.
         terminated: ``(T,)`` bool.
-        num_bins: Equal intervals of the probability.
 
     Returns:
         The comparison, or ``None`` without steps.
@@ -199,11 +194,11 @@ def calibrate_ends(
     if len(continuation) == 0:
         return None
     end = 1.0 - continuation.astype(np.float64)
-    where = np.clip((end * num_bins).astype(np.int64), 0, num_bins - 1)
+    where = np.clip((end * NUM_BINS).astype(np.int64), 0, NUM_BINS - 1)
     bins = [
         EndBin(
-            low=float(number / num_bins),
-            high=float((number + 1) / num_bins),
+            low=float(number / NUM_BINS),
+            high=float((number + 1) / NUM_BINS),
             mean_predicted=_mean(end[where == number]),
             frequency=_mean(terminated[where == number]),
             count=int((where == number).sum()),

@@ -30,7 +30,7 @@ class DreamPolicy(Protocol):
     """Chooses the actions of ``N`` dreams side by side."""
 
     def reset(self, seeds: Sequence[int]) -> None:
-        """Begin ``N`` dreams, each with the seed that a drive in the simulator would have."""
+        """Begin ``N`` dreams, each with the seed that an episode in the simulator would have."""
         ...
 
     def act(self, features: FloatArray) -> FloatArray:
@@ -79,7 +79,7 @@ class BlindInDreams:
 
 
 def first_states(model: DreamModel, seeds: Sequence[int], connection: Mapping[str, Any] | None = None) -> LatentState:
-    """What a model makes of the first observation of each of ``N`` episodes of its simulator: where real drives begin.
+    """What a model makes of the first observation of each of ``N`` episodes of its simulator.
 
     Args:
         model: The world model.
@@ -156,7 +156,8 @@ def dream_drives(
         termination="never",
     )
     slots = [(place, draw) for draw in range(draws) for place in range(count)]
-    rollouts.random.seed([_noise_seed(seeds[place], draw) for place, draw in slots])
+    noise_seeds = [np.random.SeedSequence((seeds[place], draw)).generate_state(1)[0] for place, draw in slots]
+    rollouts.random.seed([int(seed) for seed in noise_seeds])
     rollouts.reset(start_state=np.array([place for place, _ in slots], np.int64))
     policy.reset([seeds[place] for place, _ in slots])
     rewards = np.zeros((len(slots), steps))
@@ -166,7 +167,3 @@ def dream_drives(
         rewards[:, step] = outcome.reward * reached
         reached *= outcome.continuation
     return rewards.reshape(draws, count, steps).mean(0).astype(np.float32)
-
-
-def _noise_seed(seed: int, draw: int) -> int:
-    return int(np.random.SeedSequence((seed, draw)).generate_state(1)[0])

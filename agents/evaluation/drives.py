@@ -12,7 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,7 +47,7 @@ class DriveSettings:
     """What every process of an evaluation needs to know.
 
     Attributes:
-        driver: Name of a behaviour, folder of an agent, or ``"bundled"``; ``None`` where each drive tells.
+        driver: Name of a behaviour, folder of an agent, or ``"bundled"``; ``None`` where each episode tells.
         is_agent: Whether it is an agent.
         simulator: The simulator.
         device: Where an agent computes.
@@ -119,14 +119,6 @@ class _StateRecorder(LatentObserver):
         return features
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """What went wrong in a worker: an error of this package, or the text of any other one."""
-
-    error: WMGymError | None
-    text: str
-
-
 def run_drives(
     settings: DriveSettings, seeds: Sequence[int], connections: Sequence[Mapping[str, Any]]
 ) -> Iterator[DriveResult]:
@@ -151,7 +143,7 @@ def run_drives(
 
 def _run_here(settings: DriveSettings, seeds: Sequence[int]) -> Iterator[DriveResult]:
     losses = Losses(1)
-    with _one_thread(), _Cockpit(settings) as cockpit:
+    with _one_thread(), closing(_Cockpit(settings)) as cockpit:
         for index, seed in enumerate(seeds):
             result: DriveResult | None = None
             while result is None:
@@ -255,20 +247,17 @@ class _Cockpit:
                     counts[name] = counts.get(name, 0) + 1
                     last[name] = value
             _film(video, env, step)
-        terminated, info, wall_s = step.terminated, step.info, time.monotonic() - started
-        means = {name: value / counts[name] for name, value in sums.items()}
-        gap = self._measure_gap(actions, rewards, seed, terminated=terminated)
-        texts = text_infos(info)
+        wall_s = time.monotonic() - started
         return DriveResult(
-            index,
-            sum(rewards),
-            len(rewards),
-            [sum(rewards[:steps]) for steps in self.settings.horizons],
-            terminated,
-            means,
-            last,
-            texts,
-            gap,
+            index=index,
+            return_=sum(rewards),
+            length=len(rewards),
+            horizon_returns=[sum(rewards[:horizon]) for horizon in self.settings.horizons],
+            terminated=step.terminated,
+            info_means={name: value / counts[name] for name, value in sums.items()},
+            info_last=last,
+            texts=text_infos(step.info),
+            gap=self._measure_gap(actions, rewards, seed, terminated=step.terminated),
             wall_s=wall_s,
         )
 
@@ -284,10 +273,8 @@ class _Cockpit:
         steps = DriveSteps(states, np.stack(actions), np.asarray(rewards, np.float32), terminated)
         return measure_drive(self.behaviour, steps, horizon, seed)
 
-    def __enter__(self) -> _Cockpit:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the simulator."""
         self.env.close()
 
 
@@ -350,16 +337,14 @@ class DrivePool:
                         f"a process of the evaluation ended with {worker.ended}; run it again "
                         "with fewer workers, as the memory may not suffice."
                     )
-                if isinstance(report, _Failure) and not isinstance(report.error, SimulatorLostError):
-                    if report.error is not None:
-                        raise report.error
-                    raise RuntimeError(f"an evaluation process failed:\n{report.text}")
+                if isinstance(report, Exception) and not isinstance(report, SimulatorLostError):
+                    raise report
                 index, worker.task = worker.task, None
                 assert index is not None
-                if isinstance(report, _Failure):
+                if isinstance(report, SimulatorLostError):
                     waiting.insert(0, index)
                     name = _describe(index, seeds[index])
-                    if losses.add(worker.place, self._done + index, str(report.error), name):
+                    if losses.add(worker.place, self._done + index, str(report), name):
                         pool.remove(worker, close_place=True)
                     continue
                 losses.finished(worker.place)
@@ -384,19 +369,19 @@ def _work(settings: DriveSettings, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the main one decides
     torch.set_num_threads(1)
     try:
-        with _Cockpit(settings, lambda: _check_open(connection)) as cockpit:
+        with closing(_Cockpit(settings, lambda: _check_open(connection))) as cockpit:
             while True:
                 index, seed, driver = connection.recv()
                 try:
-                    result: DriveResult | _Failure = cockpit.drive(index, seed, driver)
+                    connection.send(cockpit.drive(index, seed, driver))
                 except SimulatorLostError as error:
-                    result = _Failure(error, str(error))
-                connection.send(result)
+                    connection.send(error)
     except (_Stopped, EOFError, BrokenPipeError, ConnectionResetError):
         pass
-    except Exception as error:
-        text = traceback.format_exc()
-        connection.send(_Failure(error if isinstance(error, WMGymError) else None, text))
+    except WMGymError as error:
+        connection.send(error)
+    except Exception:
+        connection.send(RuntimeError(f"an evaluation process failed:\n{traceback.format_exc()}"))
 
 
 def _check_open(connection: Connection) -> None:

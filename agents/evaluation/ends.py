@@ -1,4 +1,4 @@
-"""How drives ended, as the simulator's ``info["end"]`` says it."""
+"""How episodes ended, as the simulator's ``info["end"]`` says it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 CUT = "the limit on its steps"
-"""What ended a drive whose simulator names no end."""
+"""What ended an episode whose simulator names no end."""
 
 
 def count_ends(ends: Sequence[str]) -> dict[str, int]:
-    """How many drives ended in which way, the most frequent first; those without an end were cut."""
+    """How many episodes ended in which way, the most frequent first; those without an end were cut."""
     return dict(Counter(end or CUT for end in ends).most_common())
 
 

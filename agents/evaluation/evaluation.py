@@ -7,20 +7,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS, is_held
+from wm_gym.agents.behaviours import BEHAVIOURS, SIMULATOR_BEHAVIOURS, check_names_agent, is_held
 from wm_gym.agents.bundles.driver import check_simulator_fits
 from wm_gym.agents.bundles.folder import AgentManifest, agent_simulator, read_agent_manifest
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.drives import DriveResult, DriveSettings, run_drives
 from wm_gym.agents.evaluation.reality_gap import RealityGap, summarise_gap
 from wm_gym.agents.evaluation.video import check_video_path
-from wm_gym.bundle_location import BUNDLED, names_a_bundle
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.envs.simulators import SIMULATORS, resolve_simulator
-from wm_gym.errors import ConfigError, OutputError, SimulatorError, did_you_mean
+from wm_gym.errors import ConfigError, OutputError, SimulatorError
 from wm_gym.files import check_writable, write_json_result
 from wm_gym.progress import progress_bar
 from wm_gym.provenance import provenance
@@ -44,7 +43,6 @@ _DRIVING_METRICS: dict[str, tuple[str, str]] = {
 PER_KM = "_per_km"
 """How the names of rates of infractions end."""
 _KM = "km"
-_END = "end"
 _ROUTE_DONE = "route_done"
 """What CARLA's ``info["end"]`` says of an episode that came to the end of its route."""
 
@@ -60,9 +58,9 @@ class EvaluationResult:
         seeds: Seed of each episode.
         returns: Return of each.
         lengths: Steps of each.
-        max_episode_steps: Steps after which drives were cut; ``None`` where it was left to the simulator.
+        max_episode_steps: Steps after which episodes were cut; ``None`` where it was left to the simulator.
         returns_by_horizon: By a number of steps, the return of each episode over its first so many, or fewer where the
-            simulator ended it before. Numbers beyond a limit on the steps of a drive are left out.
+            simulator ended it before. Numbers beyond a limit on the steps of an episode are left out.
         mean_return: Mean of the returns.
         std_return: Their standard deviation (of the sample; 0 for one episode).
         ci95: 95 % bootstrap interval of the mean return; ``None`` for one episode.
@@ -151,7 +149,7 @@ def evaluate(
         json_path: Where to write the result.
         video_path: Where to write the first episode, as ``.mp4`` or ``.gif``.
         simulator_kwargs: Arguments of the simulator, with ``frame_size`` and ``action_repeat``.
-        gap: Whether to dream from the moments of an agent's drives too, and to compare (``reality_gap``).
+        gap: Whether to dream from the moments of an agent's episodes too, and to compare (``reality_gap``).
         gap_horizon: Steps of these dreams; ``None`` for the horizon that the agent was trained with.
         horizons: Numbers of steps for ``returns_by_horizon``.
         device: Where an agent computes.
@@ -173,19 +171,18 @@ def evaluate(
     """
     started = time.monotonic()
     for name, value, least in (("episodes", episodes, 1), ("workers", workers, 1), ("seed", seed, 0)):
-        _check_at_least(name, value, least)
+        check_at_least(name, value, least)
     for name, limit in (("max_episode_steps", max_episode_steps), ("gap_horizon", gap_horizon)):
         if limit is not None:
-            _check_at_least(name, limit, 1)
+            check_at_least(name, limit, 1)
     for steps in horizons:
-        _check_at_least("a horizon", steps, 1)
+        check_at_least("a horizon", steps, 1)
     if reset_options is not None and len(reset_options) != episodes:
         raise ConfigError(f"{len(reset_options)} reset_options do not fit episodes={episodes}; give one for each.")
     video = None if video_path is None else check_writable(check_video_path(video_path))
     json_file = None if json_path is None else check_writable(json_path)
     connections = connection_of_each(workers, worker_connections)
-    trained = _read_training(driver)
-    trained_on = None if trained is None else trained.simulator
+    trained_on, horizon = _read_training(driver)
     asked_for = _simulator_asked_for(simulator, trained_on)
     spec, places = resolve_simulator(asked_for, simulator_kwargs or {}, connections)
     if trained_on is not None:
@@ -197,7 +194,7 @@ def evaluate(
         device=device,
         max_episode_steps=max_episode_steps,
         video=video,
-        gap_horizon=_gap_horizon(trained, gap_horizon) if gap else None,
+        gap_horizon=(gap_horizon or horizon) if gap and horizon is not None else None,
         horizons=[steps for steps in horizons if max_episode_steps is None or steps <= max_episode_steps],
         reset_options=() if reset_options is None else tuple(reset_options),
     )
@@ -225,6 +222,7 @@ def _summarise(
     driver: str, settings: DriveSettings, seeds: list[int], results: list[DriveResult], wall_s: float
 ) -> EvaluationResult:
     returns = [result.return_ for result in results]
+    gaps = [result.gap for result in results if result.gap is not None]
     infos = {
         name: {
             "mean": statistics.fmean(r.info_means[name] for r in results if name in r.info_means),
@@ -256,15 +254,10 @@ def _summarise(
         },
         last_infos=[result.info_last for result in results],
         drive_s=[result.wall_s for result in results],
-        reality_gap=_reality_gap(settings, results),
+        reality_gap=summarise_gap(gaps, settings.gap_horizon) if gaps and settings.gap_horizon is not None else None,
         wall_s=wall_s,
         provenance=provenance(),
     )
-
-
-def _reality_gap(settings: DriveSettings, results: list[DriveResult]) -> RealityGap | None:
-    gaps = [result.gap for result in results if result.gap is not None]
-    return summarise_gap(gaps, settings.gap_horizon) if gaps and settings.gap_horizon is not None else None
 
 
 def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -276,42 +269,23 @@ def _driving_metrics(results: list[DriveResult], infos: Mapping[str, Mapping[str
         if name.endswith(PER_KM):
             infractions = sum(result.info_last[name] * result.info_last[_KM] for result in results)
             metrics[name] = infractions / total_km
-    success = statistics.fmean(result.texts.get(_END) == _ROUTE_DONE for result in results)
+    success = statistics.fmean(result.texts.get("end") == _ROUTE_DONE for result in results)
     return {"success": success, **metrics, _KM: total_km}
 
 
-class _Training(NamedTuple):
-    """The simulator that an agent knows, and the horizon of its dreams if it sees through a world model."""
-
-    simulator: SimulatorSpec
-    horizon: int | None
-
-
-def _read_training(driver: str | Path) -> _Training | None:
-    """How an agent was trained; ``None`` for a behaviour that is no agent."""
-    names = (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS)
-    if str(driver) in names or is_held(str(driver)):
-        return None
-    if not names_a_bundle(driver):
-        raise ConfigError(
-            f"driver {str(driver)!r} is neither an agent's folder nor a known name"
-            f"{did_you_mean(str(driver), (*names, BUNDLED))}; use {', '.join(BEHAVIOURS)}, {BUNDLED}, an agent's "
-            "folder or owner/name on the Hub."
-        )
+def _read_training(driver: str | Path) -> tuple[SimulatorSpec | None, int | None]:
+    """The simulator that an agent knows, if it is one, and the horizon of its dreams, if it sees through a model."""
+    if str(driver) in (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS) or is_held(str(driver)):
+        return None, None
+    check_names_agent("driver", str(driver), BEHAVIOURS)
     _, manifest = read_agent_manifest(driver)
-    return _Training(agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None)
+    return agent_simulator(driver), manifest.config.horizon if isinstance(manifest, AgentManifest) else None
 
 
 def simulator_id(driver: str | Path, simulator: str | SimulatorSpec | None) -> str:
     """The Gymnasium id of the simulator in which :func:`evaluate` lets a driver drive; raises as it does."""
-    trained = _read_training(driver)
-    found = _simulator_asked_for(simulator, None if trained is None else trained.simulator)
+    found = _simulator_asked_for(simulator, _read_training(driver)[0])
     return found.id if isinstance(found, SimulatorSpec) else SIMULATORS.get(found, found)
-
-
-def _gap_horizon(trained: _Training | None, wanted: int | None) -> int | None:
-    """Steps of the dreams that are compared with drives; ``None`` for a driver that cannot dream."""
-    return None if trained is None or trained.horizon is None else wanted or trained.horizon
 
 
 def _simulator_asked_for(
@@ -324,6 +298,7 @@ def _simulator_asked_for(
     return simulator
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise a ``ConfigError`` unless ``value`` is at least ``least``."""
     if value < least:
         raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")

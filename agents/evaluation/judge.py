@@ -1,4 +1,4 @@
-"""A world model as a judge: it dreams drives of several policies, and is held against their drives in the simulator."""
+"""A world model as a judge: it dreams episodes of several policies, which are compared with those in the simulator."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 
 from wm_gym.agents.behaviours import (
-    BEHAVIOURS,
     BLIND_BEHAVIOURS,
+    check_names_agent,
     is_blind,
     is_privileged,
     make_behaviour,
@@ -28,7 +28,7 @@ from wm_gym.agents.evaluation.dream_drives import (
     dream_drives,
     first_states,
 )
-from wm_gym.agents.evaluation.evaluation import RETURN_HORIZONS, EvaluationResult, evaluate
+from wm_gym.agents.evaluation.evaluation import RETURN_HORIZONS, EvaluationResult, check_at_least, evaluate
 from wm_gym.agents.evaluation.multiple_choice import (
     ChoiceScore,
     dream_of_choices,
@@ -39,27 +39,19 @@ from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluati
 from wm_gym.agents.evaluation.scorecard import RealDrives, Scorecard, check_can_be_ranked, score_policies
 from wm_gym.agents.policies.observers import LatentObserver
 from wm_gym.bundle import ModelManifest, read_manifest
-from wm_gym.bundle_location import BUNDLED, names_a_bundle
 from wm_gym.data_collection.recording.behaviours import Behaviour
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import DreamModel, resolve_model
-from wm_gym.errors import BundleError, ConfigError, did_you_mean
+from wm_gym.errors import BundleError, ConfigError
 from wm_gym.progress import progress_bar
 from wm_gym.provenance import measured_on
 from wm_gym.simulator import SimulatorSpec
 
 Starts = Literal["simulator", "model"]
 DRIVEN = "driven"
-"""Source of drives that the judgement made itself."""
-
-
-class _Judged(NamedTuple):
-    """A policy as it acts in dreams, and as what drives to decision points; ``driver`` is ``None`` for a blind one."""
-
-    in_dreams: DreamPolicy
-    driver: Driver | None
+"""Source of episodes that the judgement made itself."""
 
 
 def judge(
@@ -91,11 +83,11 @@ def judge(
         episodes: Start states of the dreams, and drives of each policy; number ``i`` has the seed ``seed + i``.
         steps: Length of the dreams; returns are compared over 50, 150 and 250 of them, as far as they go, and over all.
         draws: Dreams from each start state, which differ in the noise of stochastic dynamics.
-        starts: ``"simulator"`` begins dreams at the first observations of the episodes, where drives begin;
+        starts: ``"simulator"`` begins dreams at the first observations of the simulator's episodes;
             ``"model"`` at states drawn from the model's own, which needs no simulator.
         choices: Decision points of the multiple choice (see
             :mod:`~wm_gym.agents.evaluation.multiple_choice`), on seeds from ``seed`` on; 0 leaves it out.
-        seed: Of the first start state and the first drive. From 1,000,000 up they are held out.
+        seed: Of the first start state and the first episode. From 1,000,000 up they are held out.
         workers: Processes that drive side by side.
         worker_connections: Where the simulator of each runs, as for
             :func:`~wm_gym.agents.evaluation.evaluation.evaluate`.
@@ -120,8 +112,7 @@ def judge(
         ("seed", seed, 0),
         ("workers", workers, 1),
     ):
-        if value < least:
-            raise ConfigError(f"{name}={value} must be a whole number of at least {least}.")
+        check_at_least(name, value, least)
     connections = connection_of_each(workers, worker_connections)
     _, manifest = read_manifest(model)
     _check_policies(names, manifest, model)
@@ -142,30 +133,30 @@ def judge(
     begin = first_states(world, seeds, connections[0]) if starts == "simulator" else drawn_states(world, episodes, seed)
     predicted = {}
     with progress_bar(len(judged), "policy", "dream", enabled=progress) as bar:
-        for name, one in judged.items():
-            predicted[name] = dream_drives(world, one.in_dreams, begin, seeds, steps=steps, draws=draws)
+        for name, policy in judged.items():
+            predicted[name] = dream_drives(world, policy, begin, seeds, steps=steps, draws=draws)
             bar.update()
     dream_s = time.monotonic() - started
 
-    # Where a file cannot tell the return over some steps, all are compared by whole drives, which must then be whole.
+    # Where a file cannot tell the return over some steps, all are compared by whole episodes, which must not be cut.
     is_known = all(drives.returns_over(one) is not None for drives in given.values() for one in horizons)
-    real = {
-        name: given[name]
-        if name in given
-        else _drive(
-            name,
-            world.simulator,
-            episodes=episodes,
-            seed=seed,
-            workers=workers,
-            worker_connections=worker_connections,
-            max_episode_steps=steps if is_known else None,
-            horizons=horizons,
-            device=device,
-            progress=progress,
-        )
-        for name in names
-    }
+    real = dict(given)
+    for name in names:
+        if name not in given:
+            driven = evaluate(
+                name,
+                world.simulator,
+                episodes=episodes,
+                seed=seed,
+                workers=workers,
+                worker_connections=worker_connections,
+                max_episode_steps=steps if is_known else None,
+                gap=False,
+                horizons=horizons,
+                device=device,
+                progress=progress,
+            )
+            real[name] = _drives_of(driven, DRIVEN)
     scores, agreements = score_policies(predicted, real, horizons)
     seconds = [drives.drive_s for drives in real.values()]
     return Scorecard(
@@ -206,12 +197,7 @@ def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
             f"the policy {name!r} cannot drive in a dream, as it reads the simulator's state or draws its actions "
             f"anew in every step; name agents of this model, {blind}."
         )
-    if not names_a_bundle(name):
-        raise ConfigError(
-            f"the policy {name!r} is neither an agent's folder nor a known name"
-            f"{did_you_mean(name, (*BEHAVIOURS, BUNDLED))}; use {BUNDLED}, {blind}, an agent's folder or owner/name on "
-            "the Hub."
-        )
+    check_names_agent("the policy", name, BLIND_BEHAVIOURS)
     folder, agent = read_agent_manifest(name)
     if not isinstance(agent, AgentManifest):
         raise BundleError(f"the agent at {str(folder)!r} sees pixels and cannot dream; leave it out.")
@@ -223,7 +209,7 @@ def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
 
 
 def _read_results(files: Sequence[str | Path], names: Sequence[str], simulator: SimulatorSpec) -> dict[str, RealDrives]:
-    """The drives that files tell of, by policy."""
+    """The episodes that files tell of, by policy."""
     found: dict[str, RealDrives] = {}
     for file in files:
         evaluation = read_evaluation(Path(file))
@@ -262,9 +248,7 @@ def _drives_of(evaluation: SavedEvaluation | EvaluationResult, source: str) -> R
 
 def _is_same(policy: str, driver: str) -> bool:
     """Whether a policy and the driver of an evaluation are one: by name, or as folders."""
-    if policy == driver:
-        return True
-    return Path(policy).is_dir() and Path(policy).resolve() == Path(driver).resolve()
+    return policy == driver or (Path(policy).is_dir() and Path(policy).resolve() == Path(driver).resolve())
 
 
 def _describe(simulator: SimulatorSpec) -> str:
@@ -273,32 +257,27 @@ def _describe(simulator: SimulatorSpec) -> str:
     return f"{simulator.id} ({height}x{width}{', ' if arguments else ''}{arguments})"
 
 
-def _make_policy(name: str, model: DreamModel, device: torch.device) -> _Judged:
+def _make_policy(name: str, model: DreamModel, device: torch.device) -> DreamPolicy:
     if is_blind(name):
-        return _Judged(BlindInDreams(partial(make_blind_behaviour, name, model.simulator)), None)
+        return BlindInDreams(partial(make_blind_behaviour, name, model.simulator))
     driver = Driver.load(name, device)
     driver.observer = LatentObserver(model)  # the same model, and no copy for every agent
-    return _Judged(AgentInDreams(driver), driver)
+    return AgentInDreams(driver)
 
 
 def _choose(
     model: DreamModel,
-    judged: Mapping[str, _Judged],
+    judged: Mapping[str, DreamPolicy],
     count: int,
     seed: int,
     connection: Mapping[str, Any],
     *,
     progress: bool,
 ) -> ChoiceScore:
-    """The multiple choice, at moments of the agents' drives; of all policies' where none of them is an agent."""
-    agents: list[Behaviour] = [one.driver for one in judged.values() if one.driver is not None]
+    """The multiple choice, at moments of the agents' episodes; of all policies' where none of them is an agent."""
+    agents: list[Behaviour] = [one.driver for one in judged.values() if isinstance(one, AgentInDreams)]
     drivers = agents or [make_behaviour(name, model.simulator) for name in judged]
     points = record_decision_points(
         model.simulator, drivers, count, seed=seed, connection=connection, progress=progress
     )
-    return score_choices(points, [dream_of_choices(model, point, seed=point.seed) for point in points])
-
-
-def _drive(name: str, simulator: SimulatorSpec, **settings: Any) -> RealDrives:
-    """Let a policy drive."""
-    return _drives_of(evaluate(name, simulator, gap=False, **settings), DRIVEN)
+    return score_choices(points, [dream_of_choices(model, point) for point in points])

@@ -105,7 +105,7 @@ def leaderboard_results(result: EvaluationResult, route_ids: Sequence[str]) -> d
 
 
 def summarise_drives(drives: Sequence[RouteDrive]) -> dict[str, Any]:
-    """The contents of the leaderboard's file for one or more drives."""
+    """The contents of the leaderboard's file for one or more episodes."""
     records = [_record(index, drive) for index, drive in enumerate(drives)]
     overall = _global_record(records)
     means, infractions = overall["scores_mean"], overall["infractions"]

@@ -21,9 +21,10 @@ from wm_gym.actions import FloatArray
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.data_collection.recording.behaviours import Behaviour, ControlSpace, SmoothRandom
 from wm_gym.data_collection.recording.driving import drive_episode
+from wm_gym.envs.arguments import check_count
 from wm_gym.envs.dream_model import DreamModel
 from wm_gym.envs.simulators import make_simulator_from_spec
-from wm_gym.errors import ConfigError, SimulatorError
+from wm_gym.errors import SimulatorError
 from wm_gym.observation import Observation, Observed
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -38,18 +39,18 @@ dream to know."""
 CHOICE_STEPS = 30
 """Their length."""
 FIRST_POINT, LAST_POINT = 20, 120
-"""Steps of a drive between which a point lies; CarRacing's camera closes in during the first 13 of them."""
+"""Steps of an episode between which a point lies; CarRacing's camera closes in during the first 13 of them."""
 OFFSET = 0.1
 """Deviation of the offsets; 1 moves a control from its middle to its end."""
 
 
 @dataclass(frozen=True)
 class DecisionPoint:
-    """A moment of a drive in a simulator, and what came of each of ``C`` action sequences of ``K`` steps from there.
+    """A moment of an episode in a simulator, and what came of each of ``C`` action sequences of ``K`` steps from there.
 
     Attributes:
-        seed: Of the drive.
-        observed: Frames ``(T, H, W, 3)`` uint8 and vectors ``(T, V)`` float32 of the drive up to the moment.
+        seed: Of the episode.
+        observed: Frames ``(T, H, W, 3)`` uint8 and vectors ``(T, V)`` float32 of the episode up to the moment.
         actions: ``(T - 1, A)`` float32 in the stored format, between them.
         choices: ``(C, K, A)`` float32 in the stored format; the last is random.
         distances: ``(C,)`` float64: how far each is from what the driver did, the mean absolute difference of controls
@@ -106,17 +107,14 @@ class _Recorded:
     name = "recorded"
 
     def __init__(self, actions: FloatArray) -> None:
-        self._actions = actions
-        self._place = 0
+        self._actions = iter(actions)
 
     def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
-        """Begin with the first action."""
-        self._place = 0
+        """Begin; there is one episode for each of them."""
 
     def act(self, observation: Observed) -> FloatArray:
         """The next action."""
-        self._place += 1
-        return self._actions[self._place - 1]
+        return next(self._actions)
 
 
 def record_decision_points(
@@ -135,19 +133,18 @@ def record_decision_points(
         simulator: Where to drive.
         drivers: Who drives to the moments, in turns.
         count: How many moments.
-        seed: Of the first drive.
+        seed: Of the first episode.
         steps: Length of the sequences.
         connection: Where the simulator runs, where it needs to be told.
         progress: Show a progress bar.
 
     Raises:
         ConfigError: ``count`` or ``steps`` is below 1.
-        SimulatorError: The simulator does not repeat a drive under the same seed and actions.
+        SimulatorError: The simulator does not repeat an episode under the same seed and actions.
         SimulatorLostError: It was lost.
     """
-    for name, value in (("choices", count), ("steps", steps)):
-        if value < 1:
-            raise ConfigError(f"{name}={value} must be a whole number of at least 1.")
+    check_count("choices", count)
+    check_count("steps", steps)
     points = []
     with (
         closing(make_simulator_from_spec(simulator, connection=connection)) as env,
@@ -188,7 +185,7 @@ def _record_point(
 
 
 def _controls(space: ControlSpace, actions: FloatArray, steps: int) -> NDArray[np.float64]:
-    """Actions ``(K, A)`` as ``steps`` controls: the last one goes on where a drive has ended."""
+    """Actions ``(K, A)`` as ``steps`` controls: the last one goes on where an episode has ended."""
     controls = np.stack([space.from_action(action) for action in actions])
     return np.concatenate((controls, np.repeat(controls[-1:], steps - len(controls), axis=0)))
 
@@ -207,23 +204,22 @@ def _run(env: gym.Env[Any, Any], seed: int, before: FloatArray, actions: FloatAr
 
 
 @single_precision()
-def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8, seed: int = 0) -> NDArray[np.float64]:
+def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8) -> NDArray[np.float64]:
     """What a world model promises for each of the sequences, ``(C,)`` float64.
 
-    The model observes the drive up to the moment. Every sequence meets the same noise; each reward is taken times the
+    The model observes the episode up to the moment. Every sequence meets the same noise; each reward is taken times the
     probability that the dream has come that far.
 
     Args:
         model: The world model.
         point: The moment and its sequences.
         draws: Dreams of each sequence, whose mean is taken.
-        seed: Of the noise.
     """
     begin = LatentState.cat([follow(model, point.observed, point.actions)[-1]] * draws)
     promised = []
     for choice in point.choices:
         actions = torch.from_numpy(choice).to(model.device).expand(draws, *choice.shape)
-        dreamt = dream(model, begin, actions, torch.Generator().manual_seed(seed))
+        dreamt = dream(model, begin, actions, torch.Generator().manual_seed(point.seed))
         earlier = torch.cat((torch.ones(draws, 1).to(model.device), dreamt.continuations[:, :-1]), 1)
         reached = torch.cumprod(earlier, 1)
         promised.append(float((dreamt.rewards * reached).sum(1).double().mean()))

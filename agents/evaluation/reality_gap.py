@@ -199,11 +199,9 @@ class Windows:
 
     @staticmethod
     def join(parts: Sequence[Windows]) -> Windows:
-        """The windows of several drives, without those in which the model imagined a number that is not finite."""
-        real, predicted, dreamt = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("real", "predicted", "dreamt")
-        )
-        driven = np.concatenate([part.driven for part in parts])
+        """The windows of several episodes, without those in which the model imagined a number that is not finite."""
+        names = ("real", "predicted", "dreamt", "driven")
+        real, predicted, dreamt, driven = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
         finite = np.isfinite(predicted).all(1) & np.isfinite(dreamt).all(1)
         deviations = [part.deviation for part in parts if part.deviation is not None]
         deviation = np.concatenate(deviations)[finite] if len(deviations) == len(parts) else None
@@ -345,7 +343,7 @@ def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0
     for step in range(max(length, horizon) if len(starts) else length):
         if step == horizon:
             state, num_free = state.first(1), 1  # only the dream of the whole episode goes on
-        actions = _choose(driver, state.first(num_free))
+        actions = driver.actions(model.features(state.first(num_free)).cpu().numpy())
         if step < horizon:
             recorded = drive.actions[steps[:, step]]
             actions = np.concatenate((actions, recorded))
@@ -377,7 +375,7 @@ def measure_drive(driver: Driver, drive: DriveSteps, horizon: int, seed: int = 0
 
 
 def summarise_gap(drives: Sequence[DriveGap], horizon: int) -> RealityGap:
-    """The reality gap over several drives.
+    """The reality gap over several episodes.
 
     Args:
         drives: At least one, all measured with the same horizon.
@@ -452,11 +450,6 @@ def _whole_drives(drives: Sequence[DriveGap]) -> WholeDriveGap | None:
 
 def _ratio(dream: float, real: float) -> float | None:
     return dream / real if real > 0 else None
-
-
-def _choose(driver: Driver, state: LatentState) -> FloatArray:
-    """The agent's actions ``(N, A)`` in the stored format for a batch of dreamt states."""
-    return driver.actions(driver.model.features(state).cpu().numpy())
 
 
 def _imagine(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from wm_gym.errors import BundleError, first_invalid
 from wm_gym.plain_files import read_json
 from wm_gym.simulator import SimulatorSpec
+
+T = TypeVar("T")
 
 
 class SavedEvaluation(BaseModel):
@@ -51,11 +53,24 @@ def read_evaluation(file: Path) -> SavedEvaluation:
     Raises:
         BundleError: It is missing, damaged, or no evaluation.
     """
-    values = read_json(file, error=BundleError, remedy="make it again, or remove it")
+    return read_result(file, SavedEvaluation, "evaluation", "evaluate again")
+
+
+def read_result(file: Path, kind: type[T], what: str, remedy: str) -> T:
+    """Read a result that was written as JSON.
+
+    Args:
+        file: The file.
+        kind: The type that it is to have.
+        what: What it is, in words.
+        remedy: What the user can do.
+
+    Raises:
+        BundleError: It is missing, damaged, or of another kind.
+    """
+    values = read_json(file, error=BundleError, remedy=f"{remedy}, or remove it")
     try:
-        return SavedEvaluation.model_validate(values)
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         where, message = first_invalid(error)
-        raise BundleError(
-            f"{str(file)!r} is no evaluation: {where}: {message}; evaluate again, or remove the file."
-        ) from error
+        raise BundleError(f"{str(file)!r} is no {what}: {where}: {message}; {remedy}, or remove it.") from error

@@ -17,7 +17,7 @@ from wm_gym.errors import ConfigError
 from wm_gym.simulator import SimulatorSpec
 
 Compared = Literal["same_steps", "whole_drive"]
-"""The real return that a prediction is compared with: over as many steps, or of whole drives."""
+"""The real return that a prediction is compared with: over as many steps, or of whole episodes."""
 _COMPARED_WORDS = {"same_steps": "real return over as many steps", "whole_drive": "real return of whole drives"}
 
 
@@ -27,11 +27,11 @@ class RealDrives:
 
     Attributes:
         source: ``"driven"``, or the file that it was read from.
-        seeds: Seed of each drive.
-        returns: Return of each whole drive.
+        seeds: Seed of each episode.
+        returns: Return of each whole episode.
         lengths: Steps of each.
-        by_horizon: By a number of steps, the return of each drive over its first so many.
-        max_steps: Steps after which the drives were cut; ``None`` where that was left to the simulator.
+        by_horizon: By a number of steps, the return of each episode over its first so many.
+        max_steps: Steps after which the episodes were cut; ``None`` where that was left to the simulator.
         drive_s: Seconds that they took; ``None`` where nobody knows.
     """
 
@@ -60,7 +60,7 @@ class PolicyReturn:
         predicted: Mean return of its dreams.
         predicted_ci95: 95 % bootstrap interval of that mean over the start states; ``None`` for one.
         real: Mean return of its drives: that which the prediction is compared with.
-        real_ci95: 95 % bootstrap interval of that mean over the drives; ``None`` for one.
+        real_ci95: 95 % bootstrap interval of that mean over the episodes; ``None`` for one.
     """
 
     steps: int
@@ -127,8 +127,8 @@ class Scorecard:
         agreement: By horizon, the shortest first.
         choices: The multiple choice; ``None`` where it was not asked for.
         dream_s: Seconds that the dreams of all policies took, start states included.
-        drive_s: Seconds that the drives of all policies took, those that were read from files included; ``None`` where
-            a file does not tell.
+        drive_s: Seconds that the episodes of all policies took, those read from files included; ``None`` where a file
+            does not tell.
         choices_s: Seconds that the multiple choice took; ``None`` without one.
         machine: What it was measured on.
     """
@@ -224,20 +224,20 @@ def score_policies(
 ) -> tuple[list[PolicyScore], list[Agreement]]:
     """Compare what dreams promise for several policies with what they earned.
 
-    Where the real returns over a number of steps are not known of every policy, those of whole drives take their place
-    for all: a prediction over some steps is never mixed with another one's.
+    Where the real returns over a number of steps are not known of every policy, those of whole episodes take their
+    place for all: a prediction over some steps is never mixed with another one's.
 
     Args:
         predicted: For each policy, the dream's reward ``(N, K)`` from ``N`` start states, as
             :func:`~wm_gym.agents.evaluation.dream_drives.dream_drives` gives it.
-        real: For each of them, its drives.
+        real: For each of them, its episodes.
         horizons: Numbers of steps, at most ``K``.
 
     Returns:
         Every policy, and the agreement by horizon.
 
     Raises:
-        ConfigError: There are fewer than two policies, one of them has no drives, or a horizon is beyond the dreams.
+        ConfigError: There are fewer than two policies, one of them has no episodes, or a horizon is beyond the dreams.
     """
     check_can_be_ranked(list(predicted))
     steps_of = sorted(set(horizons))

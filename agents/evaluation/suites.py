@@ -86,8 +86,7 @@ class Condition:
 
     def to_json(self) -> dict[str, Any]:
         """The condition in the JSON file."""
-        names = ("town", "role", "traffic", "success_rate")
-        return {**{name: getattr(self, name) for name in names}, "result": self.result.to_json()}
+        return {**vars(self), "result": self.result.to_json()}
 
 
 def parse_suite(text: str) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ import json
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from wm_gym.actions import DRIVING_NAMES
 from wm_gym.agents.play.controls import HandControls
@@ -41,22 +43,6 @@ _MOST_UNDERWAY = 2
 _RUBBISH = 1008  # WebSocket: policy violation
 
 
-class Channel(Protocol):
-    """The WebSocket, as far as it is used; Starlette's is one."""
-
-    async def receive(self) -> Any:
-        """The next ASGI message."""
-
-    async def send_text(self, data: str) -> None:
-        """Send a text."""
-
-    async def send_bytes(self, data: bytes) -> None:
-        """Send bytes."""
-
-    async def close(self, code: int = 1000, reason: str | None = None) -> None:
-        """Close it."""
-
-
 class Connection:
     """Drives a session as its page says, until the page is gone.
 
@@ -69,7 +55,7 @@ class Connection:
     """
 
     def __init__(
-        self, channel: Channel, setup: PlaySetup, compute: Compute[Any], say: Callable[[str], None], name: str
+        self, channel: WebSocket, setup: PlaySetup, compute: Compute[Any], say: Callable[[str], None], name: str
     ) -> None:
         self._channel = channel
         self._setup = setup
@@ -128,7 +114,7 @@ class Connection:
 
     async def _drive(self) -> None:
         """Carry out orders and steps, one at a time; returns when the page cannot be reached."""
-        with suppress(ConnectionError, _gone()):
+        with suppress(ConnectionError, WebSocketDisconnect):
             await self._send(await self._compute(self._greeting))
             await self._obey(Order(kind="again"))
             while True:
@@ -153,7 +139,7 @@ class Connection:
 
     @property
     def _must_wait(self) -> bool:
-        """Whether a drive that has just begun waits for the hand: a car that rolls off is gone before one is ready."""
+        """Whether an episode that has just begun waits for the hand: else the car rolls off before one is ready."""
         return self._session.pilot.who == "hand" and self._hand.is_neutral and not self._wants_one
 
     async def _step(self) -> None:
@@ -178,7 +164,7 @@ class Connection:
         elif await self._try(lambda: self._change(order)) and isinstance(order, Start | Order):
             if self._session.leading.steps == 0:
                 self._waits = self._must_wait
-            await self._send_state()  # the page then knows of a new drive before it is shown
+            await self._send_state()  # the page then knows of a new episode before it is shown
             await self._show()
             return
         await self._send_state()
@@ -193,7 +179,7 @@ class Connection:
         elif isinstance(order, Horizon):
             session.horizon = order.steps
         elif isinstance(order, Temperature):
-            session.temperature = order.temperature
+            session.dream.temperature = order.temperature
         elif isinstance(order, Record):
             session.keeps_drives = order.on
         elif isinstance(order, Order):
@@ -227,10 +213,10 @@ class Connection:
             "simulator": simulator.id,
             "modes": MODES,
             "step_s": self._step_s,
-            "start_states": self._session.num_start_states,
+            "start_states": self._session.dream.num_start_states,
             "frame_size": simulator.frame_size,
-            "has_agent": self._session.pilot.has_agent,
-            "can_record": self._session.can_record,
+            "has_agent": self._setup.driver is not None,
+            "can_record": self._setup.record is not None,
             "has_gear": driving,
             "actions": DRIVING_NAMES if driving else [f"value {place}" for place in range(simulator.action.dim)],
             "vector": [
@@ -249,7 +235,7 @@ class Connection:
                 "paused": self._paused,
                 "speed": self._speed,
                 "horizon": session.horizon,
-                "temperature": session.temperature if session.has_temperature else None,
+                "temperature": session.dream.temperature if session.dream.has_temperature else None,
                 "start_state": session.start_state,
                 "seed": session.seed,
                 "record": session.keeps_drives,
@@ -289,10 +275,3 @@ def _numbers(view: View) -> dict[str, Any]:
         "ended": view.ended,
         "vector": [float(value) for value in view.observed.vector],
     }
-
-
-def _gone() -> type[Exception]:
-    """Raised by Starlette where a message is sent to a page that has gone."""
-    from starlette.websockets import WebSocketDisconnect
-
-    return WebSocketDisconnect

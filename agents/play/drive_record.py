@@ -1,7 +1,8 @@
-"""Keeping what was driven: each drive an episode of a dataset, those of the simulator apart from those of the dream."""
+"""Keeping what was driven as episodes of datasets, one for the simulator and one for the dream."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from wm_gym.actions import FloatArray
@@ -18,10 +19,10 @@ DREAM_FOLDER = "dream"
 
 
 class DriveRecord:
-    """The datasets that drives are kept in: ``FOLDER/simulator``, and ``FOLDER/dream`` for what was only imagined.
+    """The datasets that episodes are kept in: ``FOLDER/simulator``, and ``FOLDER/dream`` for what was only imagined.
 
-    Both are made with their first drive. They are ordinary datasets; their episodes carry ``info.by_hand``, 1 where the
-    hand drove a step and 0 where the agent did.
+    Both are made with their first episode. They are ordinary datasets; their episodes carry ``info.by_hand``, 1 where
+    the hand drove a step and 0 where the agent did.
 
     Args:
         folder: The folder for both.
@@ -46,7 +47,7 @@ class DriveRecord:
         }
 
     def begin(self, view: View, *, seed: int) -> Drive:
-        """Begin a drive with what its world shows first.
+        """Begin an episode with what its world shows first.
 
         Args:
             view: The first view.
@@ -55,7 +56,7 @@ class DriveRecord:
         return Drive(EpisodeRecorder(self._codec, view.observed, seed=seed, behaviour="hand", index=0))
 
     def keep(self, drive: Drive, *, is_dream: bool) -> EpisodeHeader:
-        """Write a drive as the next episode of its dataset.
+        """Write an episode as the next one of its dataset.
 
         Raises:
             DatasetError: It has no step, or it cannot be written.
@@ -64,22 +65,12 @@ class DriveRecord:
         return self._datasets[DREAM_FOLDER if is_dream else SIMULATOR_FOLDER].add(drive.recorder)
 
 
+@dataclass
 class Drive:
-    """A drive so far.
+    """An episode so far: what records its steps, and the names of those who drove."""
 
-    Args:
-        recorder: Takes its steps.
-
-    Attributes:
-        drivers: Names of those who drove.
-    """
-
-    def __init__(self, recorder: EpisodeRecorder) -> None:
-        self.recorder = recorder
-        self.drivers: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self.recorder)
+    recorder: EpisodeRecorder
+    drivers: set[str] = field(default_factory=set)
 
     def add(self, action: FloatArray, view: View, driver: str, *, by_hand: bool) -> None:
         """Add a step: the action ``(A,)``, and what it led to.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.play.drive_record import DriveRecord
-from wm_gym.agents.play.session import Mode, PlaySetup
+from wm_gym.agents.play.session import PlaySetup
 from wm_gym.agents.policies.observers import LatentObserver
 from wm_gym.data_collection.datasets.remote_folder import local_folder
 from wm_gym.device import resolve_device
@@ -20,13 +19,9 @@ def load_setup(
     agent: str = "bundled",
     model: str | Path | None = None,
     *,
-    mode: Mode = "dream",
     record: str | Path | None = None,
-    connection: Mapping[str, Any] | None = None,
-    horizon: int = 500,
-    termination: str = "sample",
-    seed: int = 0,
     device: str = "cpu",
+    **settings: Any,
 ) -> PlaySetup:
     """Load agent and world model.
 
@@ -34,20 +29,16 @@ def load_setup(
         agent: An agent's folder, ``"bundled"``, or ``"none"``.
         model: A world model's folder or ``"bundled"``; ``None`` is the one that the agent sees through, and the bundled
             one where there is none.
-        mode: See :class:`~wm_gym.agents.play.session.PlaySetup`, also for what follows.
-        record: Folder for drives; see :class:`~wm_gym.agents.play.drive_record.DriveRecord`.
-        connection: Where the simulator runs.
-        horizon: Steps until a dream is cut.
-        termination: How a dream ends.
-        seed: Of the first drive.
+        record: Folder for episodes; see :class:`~wm_gym.agents.play.drive_record.DriveRecord`.
         device: Where model and agent compute.
+        **settings: Further ones of :class:`~wm_gym.agents.play.session.PlaySetup`.
 
     Raises:
         BundleError: Agent or model is missing or damaged.
         ConfigError: A value is out of range.
         SimulatorError: Agent and model know different simulators.
-        DatasetError: The folder for drives holds something else.
-        OutputError: The folder for drives cannot be written.
+        DatasetError: The folder for episodes holds something else.
+        OutputError: The folder for episodes cannot be written.
     """
     place = resolve_device(device)
     driver = None if agent == "none" else Driver.load(agent, place)
@@ -59,13 +50,4 @@ def load_setup(
     kept = None
     if record is not None:
         kept = DriveRecord(check_writable(local_folder(record), is_folder=True), dreamt.simulator)
-    return PlaySetup(
-        model=dreamt,
-        driver=driver,
-        mode=mode,
-        record=kept,
-        connection=connection,
-        horizon=horizon,
-        termination=termination,
-        seed=seed,
-    )
+    return PlaySetup(model=dreamt, driver=driver, record=kept, **settings)

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from wm_gym.agents.play.controls import HandControls
-from wm_gym.agents.play.session import MAX_HORIZON, TEMPERATURES, Mode
+from wm_gym.agents.play.session import MAX_HORIZON, Mode
+from wm_gym.agents.play.worlds import TEMPERATURES
 from wm_gym.errors import WMGymError
 
 MAX_MESSAGE_BYTES = 4096
@@ -52,7 +53,7 @@ class Shown(_Message):
 
 
 class Start(_Message):
-    """Begin a drive: what is left out stays as it was."""
+    """Begin an episode: what is left out stays as it was."""
 
     kind: Literal["start"]
     mode: Mode | None = None
@@ -102,7 +103,7 @@ class Temperature(_Message):
 
 
 class Record(_Message):
-    """Keep drives, or stop keeping them."""
+    """Keep episodes, or stop keeping them."""
 
     kind: Literal["record"]
     on: bool
@@ -123,9 +124,9 @@ def parse_message(message: Mapping[str, Any]) -> Message:
         raise RubbishError("it sent bytes, but only JSON texts are read")
     try:
         return _ADAPTER.validate_json(text)
-    except (ValidationError, RecursionError) as error:
-        if not isinstance(error, ValidationError):
-            raise RubbishError("it sent JSON that is nested too deeply") from error
+    except RecursionError as error:
+        raise RubbishError("it sent JSON that is nested too deeply") from error
+    except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(map(str, problem["loc"]))[:_SHOWN]  # names of the sender's making
         raise RubbishError(f"it sent what no page of ours sends ({where or 'message'}: {problem['msg']})") from error

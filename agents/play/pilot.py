@@ -20,7 +20,7 @@ class Pilot:
 
     Args:
         action: The stored format.
-        driver: The agent; ``None`` leaves the hand alone. Its networks are shared, its memory of the drive is not.
+        driver: The agent; ``None`` leaves the hand alone. Its networks are shared, its memory of the episode is not.
 
     Attributes:
         name: What datasets call the agent.
@@ -31,11 +31,6 @@ class Pilot:
         self._driver = None if driver is None else _with_own_memory(driver)
         self._who: Who = "hand"
         self.name = "agent" if driver is None else driver.name
-
-    @property
-    def has_agent(self) -> bool:
-        """Whether there is an agent to hand over to."""
-        return self._driver is not None
 
     @property
     def who(self) -> Who:
@@ -54,14 +49,14 @@ class Pilot:
         return isinstance(observer, LatentObserver) and observer.model is model
 
     def begin(self, seed: int) -> None:
-        """Begin a drive."""
+        """Begin an episode."""
         if self._driver is not None:
             self._driver.reset(seed=seed)
 
     def action(self, view: View, features: FloatArray | None, hand: HandControls) -> FloatArray:
         """The next action ``(A,)`` float32 in the stored format.
 
-        An agent that is shown frames looks at every one, also at those of the hand's drive: it may take over at the
+        An agent that is shown frames looks at every one, also at those of the hand's episode: it may take over at the
         next.
 
         Args:

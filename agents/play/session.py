@@ -1,4 +1,4 @@
-"""One drive after another, in one browser: what is driven where, from which start, by whom. No network here."""
+"""One episode after another, in one browser: what is driven where, from which start, by whom. No network here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from wm_gym.shared_cores import adapt_threads
 Mode = Literal["dream", "simulator", "both"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MAX_HORIZON = 100_000
-TEMPERATURES = (0.1, 5.0)
-"""The lowest and the highest."""
 SIDE_BY_SIDE_HORIZON = 25
 """Steps after which a dream beside the simulator starts again, until another horizon is chosen: by then the road in
 view is of the dream's own making."""
@@ -34,7 +32,7 @@ _NOT_BEGUN = "it could not begin"
 
 @dataclass
 class PlaySetup:
-    """What every browser's drives share.
+    """What every browser's episodes share.
 
     Attributes:
         model: The world model.
@@ -44,7 +42,7 @@ class PlaySetup:
         connection: Where the simulator runs, as for :func:`~wm_gym.envs.simulators.make_simulator`.
         horizon: Steps until a dream is cut.
         termination: How a dream ends, as of :class:`~wm_gym.envs.dream.DreamDrivingEnv`.
-        seed: Of the first drive: the simulator's track, the model's noise and the first start state.
+        seed: Of the first episode: the simulator's track, the model's noise and the first start state.
 
     Raises:
         ConfigError: A value is out of range.
@@ -91,18 +89,19 @@ class PlaySetup:
 
 
 class PlaySession:
-    """The drives of one browser.
+    """The episodes of one browser.
 
     A dream beside the simulator starts in the state that the model filters from the simulator's first frame, and takes
-    the same actions. When it ends before the simulator's drive does, it starts again from what has been filtered by
+    the same actions. When it ends before the simulator's episode does, it starts again from what has been filtered by
     then; :meth:`dream_again` does that at any moment.
 
     Args:
         setup: What all sessions share.
-        tell: Called with a sentence for the user, such as where a drive was kept.
+        tell: Called with a sentence for the user, such as where an episode was kept.
 
     Attributes:
         mode: Where one drives.
+        dream: The dreams; a change of their temperature counts from the next start on.
         start_state: The dream's start state.
         seed: The simulator's seed; in a dream, that of its noise.
         pilot: Who drives.
@@ -114,24 +113,19 @@ class PlaySession:
     def __init__(self, setup: PlaySetup, tell: Callable[[str], None] = lambda sentence: None) -> None:
         self._setup = setup
         self._tell = tell
-        self._dream = DreamWorld(setup.model, setup.horizon, setup.termination)
+        self.dream = DreamWorld(setup.model, setup.horizon, setup.termination)
         self._horizons = {"dream": setup.horizon, "both": min(setup.horizon, SIDE_BY_SIDE_HORIZON)}
         self._simulator: SimulatorWorld | None = None
         self._random = np.random.default_rng(setup.seed)
         self._drive: Drive | None = None
         self._keeps_drives = False
         self.mode: Mode = setup.mode
-        self.start_state = int(self._random.integers(self._dream.num_start_states))
+        self.start_state = int(self._random.integers(self.dream.num_start_states))
         self.seed = setup.seed
         self.pilot = Pilot(setup.model.simulator.action, setup.driver)
         self.views: dict[str, View] = {}
         self.action: FloatArray | None = None
         self.ended: str | None = _NOT_BEGUN
-
-    @property
-    def num_start_states(self) -> int:
-        """How many start states the dream has."""
-        return self._dream.num_start_states
 
     @property
     def horizon(self) -> int:
@@ -143,42 +137,20 @@ class PlaySession:
         self._horizons["both" if self.mode == "both" else "dream"] = check_horizon(steps)
 
     @property
-    def has_temperature(self) -> bool:
-        """Whether dreams have a temperature: whether the model draws what happens."""
-        return self._dream.has_temperature
-
-    @property
-    def temperature(self) -> float:
-        """Of dreams; a change counts from the dream's next start on."""
-        return self._dream.temperature
-
-    @temperature.setter
-    def temperature(self, temperature: float) -> None:
-        low, high = TEMPERATURES
-        if not low <= temperature <= high:
-            raise ConfigError(f"temperature={temperature} is not in {low} to {high}.")
-        self._dream.temperature = temperature
-
-    @property
-    def can_record(self) -> bool:
-        """Whether there is a folder for drives."""
-        return self._setup.record is not None
-
-    @property
     def keeps_drives(self) -> bool:
-        """Whether drives are kept: the one under way, or just ended, and those after it, each from its start."""
+        """Whether episodes are kept: the one under way, or just ended, and those after it, each from its start."""
         return self._keeps_drives
 
     @keeps_drives.setter
     def keeps_drives(self, keeps: bool) -> None:
-        if keeps and not self.can_record:
+        if keeps and self._setup.record is None:
             raise ConfigError("there is no folder to keep drives in; start wm-gym play with --record DIR.")
         if self._keeps_drives and not keeps:
             self._keep()
         self._keeps_drives = keeps
 
     def start(self, *, mode: Mode | None = None, start_state: int | None = None, seed: int | None = None) -> None:
-        """Begin a drive.
+        """Begin an episode.
 
         Args:
             mode: Where; ``None`` stays there.
@@ -191,20 +163,19 @@ class PlaySession:
         """
         if seed is not None:
             check_seed_is_ours(seed)
-        if start_state is not None and not 0 <= start_state < self.num_start_states:
-            raise ConfigError(
-                f"there is no start state {start_state}; this model has 0 to {self.num_start_states - 1}."
-            )
+        count = self.dream.num_start_states
+        if start_state is not None and not 0 <= start_state < count:
+            raise ConfigError(f"there is no start state {start_state}; this model has 0 to {count - 1}.")
         self._keep()
         self.mode = self.mode if mode is None else mode
         self.start_state = self.start_state if start_state is None else start_state
         self.seed = self.seed if seed is None else seed
         self.views, self.action = {}, None
         self.ended = _NOT_BEGUN
-        self._dream.horizon = self.horizon
+        self.dream.horizon = self.horizon
         if self.mode == "dream":
             self._leave_simulator()
-            self.views["dream"] = self._dream.start(self.start_state, self.seed)
+            self.views["dream"] = self.dream.start(self.start_state, self.seed)
         else:
             if self._simulator is None:
                 self._simulator = self._setup.take_simulator()
@@ -212,7 +183,7 @@ class PlaySession:
             is_followed = self.mode == "both" or self.pilot.sees_through(model)
             self.views["simulator"] = self._simulator.start(self.seed, model if is_followed else None)
             if self.mode == "both":
-                self.views["dream"] = self._dream.start_from(self._simulator.state, self.seed)
+                self.views["dream"] = self.dream.start_from(self._simulator.state, self.seed)
         self.ended = None
         self.pilot.begin(self.seed)
         if self._setup.record is not None:
@@ -225,7 +196,7 @@ class PlaySession:
 
     def next(self) -> None:
         """Begin from another start: a start state drawn at random, the next seed."""
-        drawn = int(self._random.integers(self.num_start_states))
+        drawn = int(self._random.integers(self.dream.num_start_states))
         self.start(start_state=drawn, seed=(self.seed + 1) % HELD_OUT_FROM)
 
     def dream_again(self) -> None:
@@ -236,8 +207,8 @@ class PlaySession:
         """
         if self.mode != "both" or self._simulator is None or self.ended == _NOT_BEGUN:
             raise ConfigError("a dream starts again from the simulator's state where both are driven; choose both.")
-        self._dream.horizon = self.horizon
-        self.views["dream"] = self._dream.start_from(self._simulator.state, self.seed + self.leading.steps)
+        self.dream.horizon = self.horizon
+        self.views["dream"] = self.dream.start_from(self._simulator.state, self.seed + self.leading.steps)
 
     @property
     def leading(self) -> View:
@@ -251,25 +222,25 @@ class PlaySession:
             hand: Where the hand holds wheel and pedals.
 
         Returns:
-            Whether there was one: not where the drive has ended.
+            Whether there was one: not where the episode has ended.
 
         Raises:
-            SimulatorLostError: The simulator was lost; the drive ends.
-            BundleError: The model imagined numbers that are not finite; the drive ends.
+            SimulatorLostError: The simulator was lost; the episode ends.
+            BundleError: The model imagined numbers that are not finite; the episode ends.
         """
         if self.ended is not None:
             return False
         try:
             self._step(hand)
         except WMGymError:
-            self.ended, self._drive = "an error", None  # such a drive is worth nothing
+            self.ended, self._drive = "an error", None  # such an episode is worth nothing
             raise
         if self.ended is not None and self._keeps_drives:
             self._keep()
         return True
 
     def close(self) -> None:
-        """Keep the drive where drives are kept, and close the simulator."""
+        """Keep the episode where episodes are kept, and close the simulator."""
         try:
             self._keep()
         finally:
@@ -282,11 +253,11 @@ class PlaySession:
         if self._simulator is not None and not in_dream:
             self.views["simulator"] = self._simulator.step(self.action)
         if in_dream:
-            self.views["dream"] = self._dream.step(self.action)
+            self.views["dream"] = self.dream.step(self.action)
         elif self.mode == "both" and self.views["dream"].ended:
             self.dream_again()
         elif self.mode == "both":
-            self.views["dream"] = self._dream.step(self.action)
+            self.views["dream"] = self.dream.step(self.action)
         view = self.leading
         if self._drive is not None:
             by_hand = self.pilot.who == "hand"
@@ -298,7 +269,7 @@ class PlaySession:
         """What the agent sees of the leading world, where it sees through this model; ``None`` shows it the frame."""
         if not self.pilot.sees_through(self._setup.model):
             return None
-        return self._dream.features if self.mode == "dream" or self._simulator is None else self._simulator.features
+        return self.dream.features if self.mode == "dream" or self._simulator is None else self._simulator.features
 
     def _reason(self, view: View) -> str:
         if self.mode != "dream":
@@ -308,12 +279,12 @@ class PlaySession:
             return "the task has ended" if view.terminated else "the simulator's limit on steps is reached"
         if view.terminated:
             return "the model says that the task has ended"
-        return f"the horizon of {self._dream.horizon} steps is reached"
+        return f"the horizon of {self.dream.horizon} steps is reached"
 
     def _keep(self) -> None:
-        """Write the drive, if drives are kept; a folder that refuses it costs the drive, not the session."""
+        """Write the episode, if episodes are kept; a folder that refuses it costs the episode, not the session."""
         drive, self._drive = self._drive, None
-        if drive is None or not self._keeps_drives or not len(drive):
+        if drive is None or not self._keeps_drives or not len(drive.recorder):
             return
         assert self._setup.record is not None
         try:
@@ -340,7 +311,7 @@ def check_horizon(steps: int) -> int:
     return steps
 
 
-def check_seed_is_ours(seed: int) -> int:
+def check_seed_is_ours(seed: int) -> None:
     """Check that a seed is not held out for evaluation.
 
     Raises:
@@ -350,4 +321,3 @@ def check_seed_is_ours(seed: int) -> int:
         raise ConfigError(
             f"the seed {seed} is not in 0 to {HELD_OUT_FROM - 1}; larger ones are held out for evaluation."
         )
-    return seed

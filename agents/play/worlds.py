@@ -1,4 +1,4 @@
-"""The two worlds that one can drive in, with one face: the dream and the simulator."""
+"""The two worlds that one can drive in, with one interface: the dream and the simulator."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
+TEMPERATURES = (0.1, 5.0)
+"""The lowest and the highest."""
+
 
 class View(NamedTuple):
     """What a world shows after a step, or after its start.
@@ -29,10 +32,10 @@ class View(NamedTuple):
         observed: Frame ``(H, W, 3)`` uint8 RGB and vector ``(V,)`` float32.
         reward: Of the last step; in a dream it is predicted.
         return_: Sum of the rewards since the start.
-        continuation: Predicted probability that the drive goes on; ``None`` in the simulator, which knows.
+        continuation: Predicted probability that the episode goes on; ``None`` in the simulator, which knows.
         steps: Steps since the start.
         terminated: Whether the task has ended.
-        truncated: Whether the drive was cut.
+        truncated: Whether the episode was cut.
         info: What the world says of the step.
     """
 
@@ -90,6 +93,9 @@ class DreamWorld:
     def temperature(self, temperature: float) -> None:
         if not isinstance(self.model, WorldModel):
             raise ConfigError("this world model has no temperature.")
+        low, high = TEMPERATURES
+        if not low <= temperature <= high:
+            raise ConfigError(f"temperature={temperature} is not in {low} to {high}.")
         self._tempered = self.model if temperature == 1.0 else self.model.at_temperature(temperature)
         self._temperature = temperature
 
@@ -163,7 +169,7 @@ class SimulatorWorld:
         return _features(self._filter.model, self.state)
 
     def start(self, seed: int, followed_by: DreamModel | None = None) -> View:
-        """Begin a drive.
+        """Begin an episode.
 
         Args:
             seed: Of the simulator's reset.

@@ -1,15 +1,15 @@
-"""What CARLA's leaderboard makes of drives, as a section of the report: scores, infractions, ends."""
+"""What CARLA's leaderboard makes of episodes, as a section of the report: scores, infractions, ends."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from wm_gym.agents.evaluation.ends import count_ends
 from wm_gym.agents.evaluation.evaluation import PER_KM
 from wm_gym.agents.evaluation.results_file import SavedEvaluation
 from wm_gym.agents.reports.page import NOTHING, Html, heading, paragraph, section, table
 
-_MARK = "driving_score"  # only drives in CARLA have one
+_MARK = "driving_score"  # only episodes in CARLA have one
 # Scores of an evaluation: column head, factor and format.
 _SCORES: dict[str, tuple[str, float, str]] = {
     "success": ("success", 100.0, "{:.0f} %"),
@@ -42,14 +42,15 @@ def carla_section(evaluations: Mapping[str, SavedEvaluation], chief: str = "agen
     if not shown:
         return None
     place = list(shown).index(chief) if chief in shown else None
-    scores = [name for name in _SCORES if any(name in e.driving for e in shown.values())]
-    kinds = _infractions(shown)
-    ends = _ends(shown)
+    scores, score_rows = metric_columns(_SCORES, shown.values())
+    told = {name.removesuffix(PER_KM) for e in shown.values() for name in e.driving if name.endswith(PER_KM)}
+    kinds = {**_INFRACTIONS, **{kind: kind.replace("_", " ") for kind in sorted(told - set(_INFRACTIONS))}}
+    rates = {f"{kind}{PER_KM}": (title, 1.0, "{:.2f}") for kind, title in kinds.items()}
+    infractions, infraction_rows = metric_columns(rates, shown.values())
+    ends = count_ends([end for e in shown.values() for end in e.texts.get("end", ())])
     parts = [
         table(
-            ("driver", *(_SCORES[name][0] for name in scores)),
-            [[name, *(_score(e, score) for score in scores)] for name, e in shown.items()],
-            chief=place,
+            ("driver", *scores), [[name, *cells] for name, cells in zip(shown, score_rows, strict=True)], chief=place
         ),
         paragraph(
             "In the sense of the CARLA leaderboard, 2.0 and 2.1: success is the share of drives that came to the end "
@@ -57,12 +58,12 @@ def carla_section(evaluations: Mapping[str, SavedEvaluation], chief: str = "agen
             "over drives, kilometres their sum."
         ),
     ]
-    if kinds:
+    if infractions:
         parts += [
             heading("Infractions for each kilometre"),
             table(
-                ("driver", *(_INFRACTIONS.get(kind, kind.replace("_", " ")) for kind in kinds)),
-                [[name, *(_rate(e, kind) for kind in kinds)] for name, e in shown.items()],
+                ("driver", *infractions),
+                [[name, *cells] for name, cells in zip(shown, infraction_rows, strict=True)],
                 chief=place,
             ),
         ]
@@ -82,22 +83,21 @@ def carla_section(evaluations: Mapping[str, SavedEvaluation], chief: str = "agen
     return section("CARLA's scores", *parts)
 
 
-def _score(evaluation: SavedEvaluation, name: str) -> str:
-    _, factor, form = _SCORES[name]
-    return form.format(factor * evaluation.driving[name]) if name in evaluation.driving else NOTHING
+def metric_columns(
+    metrics: Mapping[str, tuple[str, float, str]], evaluations: Collection[SavedEvaluation]
+) -> tuple[list[str], list[list[str]]]:
+    """The driving metrics that any evaluation tells, as columns of a table.
 
+    Args:
+        metrics: Head, factor and format of each metric.
+        evaluations: A row for each.
 
-def _rate(evaluation: SavedEvaluation, kind: str) -> str:
-    rate = evaluation.driving.get(f"{kind}{PER_KM}")
-    return NOTHING if rate is None else f"{rate:.2f}"
-
-
-def _infractions(evaluations: Mapping[str, SavedEvaluation]) -> list[str]:
-    """Kinds of infractions that are told, in a fixed order; unknown ones last."""
-    told = {name.removesuffix(PER_KM) for e in evaluations.values() for name in e.driving if name.endswith(PER_KM)}
-    return [kind for kind in _INFRACTIONS if kind in told] + sorted(told - set(_INFRACTIONS))
-
-
-def _ends(evaluations: Mapping[str, SavedEvaluation]) -> list[str]:
-    """In which ways drives ended, the most frequent of all drivers first."""
-    return list(count_ends([end for e in evaluations.values() for end in e.texts.get("end", ())]))
+    Returns:
+        The heads, and the cells of every row.
+    """
+    told = [name for name in metrics if any(name in e.driving for e in evaluations)]
+    cells = [
+        [metrics[name][2].format(metrics[name][1] * e.driving[name]) if name in e.driving else NOTHING for name in told]
+        for e in evaluations
+    ]
+    return [metrics[name][0] for name in told], cells

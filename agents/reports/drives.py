@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,10 +108,9 @@ def record_drives(
         SimulatorError: The simulator cannot be made here.
         SimulatorLostError: It was lost again and again.
     """
-    env = make_simulator_from_spec(driver.simulator, connection=connection)
     losses = Losses(1)
     drives: list[Drive] = []
-    try:
+    with closing(make_simulator_from_spec(driver.simulator, connection=connection)) as env:
         while len(drives) < len(seeds):
             index, seed = len(drives), seeds[len(drives)]
             try:
@@ -118,8 +118,6 @@ def record_drives(
                 losses.finished(0)
             except SimulatorLostError as error:
                 losses.add(0, index, str(error), f"drive {index} (seed {seed})")
-    finally:
-        env.close()
     return drives
 
 
@@ -190,7 +188,7 @@ def _strip(real: NDArray[np.uint8], dream: NDArray[np.uint8], steps: Sequence[in
     return np.concatenate(rows)[:-_STRIP_GAP, :-_STRIP_GAP]
 
 
-def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple[Windows, RealityGap] | None:
+def measure_gap(driver: Driver, drives: Sequence[Drive]) -> tuple[Windows, RealityGap] | None:
     """Dream from many moments of real episodes and compare the rewards.
 
     The state at each moment is the one that the agent itself had there, filtered from the episode's beginning.
@@ -198,7 +196,6 @@ def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple
     Args:
         driver: The agent that drove.
         drives: Its episodes.
-        seed: Of the model's noise, where its dynamics have some.
 
     Returns:
         The rewards of all windows, of the greatest length up to 50 steps that fits, and what they come to; ``None``
@@ -212,7 +209,7 @@ def measure_gap(driver: Driver, drives: Sequence[Drive], seed: int = 0) -> tuple
     for drive in drives:
         states = LatentState.cat(follow(driver.model, _part(drive.observed, slice(-1)), drive.actions))
         steps = DriveSteps(states, drive.actions, drive.rewards, drive.terminated)
-        found.append(measure_drive(driver, steps, fitting[-1], seed))
+        found.append(measure_drive(driver, steps, fitting[-1]))
     windows = Windows.join([gap.windows for gap in found])
     return (windows, summarise_gap(found, fitting[-1])) if len(windows) else None
 

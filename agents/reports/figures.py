@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -23,6 +23,7 @@ Row = Mapping[str, Any]
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#7a7a7a"
+_PALE = "#9aa3ad"
 _COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", _GREY)
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -70,7 +71,7 @@ def draw_returns(bars: Sequence[ReturnBar]) -> bytes:
             low, high = bar.interval or (bar.mean, bar.mean)
             axes.plot([low, high], [position, position], color=colour, linewidth=2.5, solid_capstyle="butt")
             axes.plot(bar.mean, position, "o", color=colour, markersize=6)
-        axes.axvline(0.0, color="#9aa3ad", linewidth=0.8)
+        axes.axvline(0.0, color=_PALE, linewidth=0.8)
         axes.set_yticks(range(len(bars)), [bar.label for bar in bars])
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
@@ -92,18 +93,17 @@ def draw_reward_gap(gap: Windows, calibration: RewardCalibration | None) -> byte
         for index, (label, colour, style) in enumerate(series):
             means = [float(np.mean(sums[steps][index])) for steps in gap.horizons]
             left.plot(gap.horizons, means, style, color=colour, label=label, markersize=5)
-        left.set_title("Mean summed reward by horizon")
-        left.set_xlabel("steps ahead")
-        left.set_ylabel("summed reward")
+        left.set(title="Mean summed reward by horizon", xlabel="steps ahead", ylabel="summed reward")
         left.legend()
         longest = gap.horizons[-1]
         real, predicted, _ = sums[longest]
-        ends = [float(min(real.min(), predicted.min())), float(max(real.max(), predicted.max()))]
-        right.plot(ends, ends, color="#9aa3ad", linewidth=1, label="equal")
+        _draw_diagonal(right, [*real, *predicted])
         right.plot(real, predicted, "o", color=_BLUE, alpha=0.55, markersize=4)
-        right.set_title(f"Each window, {longest} step{'' if longest == 1 else 's'} ahead")
-        right.set_xlabel("real summed reward")
-        right.set_ylabel("predicted under the same actions")
+        right.set(
+            title=f"Each window, {longest} step{'' if longest == 1 else 's'} ahead",
+            xlabel="real summed reward",
+            ylabel="predicted under the same actions",
+        )
         right.legend()
         if calibration is not None:
             _draw_calibration(others[0], calibration)
@@ -113,13 +113,16 @@ def draw_reward_gap(gap: Windows, calibration: RewardCalibration | None) -> byte
 def _draw_calibration(axes: Axes, calibration: RewardCalibration) -> None:
     predicted = [group.mean_predicted for group in calibration.bins]
     real = [group.mean_real for group in calibration.bins]
-    ends = [min(*predicted, *real), max(*predicted, *real)]
-    axes.plot(ends, ends, color="#9aa3ad", linewidth=1, label="equal")
+    _draw_diagonal(axes, [*predicted, *real])
     axes.plot(predicted, real, "o-", color=_BLUE, markersize=4)
-    axes.set_title("Single steps, in bins")
-    axes.set_xlabel("mean predicted reward")
-    axes.set_ylabel("mean real reward")
+    axes.set(title="Single steps, in bins", xlabel="mean predicted reward", ylabel="mean real reward")
     axes.legend()
+
+
+def _draw_diagonal(axes: Axes, values: Sequence[float]) -> None:
+    """Where both coordinates are equal, as far as the values go."""
+    ends = [float(min(values)), float(max(values))]
+    axes.plot(ends, ends, color=_PALE, linewidth=1, label="equal")
 
 
 def draw_agreement(card: Scorecard) -> bytes:
@@ -137,12 +140,14 @@ def draw_agreement(card: Scorecard) -> bytes:
                 axes.plot([point.real] * 2, [low, high], color=_BLUE, alpha=0.5, linewidth=1.2)
                 ends += [low, high]
             axes.plot([point.real for point in points], [point.predicted for point in points], "o", color=_BLUE)
-            axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color="#9aa3ad", linewidth=1, label="equal")
+            _draw_diagonal(axes, ends)
             known = "unknown" if agreement.spearman is None else f"{agreement.spearman:.2f}"
-            axes.set_title(f"{agreement.steps} steps, rank correlation {known}")
-            whole = agreement.compared_with == "whole_drive"
-            axes.set_xlabel("mean return in the simulator" + (", whole drives" if whole else ""))
-            axes.set_ylabel("mean return in the dream")
+            whole = ", whole drives" if agreement.compared_with == "whole_drive" else ""
+            axes.set(
+                title=f"{agreement.steps} steps, rank correlation {known}",
+                xlabel=f"mean return in the simulator{whole}",
+                ylabel="mean return in the dream",
+            )
             axes.legend()
         return _png(figure)
 
@@ -160,38 +165,26 @@ def draw_model_curves(rows: Sequence[Row], saved_update: int | None = None, keep
     """
     train = [row for row in rows if row.get("kind") == "train"]
     validation = [row for row in rows if row.get("kind") == "validation"]
-    panels = []
+    panels: list[Callable[[Axes], None]] = []
     if train:
         panels.append(lambda axes: _draw_losses(axes, train))
     if validation:
         saved = saved_validation(validation, saved_update, keep)
         label = "saved" if saved["update"] == saved_update else "to be saved so far"
-        panels.append(lambda axes: _draw_validation(axes, validation, saved, label))
-        panels.append(lambda axes: _draw_psnr_curve(axes, validation))
         at = f"(update {saved['update']})"
-        panels.append(
+        copy = "repeating the last frame"
+        reward, told = saved.get("reward") or {}, {"correlation": "correlation with the real one"}
+        panels += [
+            lambda axes: _draw_validation(axes, validation, saved, label),
+            lambda axes: _draw_psnr_curve(axes, validation),
             lambda axes: _draw_by_horizon(
-                axes,
-                saved,
-                f"PSNR by horizon {at}",
-                "dB",
-                {"psnr": "dream", "psnr_copy": "repeating the last frame"},
-            )
-        )
-        panels.append(
+                axes, saved, f"PSNR by horizon {at}", "dB", {"psnr": "dream", "psnr_copy": copy}
+            ),
             lambda axes: _draw_by_horizon(
-                axes, saved, f"SSIM by horizon {at}", "", {"ssim": "dream", "ssim_copy": "repeating the last frame"}
-            )
-        )
-        panels.append(
-            lambda axes: _draw_by_horizon(
-                axes,
-                saved.get("reward") or {},
-                f"Summed reward {at}",
-                "",
-                {"correlation": "correlation with the real one"},
-            )
-        )
+                axes, saved, f"SSIM by horizon {at}", "", {"ssim": "dream", "ssim_copy": copy}
+            ),
+            lambda axes: _draw_by_horizon(axes, reward, f"Summed reward {at}", "", told),
+        ]
     if not panels:
         return None
     with matplotlib.rc_context(_STYLE):
@@ -254,8 +247,7 @@ def draw_agent_curves(rows: Sequence[Row]) -> bytes | None:
             _draw_curve(axes, steps, values, _BLUE)
             if is_logarithmic and (values > 0).any():
                 axes.set_yscale("log")
-            axes.set_title(title)
-            axes.set_xlabel("dream steps")
+            axes.set(title=title, xlabel="dream steps")
             axes.xaxis.set_major_formatter(_thousands)
         return _png(figure)
 
@@ -288,8 +280,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Row]) -> None:
         if (values > 0).any():
             _draw_curve(axes, updates, np.where(values > 0, values, np.nan), colour, name)
     axes.set_yscale("log")
-    axes.set_title("Training losses")
-    axes.set_xlabel("updates")
+    axes.set(title="Training losses", xlabel="updates")
     # The names take the upper third of the panel.
     low, high = axes.get_ylim()
     low = max(low, high * 1e-6)
@@ -300,8 +291,7 @@ def _draw_losses(axes: Axes, rows: Sequence[Row]) -> None:
 def _draw_validation(axes: Axes, rows: Sequence[Row], saved: Row, label: str) -> None:
     axes.plot([row["update"] for row in rows], [row["loss"] for row in rows], "o-", color=_BLUE, markersize=3)
     axes.plot(saved["update"], saved["loss"], "o", color=_ORANGE, markersize=7, label=f"{label}: {saved['loss']:.3g}")
-    axes.set_title("Validation loss")
-    axes.set_xlabel("updates")
+    axes.set(title="Validation loss", xlabel="updates")
     axes.legend()
 
 
@@ -310,9 +300,7 @@ def _draw_psnr_curve(axes: Axes, rows: Sequence[Row]) -> None:
     for steps, colour in zip(sorted(by_horizon, key=int), _COLOURS, strict=False):
         points = [(row["update"], row["psnr"][steps]) for row in rows if steps in (row.get("psnr") or {})]
         axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3, label=f"{steps} ahead")
-    axes.set_title("PSNR of dreamt frames")
-    axes.set_xlabel("updates")
-    axes.set_ylabel("dB")
+    axes.set(title="PSNR of dreamt frames", xlabel="updates", ylabel="dB")
     if by_horizon:
         axes.legend()
 
@@ -322,9 +310,7 @@ def _draw_by_horizon(axes: Axes, row: Row, title: str, unit: str, names: Mapping
         values = {int(steps): value for steps, value in (row.get(name) or {}).items() if value is not None}
         if values:
             axes.plot(list(values), list(values.values()), style, color=colour, markersize=4, label=label)
-    axes.set_title(title)
-    axes.set_xlabel("steps ahead")
-    axes.set_ylabel(unit)
+    axes.set(title=title, xlabel="steps ahead", ylabel=unit)
     if axes.lines:
         axes.legend()
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
+from wm_gym.agents.evaluation.results_file import read_result
 from wm_gym.agents.evaluation.scorecard import Scorecard
 from wm_gym.agents.reports.figures import draw_agreement
-from wm_gym.errors import BundleError, OutputError, first_invalid
+from wm_gym.errors import OutputError
 from wm_gym.files import (
     check_writable,
     describe_os_error,
@@ -16,7 +15,6 @@ from wm_gym.files import (
     write_json_result,
     write_text_atomically,
 )
-from wm_gym.plain_files import read_json
 
 JSON_NAME, MARKDOWN_NAME, FIGURE_NAME = "scorecard.json", "scorecard.md", "scatter.png"
 
@@ -27,12 +25,7 @@ def read_scorecard(file: Path) -> Scorecard:
     Raises:
         BundleError: It is missing, damaged, or no scorecard.
     """
-    values = read_json(file, error=BundleError, remedy="judge again, or remove it")
-    try:
-        return TypeAdapter(Scorecard).validate_python(values)
-    except ValidationError as error:
-        where, message = first_invalid(error)
-        raise BundleError(f"{str(file)!r} is no scorecard: {where}: {message}; judge again, or remove it.") from error
+    return read_result(file, Scorecard, "scorecard", "judge again")
 
 
 def check_scorecard_folder(folder: str | Path) -> Path:

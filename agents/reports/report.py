@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import MANIFEST
@@ -26,6 +23,7 @@ from wm_gym.agents.reports.sections import (
     returns_section,
     time_section,
 )
+from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.statistics import DatasetStatistics, describe
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
@@ -157,7 +155,7 @@ def _film_parts(film: Film, step_s: float) -> list[Html]:
             mime="image/gif",
         ),
         image(
-            _strip_png(film),
+            FrameCodec(name="png").encode(film.strip),
             "Moments of the film: the simulator above, the dream below",
             f"The same after {_listed(film.strip_steps)} dreamt steps: the simulator above, the dream below.",
             width=min(_STRIP_WIDTH, 4 * film.strip.shape[1]),
@@ -290,12 +288,6 @@ def _data_rows(s: DatasetStatistics) -> list[tuple[str, str]]:
         ("ends", ", ".join(f"{count} {end}" for end, count in sorted(s.ends.items()))),
         ("fingerprint", s.fingerprint),
     ]
-
-
-def _strip_png(film: Film) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(film.strip).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from pydantic import BaseModel, Field
 
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import MANIFEST
-from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
+from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation, read_result
 from wm_gym.agents.evaluation.scorecard import Scorecard
 from wm_gym.agents.reports.judgement import JSON_NAME as SCORECARD_NAME
 from wm_gym.agents.reports.judgement import read_scorecard
@@ -22,8 +24,6 @@ from wm_gym.plain_files import read_json, read_yaml
 from wm_gym.run_folder import CONFIG, RECORD
 from wm_gym.training.log import read_metrics
 
-_T = TypeVar("_T")
-
 PARTS = ("model", "agent")
 """Folders of what is trained."""
 METRICS = "metrics.jsonl"
@@ -32,30 +32,38 @@ _FILES_OF_A_PART = (METRICS, "metrics.json", RECORD, CONFIG, MODEL_MANIFEST, MAN
 _ORDER = ("agent", "random", "autopilot", "noisy")
 
 
+class HeldWheel(BaseModel):
+    """What :func:`~wm_gym.metrics.held_wheel_metrics` measured of a world model."""
+
+    steps: int
+    returns: dict[float, float] = Field(min_length=1)
+    lost: float | None = None
+
+
+class ModelMetrics(BaseModel):
+    """What is read of a world model's ``metrics.json``."""
+
+    update: int | None = None
+    held_wheel: HeldWheel | None = None
+
+
 @dataclass
 class Run:
     """What a run's folder holds; whatever is not there is ``None`` or empty.
 
-    ``saved_update`` and ``keep`` say of which update the world model is, and which one its training keeps;
-    ``held_wheel`` is what :func:`~wm_gym.metrics.held_wheel_metrics` measured of it.
+    ``keep`` says of which update the training keeps the world model.
     """
 
     folder: Path
     evaluations: dict[str, SavedEvaluation] = field(default_factory=dict)
     data: Dataset | None = None
     model_rows: list[dict[str, Any]] = field(default_factory=list)
-    saved_update: int | None = None
+    model_metrics: ModelMetrics = field(default_factory=ModelMetrics)
     keep: str = "best"
-    held_wheel: Mapping[str, Any] = field(default_factory=dict)
     agent_rows: list[dict[str, Any]] = field(default_factory=list)
     driver: Driver | None = None
     scorecard: Scorecard | None = None
     summary: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def data_returns(self) -> list[float]:
-        """Return of every recorded episode."""
-        return [] if self.data is None else [header.return_ for header in self.data.episodes]
 
 
 def holds_a_run(folder: Path) -> bool:
@@ -72,7 +80,6 @@ def read_record(folder: Path) -> Run:
     """
     model, agent = folder / "model", folder / "agent"
     metrics_file = model / "metrics.json"
-    metrics = read_json_file(metrics_file) if metrics_file.exists() else {}
     summary_file, scorecard_file = folder / _SUMMARY, folder / _JUDGE / SCORECARD_NAME
     names = [file.stem for file in _evaluation_files(folder)]
     names.sort(key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
@@ -80,9 +87,10 @@ def read_record(folder: Path) -> Run:
         folder=folder,
         evaluations={name: read_evaluation(folder / _EVALUATION / f"{name}.json") for name in names},
         model_rows=read_metrics(model / METRICS),
-        saved_update=_typed(metrics.get("update"), int),
+        model_metrics=read_result(metrics_file, ModelMetrics, "file of a world model's metrics", "train it again")
+        if metrics_file.exists()
+        else ModelMetrics(),
         keep=_keep_of(model),
-        held_wheel=_typed(metrics.get("held_wheel"), dict) or {},
         agent_rows=read_metrics(agent / METRICS),
         scorecard=read_scorecard(scorecard_file) if scorecard_file.exists() else None,
         summary=read_json_file(summary_file) if summary_file.exists() else {},
@@ -103,10 +111,6 @@ def state_of_record(folder: Path) -> str:
 
 def _evaluation_files(folder: Path) -> list[Path]:
     return sorted((folder / _EVALUATION).glob("*.json"))
-
-
-def _typed(value: Any, kind: type[_T]) -> _T | None:
-    return value if isinstance(value, kind) else None
 
 
 def _keep_of(model: Path) -> str:

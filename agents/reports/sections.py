@@ -13,10 +13,9 @@ from PIL import Image
 
 from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
-from wm_gym.agents.evaluation.results_file import SavedEvaluation
 from wm_gym.agents.reports import carla_scores, figures
 from wm_gym.agents.reports.page import NOTHING, Html, details, heading, image, paragraph, section, table
-from wm_gym.agents.reports.run_files import Run, read_json_file, read_yaml_file
+from wm_gym.agents.reports.run_files import HeldWheel, Run, read_json_file, read_yaml_file
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.provenance import provenance
 
@@ -37,32 +36,31 @@ _DRIVING_COLUMNS: dict[str, tuple[str, float, str]] = {
 
 def returns_section(run: Run) -> Html | None:
     """Returns of every driver that was evaluated and of the data, and how they drove."""
-    driving = [name for name in _DRIVING_COLUMNS if any(name in e.driving for e in run.evaluations.values())]
-    rows, bars, driving_rows = [], [], []
-    for name, evaluation in run.evaluations.items():
-        label = _LABELS.get(name, name)
-        row = [
-            label,
-            f"{evaluation.mean_return:.1f}",
-            _interval(evaluation.ci95),
-            str(len(evaluation.returns)),
-            _seeds(evaluation.seeds),
-        ]
-        rows.append(row)
-        steps = f"{np.mean(evaluation.lengths):.0f}"
-        driving_rows.append([label, steps, *(_driving_cell(evaluation, metric) for metric in driving)])
-        bars.append(figures.ReturnBar(label, evaluation.mean_return, evaluation.ci95, is_chief=name == "agent"))
+    evaluations = run.evaluations.values()
+    labels = [_LABELS.get(name, name) for name in run.evaluations]
+    heads, driving = carla_scores.metric_columns(_DRIVING_COLUMNS, evaluations)
+    driving_rows = [
+        [label, f"{np.mean(evaluation.lengths):.0f}", *cells]
+        for label, evaluation, cells in zip(labels, evaluations, driving, strict=True)
+    ]
+    measured = [
+        (label, e.mean_return, e.ci95, len(e.returns), e.seeds) for label, e in zip(labels, evaluations, strict=True)
+    ]
     if run.data is not None:
-        returns = run.data_returns
-        interval = bootstrap_interval(returns)
-        mean = float(np.mean(returns))
-        label = "the collected data"
+        returns = [header.return_ for header in run.data.episodes]
         seeds = [header.seed for header in run.data.episodes]
-        rows.append([label, f"{mean:.1f}", _interval(interval), str(len(returns)), _seeds(seeds)])
-        bars.append(figures.ReturnBar(label, mean, interval, is_chief=False))
-    if not rows:
+        mean = float(np.mean(returns))
+        measured.append(("the collected data", mean, bootstrap_interval(returns), len(returns), seeds))
+    if not measured:
         return None
-    columns = ("driver", "mean steps", *(_DRIVING_COLUMNS[name][0] for name in driving))
+    rows = [
+        [label, f"{mean:.1f}", _interval(interval), str(count), _seeds(seeds)]
+        for label, mean, interval, count, seeds in measured
+    ]
+    bars = [
+        figures.ReturnBar(label, mean, interval, is_chief=label == _LABELS["agent"])
+        for label, mean, interval, *_ in measured
+    ]
     chief = list(run.evaluations).index("agent") if "agent" in run.evaluations else None
     comparison = _comparison(run)
     return section(
@@ -75,12 +73,16 @@ def returns_section(run: Run) -> Html | None:
             f"training. Tracks with seeds from {HELD_OUT_FROM:,} up are held out: neither data nor training nor any "
             "choice saw them."
         ),
-        *([heading("How they drove"), table(columns, driving_rows, chief=chief)] if driving_rows else []),
+        *(
+            [heading("How they drove"), table(("driver", "mean steps", *heads), driving_rows, chief=chief)]
+            if driving_rows
+            else []
+        ),
     )
 
 
 def carla_section(run: Run) -> Html | None:
-    """CARLA's scores, where drives were CARLA's."""
+    """CARLA's scores, where episodes were CARLA's."""
     named = {_LABELS.get(name, name): evaluation for name, evaluation in run.evaluations.items()}
     return carla_scores.carla_section(named, _LABELS["agent"])
 
@@ -125,7 +127,7 @@ def judge_section(run: Run) -> Html | None:
 def curves_section(run: Run) -> Html | None:
     """How the trainings went."""
     parts: list[Html | None] = []
-    model_figure = figures.draw_model_curves(run.model_rows, run.saved_update, run.keep)
+    model_figure = figures.draw_model_curves(run.model_rows, run.model_metrics.update, run.keep)
     if model_figure is not None:
         parts += [
             heading("World model"),
@@ -136,7 +138,8 @@ def curves_section(run: Run) -> Html | None:
                 "predicts on without any; repeating the last frame seen is what it has to beat.",
             ),
         ]
-    parts += _held_wheel(run.held_wheel)
+    if run.model_metrics.held_wheel is not None:
+        parts += _held_wheel(run.model_metrics.held_wheel)
     agent_figure = figures.draw_agent_curves(run.agent_rows)
     if agent_figure is not None:
         parts += [
@@ -151,17 +154,14 @@ def curves_section(run: Run) -> Html | None:
     return section("Training", *parts)
 
 
-def _held_wheel(measured: Mapping[str, Any]) -> list[Html]:
+def _held_wheel(measured: HeldWheel) -> list[Html]:
     """What dreams pay with the wheel held, by its angle."""
-    returns, steps = measured.get("returns"), measured.get("steps")
-    if not isinstance(returns, Mapping) or not returns:
-        return []
-    lost = measured.get("lost")
+    lost = measured.lost
     return [
         heading("The wheel held"),
         table(
-            ("steering", *(f"{float(angle):+g}" for angle in returns)),
-            [(f"return of {steps} dreamt steps", *(f"{float(value):.1f}" for value in returns.values()))],
+            ("steering", *(f"{angle:+g}" for angle in measured.returns)),
+            [(f"return of {measured.steps} dreamt steps", *(f"{value:.1f}" for value in measured.returns.values()))],
         ),
         paragraph(
             "From held-out moments, with the wheel held at one angle. Far to one side it leads off the road in the "
@@ -245,11 +245,6 @@ def figure(png: bytes, alt: str, caption: str = "") -> Html:
     with Image.open(io.BytesIO(png)) as picture:
         width = round(picture.width * figures.PAGE_SCALE)
     return image(png, alt, caption, width=width)
-
-
-def _driving_cell(evaluation: SavedEvaluation, metric: str) -> str:
-    _, factor, form = _DRIVING_COLUMNS[metric]
-    return form.format(factor * evaluation.driving[metric]) if metric in evaluation.driving else NOTHING
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -117,10 +117,8 @@ class Imagination:
         while len(self._marks) > _KEPT_EPISODES:
             self._marks.popitem(last=False)
         actions = self._shelf.actions(position)
-        while len(marks) < number:
-            piece = len(marks)
-            states = self._follow(actions, piece, self._shelf.piece(position, piece), marks)
-            marks.append(states[-1])
+        for piece in range(len(marks), number):
+            marks.append(self._follow(actions, piece, self._shelf.piece(position, piece), marks)[-1])
         return self._follow(actions, number, recorded, marks)
 
     def _follow(

@@ -12,7 +12,6 @@ from wm_gym.data_collection.datasets.survey import survey
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import resolve_model
 from wm_gym.errors import SimulatorError
-from wm_gym.simulator import SimulatorSpec
 
 NO_MODEL = "none"
 
@@ -55,17 +54,14 @@ def load_view(
     if model == NO_MODEL:
         return ViewSetup(shelf, None, "no world model was asked for")
     loaded = resolve_model("bundled" if model is None else model, resolve_device(device))
-    recorded = found.metadata.simulator
+    trained, recorded = loaded.simulator, found.metadata.simulator
     # Frames are brought to the model's size.
-    misfit = loaded.simulator.misfit(recorded.model_copy(update={"frame_size": loaded.simulator.frame_size}))
-    if model is None and misfit is None and _differs(loaded.simulator, recorded):
-        misfit = f"it was made of {loaded.simulator.id} with other settings, or of another simulator"
+    misfit = trained.misfit(recorded.model_copy(update={"frame_size": trained.frame_size}))
+    differs = (trained.id, trained.frame_size, trained.step_s) != (recorded.id, recorded.frame_size, recorded.step_s)
+    if model is None and misfit is None and differs:
+        misfit = f"it was made of {trained.id} with other settings, or of another simulator"
     if misfit is None:
         return ViewSetup(shelf, Imagination(loaded, shelf), "bundled" if model is None else model)
     if model is None:
         return ViewSetup(shelf, None, f"the bundled world model does not fit, because {misfit}; give another --model")
     raise SimulatorError(f"the world model {model} does not fit {found.path}, because {misfit}; give another --model.")
-
-
-def _differs(trained: SimulatorSpec, recorded: SimulatorSpec) -> bool:
-    return (trained.id, trained.frame_size, trained.step_s) != (recorded.id, recorded.frame_size, recorded.step_s)

@@ -9,15 +9,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Generic, TypeVar
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import wm_gym
 from wm_gym.agents.web.guard import Guard
 
-if TYPE_CHECKING:
-    from starlette.applications import Starlette
-    from starlette.routing import BaseRoute
-    from starlette.types import ASGIApp, Receive, Scope, Send
+ShownT = TypeVar("ShownT")
 
 SHARED_ASSETS = Path(wm_gym.__file__).parent / "pages"
 """What all pages use, below ``shared/``."""
@@ -33,11 +37,11 @@ _HEADERS = {
 }
 
 
-class PageServer:
+class PageServer(Generic[ShownT]):
     """Serves a page until Ctrl-C; a sub-class says what there is beside the page's files.
 
     Args:
-        assets: Folder of the page's files.
+        shown: What the page shows.
         listening: See :func:`~wm_gym.agents.web.listening.listen`.
         say: Takes a sentence for the log.
         host: What the socket was made with.
@@ -46,17 +50,19 @@ class PageServer:
         guard: The token and the rules for requests.
     """
 
+    assets: ClassVar[Path]
+    """Folder of the page's files."""
     max_message_bytes = 4096
     """Most that a browser may send over a WebSocket at once."""
     image_sources = "'self' blob:"
     """Where a page's pictures may come from, in the words of a content security policy."""
 
     def __init__(
-        self, assets: Path, listening: socket.socket, say: Callable[[str], None], host: str = "127.0.0.1"
+        self, shown: ShownT, listening: socket.socket, say: Callable[[str], None], host: str = "127.0.0.1"
     ) -> None:
         # Listening on every address, it is reached by the machine's name or any of its addresses.
         self.guard = Guard(secrets.token_urlsafe(24), socket.gethostname() if host in _EVERY_ADDRESS else host)
-        self._assets = assets
+        self._shown = shown
         self._socket = listening
         self._say = say
         # One thread for all models and simulators: they are not made for several, and no step is half done.
@@ -78,8 +84,6 @@ class PageServer:
 
     def run(self) -> None:
         """Serve until Ctrl-C; open connections are closed."""
-        import uvicorn
-
         config = uvicorn.Config(
             _Guarded(self._app(), self.guard, self._say, self.image_sources),
             log_config=None,
@@ -106,16 +110,12 @@ class PageServer:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)
 
     def _app(self) -> Starlette:
-        from starlette.applications import Starlette
-        from starlette.routing import Mount
-        from starlette.staticfiles import StaticFiles
-
         below = f"/{self.guard.token}"
         return Starlette(
             routes=[
                 *self.routes(below),
                 Mount(f"{below}/shared", StaticFiles(directory=SHARED_ASSETS)),
-                Mount(below, StaticFiles(directory=self._assets, html=True)),
+                Mount(below, StaticFiles(directory=self.assets, html=True)),
             ]
         )
 
@@ -130,8 +130,6 @@ class _Guarded:
         self._say = say
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        from starlette.responses import PlainTextResponse
-
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         is_websocket = scope["type"] == "websocket"
         refusal = self._guard.refusal(scope["path"], headers, is_websocket=is_websocket)

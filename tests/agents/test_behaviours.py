@@ -289,7 +289,7 @@ def test_makers_can_be_sent_to_worker_processes(env):
     ("name", "error", "told"),
     [
         ("autopilt", ConfigError, "did you mean 'autopilot'"),
-        ("runs/no/such_agent", ConfigError, "neither a folder of a trained agent nor a known name"),
+        ("runs/no/such_agent", ConfigError, "neither an agent's folder nor a known name"),
     ],
 )
 def test_unknown_names_are_refused(env, name, error, told):

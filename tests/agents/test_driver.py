@@ -97,7 +97,7 @@ def test_sampled_agents_draw_their_actions(agent_folder, driver, frames):
     sampled.reset(None, 1)
     assert not np.array_equal(sampled.act(frames[0]), first)
     assert noisy.name.startswith("noisy(")
-    with pytest.raises(ConfigError, match="neither a folder"):
+    with pytest.raises(ConfigError, match="neither an agent's folder"):
         make_behaviour("sampled(nobody)", driver.simulator)
 
 

@@ -23,6 +23,7 @@ from wm_gym.agents.reports import figures
 from wm_gym.agents.reports.drives import Drive, make_film, measure_gap, record_drives
 from wm_gym.agents.reports.judgement import read_scorecard, write_scorecard
 from wm_gym.agents.reports.report import GIF_NAME, _gap_section, write_report
+from wm_gym.agents.reports.run_files import read_record
 from wm_gym.agents.training.dream_training import train_agent
 from wm_gym.agents.training.imagination import ImaginationTrainer
 from wm_gym.cli import report as report_command
@@ -310,6 +311,14 @@ def test_a_damaged_evaluation_is_named_before_anything_is_written(run_folder, co
     with pytest.raises(BundleError, match=message):
         write_report(run_folder)
     assert not (run_folder / "report").exists()
+
+
+@pytest.mark.parametrize("held", [{"steps": 20, "returns": {"left": 1.0}}, {"returns": {"0": 1.0}}, "much"])
+def test_damaged_metrics_of_a_held_wheel_are_named(tmp_path, held):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "metrics.json").write_text(json.dumps({"update": 3, "held_wheel": held}))
+    with pytest.raises(BundleError, match=r"metrics\.json' is no file of a world model's metrics: held_wheel"):
+        read_record(tmp_path)
 
 
 def test_a_folder_without_model_and_agent_is_refused(tmp_path):

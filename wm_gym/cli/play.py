@@ -56,7 +56,6 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    from wm_gym.agents.play.server import PlayServer
     from wm_gym.agents.web.listening import check_requirements, listen
 
     check_requirements("wm-gym play")
@@ -64,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     listening = listen(arguments.host, arguments.port)  # a port that is taken shows before a model is read
     with listening:
         from wm_gym.agents.play.loading import load_setup
+        from wm_gym.agents.play.server import PlayServer
 
         setup = load_setup(
             arguments.agent,

@@ -179,14 +179,14 @@ def test_a_dream_ends_at_its_horizon(session):
 
 def test_another_temperature_counts_from_the_next_start_on(session, bundled):
     def dream(temperature):
-        session.temperature = temperature
+        session.dream.temperature = temperature
         session.start(mode="dream", start_state=3, seed=4)
         return np.stack(drive(session, [GAS] * 8))
 
     learnt, hot = dream(1.0), dream(2.5)
     assert not np.array_equal(learnt, hot)
     np.testing.assert_array_equal(dream(2.5), hot)
-    session.temperature = 1.0
+    session.dream.temperature = 1.0
     session.start(mode="both", seed=2)
     np.testing.assert_array_equal(dream(1.0), learnt)
     assert bundled.model.dynamics.draw.temperature == 1.0  # other pages dream with it, too
@@ -299,10 +299,10 @@ def test_drives_are_not_mixed_into_a_collected_dataset(bundled, tmp_path):
     [
         (lambda session: session.start(seed=1_000_000), "held out"),
         (lambda session: session.start(seed=-1), "not in 0 to"),
-        (lambda session: session.start(start_state=session.num_start_states), "there is no start state"),
+        (lambda session: session.start(start_state=session.dream.num_start_states), "there is no start state"),
         (lambda session: setattr(session, "horizon", 0), "horizon"),
         (lambda session: setattr(session, "horizon", 10**9), "too long"),
-        (lambda session: setattr(session, "temperature", 0.0), "not in 0.1 to 5"),
+        (lambda session: setattr(session.dream, "temperature", 0.0), "not in 0.1 to 5"),
         (lambda session: session.dream_again(), "choose both"),
     ],
 )
@@ -318,7 +318,6 @@ def test_what_is_refused_changes_nothing(session, act, sentence):
 
 def test_without_agent_or_folder(bundled):
     session = PlaySession(PlaySetup(model=bundled.model))
-    assert not session.pilot.has_agent
     with pytest.raises(ConfigError, match="--agent"):
         session.pilot.who = "agent"
     with pytest.raises(ConfigError, match="--record"):
