@@ -96,6 +96,7 @@ def _interrupt(self):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_agent_may_go_on_from_the_one_before(trained_model, car_racing_data, small_config, tmp_path):
     config = ROUNDS.model_copy(update={"rounds": 1, "continue_agent": True})
     out = tmp_path / "rounds"

@@ -91,6 +91,7 @@ def test_drives_beside_the_training_choose_what_drives_between_its_rounds_do(tin
     torch.testing.assert_close(*kept, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_training_that_is_stopped_while_drives_are_on_their_way_makes_them_anew(
     tiny_model, short_spec, tmp_path, monkeypatch
 ):

@@ -93,6 +93,7 @@ def test_a_compiled_step_is_the_model_s_own(model):
     assert (fast.noise_dim, fast.feature_dim, fast.simulator) == (model.noise_dim, model.feature_dim, model.simulator)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_rows_shared_out_among_threads_are_the_rows_of_one_thread(model):
     fast = AcceleratedModel(model)

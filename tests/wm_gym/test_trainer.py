@@ -340,6 +340,7 @@ def train_with_two_processes(data, out, *changes, **environment):
     assert finished.returncode == 0, finished.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_same_curve_as_one(car_racing_data, tmp_path):
     changes = ["training.steps=8", "training.accumulation=2"]
     train(car_racing_data, tmp_path / "one", *changes)
