@@ -108,6 +108,7 @@ setup(
         "hub": HUB,
         "tune": TUNE,
         "wandb": ["wandb>=0.26"],
+        "trackio": ["trackio>=0.43"],
         "mlflow": MLFLOW,
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.0", *EXPORT],

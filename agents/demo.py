@@ -174,7 +174,7 @@ def run_demo(
         device: Device for training.
         progress: Show progress bars.
         say: Where to print.
-        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS` (docs/tracking.md).
 
     Returns:
         The contents of ``summary.json``: returns of each driver, of the data and of the dream, and times.

@@ -149,7 +149,7 @@ def clone_behaviour(
         config: All settings.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, …; for a model itself ``"auto"`` is wherever it is.
         progress: Show a progress bar.
-        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS` (docs/tracking.md).
 
     Returns:
         Where the agent is and how well it copies.
@@ -334,7 +334,7 @@ def clone(
         action_space: Of the policy.
         log_folder: Where to write ``metrics.jsonl``.
         progress: Show a progress bar.
-        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS` (docs/tracking.md).
 
     Returns:
         The policy, on the CPU, and ``train_loss`` and ``validation_loss`` (mean square errors of the actions),

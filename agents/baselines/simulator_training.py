@@ -105,7 +105,7 @@ def train_in_simulator(
             recorded: a run may go on elsewhere.
         device: Where the policy learns: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
         progress: Show a progress bar.
-        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS` (docs/tracking.md).
 
     Returns:
         Where the agent is, how many frames it took and how its training went.

@@ -129,7 +129,7 @@ def train_agent(
         best_recorded: The most that a recorded episode got in ``horizon`` steps
             (:func:`~wm_gym.agents.alarm.best_recorded_return`). Dreams that pay more on average raise a warning, as do
             those that pay more than the task can give, where the simulator knows its ceiling.
-        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS` (docs/tracking.md).
 
     Returns:
         Where the agent is and how its training went.

@@ -179,7 +179,7 @@ def train_agent_in_rounds(
         worker_connections: For each process that records, where its simulator runs, as for ``collect``; the first one's
             serves the selecting episodes as well. Not recorded: a run may go on elsewhere.
         progress: Show progress bars.
-        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS` (docs/tracking.md).
 
     Raises:
         ConfigError: A setting is out of range, there are not as many connections as workers, or the tracker cannot be

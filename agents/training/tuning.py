@@ -221,7 +221,7 @@ def tune(
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ….
         progress: Show progress bars.
         say: Where to print a line on each trial.
-        track: Where the numbers of each trial can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"``.
+        track: Where the numbers of each trial can be watched: one of :data:`wm_gym.training.TRACKERS`.
 
     Raises:
         ConfigError: Optuna is not installed, the tracker cannot be used, or a setting or its values are wrong.

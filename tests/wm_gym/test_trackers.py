@@ -45,6 +45,13 @@ def mlflow(monkeypatch):
     return package
 
 
+@pytest.fixture
+def trackio(monkeypatch, tmp_path_factory):
+    if "trackio" not in sys.modules:  # it looks once where its folder is
+        monkeypatch.setenv("TRACKIO_DIR", str(tmp_path_factory.mktemp("trackio")))
+    return pytest.importorskip("trackio", reason="needs the extra `trackio`")
+
+
 def stopped_and_resumed(folder: Path, track: str) -> None:
     """A run that is stopped twice behind its checkpoint, each time at step 2, and whose scores come late."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +127,26 @@ def test_wandb_without_a_login_is_one_sentence(wandb, tmp_path, monkeypatch):
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_trackio_gets_every_step_once_in_one_run(trackio, tmp_path, capsys):
+    stopped_and_resumed(tmp_path / "a", "trackio")
+    known = json.loads((tmp_path / "a" / "tracker.json").read_text())["trackio"]
+    assert known["id"].startswith("a-")
+    (run,) = [run for run in trackio.Api().runs("wm_gym") if run.name == known["id"]]
+    assert run.config["learning_rate"] == 0.5
+    rows = trackio.SQLiteStorage.get_logs("wm_gym", known["id"])
+    assert [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row] == [
+        (step, 1 / step) for step in range(1, 7)
+    ]
+    assert [(row["step"], row["validation/score"]) for row in rows if "validation/score" in row] == [(2, 7)]
+    assert capsys.readouterr().out == ""
+
+
+def test_a_trackio_that_fails_is_one_sentence(trackio, tmp_path, monkeypatch):
+    monkeypatch.setattr(trackio, "init", lambda **_: 1 / 0)
+    with pytest.raises(TrainingError, match=r"Trackio does not take the run \(division by zero\); check TRACKIO_DIR"):
+        MetricsLog(tmp_path, 0, Settings(), track="trackio")
+
+
 def test_mlflow_gets_every_step_once_in_one_run(mlflow, tmp_path):
     stopped_and_resumed(tmp_path / "a", "mlflow")
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'a' / 'mlflow.db'}")
@@ -156,7 +183,7 @@ def test_a_server_of_mlflow_that_is_not_there_is_one_sentence(mlflow, tmp_path, 
         MetricsLog(tmp_path, 0, Settings(), track="mlflow")
 
 
-@pytest.mark.parametrize("track", ["wandb", "mlflow"])
+@pytest.mark.parametrize("track", ["wandb", "trackio", "mlflow"])
 def test_a_training_is_tracked_with_its_resolved_settings(request, track, tiny_model, tmp_path):
     request.getfixturevalue(track)
     config = make_agent_config({"steps": 64, "num_envs": 4, "horizon": 8, "net_arch": (8,)})

@@ -59,7 +59,7 @@ def add_track(parser: argparse.ArgumentParser) -> None:
         "--track",
         choices=TRACKERS,
         default="tensorboard",
-        help="where the curves can be watched (default: tensorboard); the others with wm_gym[wandb], wm_gym[mlflow]",
+        help="where the curves can be watched (default: tensorboard); the others have extras, as wm_gym[wandb]",
     )
 
 

@@ -7,6 +7,7 @@ same tracked run.
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,8 +122,7 @@ class TrackedRun:
                 kind, step = str(row.get("kind")), row.get(step_key)
                 if isinstance(step, int):
                     self._logged[kind] = max(step, self._logged.get(kind, step))
-        make = _WeightsAndBiases if name == "wandb" else _MLflow
-        self._tracker = make(folder, None if before is None else before.id, step_key, config)
+        self._tracker = _WITH_PACKAGES[name](folder, None if before is None else before.id, step_key, config)
         assert self._tracker.id is not None
         known[name] = Tracked(id=self._tracker.id, logged=self._logged)
         write_json_atomically(file, {key: value.model_dump() for key, value in known.items()})
@@ -196,6 +197,33 @@ class _WeightsAndBiases(Tracker):
         self._run.finish(exit_code=int(failed))
 
 
+class _Trackio(Tracker):
+    """A run of Trackio in the project ``wm_gym``, on this machine or where its own environment variables say."""
+
+    def __init__(self, folder: Path, id: str | None, step_key: str, config: Mapping[str, Any]) -> None:
+        import trackio
+
+        self.id = id or f"{folder.name}-{secrets.token_hex(4)}"
+        self._says = io.StringIO()  # how to look at the run, at each start
+        try:
+            with redirect_stdout(self._says):
+                self._run = trackio.init(
+                    project=_PROJECT, name=self.id, resume="allow", embed=False, config=dict(config)
+                )
+        except Exception as error:  # of the Hub's client, of the database or its own: it names no class for them
+            raise TrainingError(
+                f"Trackio does not take the run ({_sentence(error)}); check TRACKIO_DIR, TRACKIO_SPACE_ID and "
+                "TRACKIO_SERVER_URL, or track it elsewhere."
+            ) from error
+
+    def log(self, step: int, values: Mapping[str, float | int]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self, *, failed: bool) -> None:
+        with redirect_stdout(self._says):
+            self._run.finish()
+
+
 class _MLflow(Tracker):
     """A run on the server that ``MLFLOW_TRACKING_URI`` names, or in ``mlflow.db`` in the run's folder."""
 
@@ -257,6 +285,13 @@ class _MLflow(Tracker):
         except self._error as error:
             self._is_failing = True
             warnings.warn(f"MLflow takes no more of the run, metrics.jsonl goes on: {error}", stacklevel=2)
+
+
+_WITH_PACKAGES: dict[str, Callable[[Path, str | None, str, Mapping[str, Any]], Tracker]] = {
+    "wandb": _WeightsAndBiases,
+    "trackio": _Trackio,
+    "mlflow": _MLflow,
+}
 
 
 def _sentence(error: Exception) -> str:

@@ -74,7 +74,7 @@ class WorldModelTrainer:
         devices: Number of devices (processes on this machine); under ``torchrun`` they are those that it started.
         initial: A trained model of the same architecture whose parameters training goes on from, with a new optimiser.
         progress: Show a progress bar.
-        track: Where the numbers can be watched: ``"tensorboard"``, ``"wandb"`` or ``"mlflow"`` (docs/tracking.md).
+        track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS` (docs/tracking.md).
 
     Raises:
         ConfigError: The tracker cannot be used.
