@@ -204,9 +204,8 @@ class _Trackio(Tracker):
         import trackio
 
         self.id = id or f"{folder.name}-{secrets.token_hex(4)}"
-        self._says = io.StringIO()  # how to look at the run, at each start
         try:
-            with redirect_stdout(self._says):
+            with redirect_stdout(io.StringIO()):  # it prints at each start how to look at the run
                 self._run = trackio.init(
                     project=_PROJECT, name=self.id, resume="allow", embed=False, config=dict(config)
                 )
@@ -220,7 +219,7 @@ class _Trackio(Tracker):
         self._run.log(dict(values), step=step)
 
     def close(self, *, failed: bool) -> None:
-        with redirect_stdout(self._says):
+        with redirect_stdout(io.StringIO()):
             self._run.finish()
 
 
