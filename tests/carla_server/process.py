@@ -8,8 +8,9 @@ import random
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,22 @@ class StandIn:
     def faults(self, **values: Any) -> None:
         """Set faults; see :class:`tests.carla_server.faults.Faults`."""
         call(self.port, "stand_in_faults", values)
+
+    @contextlib.contextmanager
+    def held_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> Iterator[None]:
+        """Simulate no frame until the condition holds, so that a worker that starts slowly gets its share."""
+
+        def release() -> None:
+            _wait_until(condition, timeout_s)
+            self.faults(stall_at_frame=-1)
+
+        self.faults(stall_at_frame=0)
+        thread = threading.Thread(target=release)
+        thread.start()
+        try:
+            yield
+        finally:
+            thread.join()
 
     def summary(self) -> dict[str, Any]:
         """What is on the server."""

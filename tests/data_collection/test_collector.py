@@ -165,8 +165,10 @@ def test_an_episode_whose_simulator_is_lost_is_made_again(reference, tmp_path, w
 
 
 def test_a_worker_whose_simulator_is_gone_leaves_its_work_to_the_others(reference, tmp_path):
+    (tmp_path / "losses").touch()
+    losses = {"losses": str(tmp_path / "losses")}
     with pytest.warns(UserWarning, match="worker 2 of 2 was given up, .* lost 3 times in a row: the toy is gone"):
-        collect_toy(tmp_path / "data", episodes=60, worker_kwargs=[{}, {"is_gone": True}])
+        collect_toy(tmp_path / "data", episodes=60, worker_kwargs=[losses, {"is_gone": True, **losses}])
     found = episode_bytes(tmp_path / "data")
     assert len(found) == 60
     assert {name: found[name] for name in episode_bytes(reference)} == episode_bytes(reference)

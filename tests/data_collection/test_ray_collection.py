@@ -139,7 +139,8 @@ def test_two_servers_give_the_same_files_as_local_processes_in_one_go_and_resume
     reference, servers, workers, tmp_path
 ):
     out = tmp_path / "data"
-    summary = collect_carla(out, servers, episodes=4)
+    with servers[0].held_until(lambda: len(workers) == 2 and all(worker.host for worker in workers)):
+        summary = collect_carla(out, [at(servers[0], timeout_s=60.0), servers[1]], episodes=4)
     assert (summary.new_episodes, summary.lost) == (4, 0)
     assert len({worker.host.pid for worker in workers}) == 2
     assert all(server.wait_until_clean() for server in servers)
@@ -190,7 +191,8 @@ def test_a_server_that_is_killed_in_the_middle_leaves_its_episodes_to_the_other(
     with StandIn() as doomed:
         doomed.faults(die_at_frame=doomed.summary()["frame"] + 12)
         gone = at(doomed, timeout_s=3.0, connect_timeout_s=0.2)
-        summary = collect_carla(out, [gone, servers[0]])
+        with servers[0].held_until(lambda: not doomed.is_running):
+            summary = collect_carla(out, [gone, at(servers[0], timeout_s=60.0)])
         assert not doomed.is_running
     assert summary.lost >= 1
     check_folder(out, 6)
