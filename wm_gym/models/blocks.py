@@ -6,23 +6,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from wm_gym.models.normalisation import NormSiLU
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with 8 channels a group where that divides evenly, else one group.
 
-    Unlike batch normalisation it treats every frame alone, so a clip's frames do not see each other through it and
-    a batch of one behaves as in training.
-    """
-    return nn.GroupNorm(channels // 8 if channels % 8 == 0 else 1, channels)
+def norm_act(channels: int) -> list[nn.Module]:
+    """Group normalisation and SiLU, as two entries of a sequence, whose places name the parameters of a file."""
+    return [NormSiLU(channels), nn.Identity()]
 
 
 def conv_norm_act(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
     """A convolution that keeps the size (with a stride of 2 halves it), group normalisation and SiLU."""
-    return [
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        group_norm(out_channels),
-        nn.SiLU(),
-    ]
+    return [nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False), *norm_act(out_channels)]
 
 
 class ResidualBlock(nn.Module):
@@ -45,14 +39,19 @@ class ResidualBlock(nn.Module):
             inner = max(8, round(out_channels * inner_ratio / 8) * 8)
             layers = [*conv_norm_act(in_channels, inner, 1), *conv_norm_act(inner, inner, 3, stride)]
             layers += [*conv_norm_act(inner, inner), *conv_norm_act(inner, out_channels, 1)]
-        self.residual = nn.Sequential(*layers[:-1])  # the last activation follows the sum
+        self.residual = nn.Sequential(*layers[:-1])  # the last activation follows the sum with the shortcut
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, H, W)`` to ``(B, out, H / stride, W / stride)``."""
-        return F.silu(self.residual(x) + self.shortcut(x))
+        *layers, last = self.residual
+        out = x
+        for layer in layers:
+            out = layer(out)
+        activated: Tensor = last(out, self.shortcut(x))
+        return activated
 
 
 class SpatialAttention(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wm_gym.config import ModelConfig
-from wm_gym.models.blocks import conv_norm_act, group_norm
+from wm_gym.models.blocks import conv_norm_act, norm_act
 
 
 class StateDecoder(nn.Module):
@@ -28,7 +28,7 @@ class StateDecoder(nn.Module):
         cells = self.base_shape[0] * self.base_shape[1] * self.base_shape[2]
         self.expand = nn.Sequential(nn.Linear(in_dim, cells), nn.SiLU())
         self.widen = nn.Sequential(
-            nn.Conv2d(decoder.base_expand, decoder.base_channels, 1), group_norm(decoder.base_channels), nn.SiLU()
+            nn.Conv2d(decoder.base_expand, decoder.base_channels, 1), *norm_act(decoder.base_channels)
         )
         stages: list[nn.Module] = []
         channels = decoder.base_channels

@@ -46,6 +46,7 @@ from wm_gym.tensor_files import load_parameters
 from wm_gym.training.captured import CapturedGradients, Gradients, clear_gradients
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
 from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
+from wm_gym.training.freed_memory import keep_freed_memory
 from wm_gym.training.log import MetricsLog
 from wm_gym.training.shared_noise import SharedNoise
 from wm_gym.training.termination_head import train_termination_head
@@ -172,6 +173,7 @@ class WorldModelTrainer:
     def _train(self) -> WorldModel:
         """All updates that are missing, and the model's files."""
         fabric, training = self.fabric, self.config.training
+        keep_freed_memory()
         torch.manual_seed(training.seed)
         model = WorldModel(self.config.model, self.simulator)
         if self.initial is not None:

@@ -1,0 +1,39 @@
+"""Large blocks that were freed are used again without the system's help."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+import torch
+from wm_gym.training.freed_memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.zeros(5_000_000) for _ in range(6)]  # 120 MB, 29,297 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(), faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+@pytest.mark.parametrize(
+    ("how", "variables", "is_kept"),
+    [("keep", {}, True), ("leave", {}, False), ("keep", {"MALLOC_TRIM_THRESHOLD_": "1000000"}, False)],
+)
+def test_freed_blocks_are_kept_unless_the_user_has_set_up_the_allocator(how, variables, is_kept):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT, how],
+        env={**environment, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (int(found.stdout) < 15_000) == is_kept
