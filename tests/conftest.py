@@ -11,12 +11,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a test reaches no network but the Hub of t
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from wm_gym.actions import ActionFormat
 from wm_gym.config import Config, load_config
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
+
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +77,23 @@ def car_racing_data(tmp_path_factory):
         progress=False,
     )
     return path
+
+
+@pytest.fixture
+def given_up(monkeypatch, tmp_path_factory):
+    """A file that is there once a worker has been given up."""
+    from wm_gym.data_collection.recording.worker_pool import Losses
+
+    file, add = tmp_path_factory.mktemp("given_up") / "file", Losses.add
+
+    def add_and_tell(losses, *arguments):
+        is_given_up = add(losses, *arguments)
+        if is_given_up:
+            file.touch()
+        return is_given_up
+
+    monkeypatch.setattr(Losses, "add", add_and_tell)
+    return file
 
 
 @pytest.fixture

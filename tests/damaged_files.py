@@ -285,7 +285,7 @@ def peak_kib() -> int:
 
 def fault_of(kind: Kind, folder: Path, sound: str) -> str | None:
     """Read a damaged folder; what is wrong with how that went, or ``None``."""
-    signal.alarm(int(LONGEST_S))
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_S)
     try:
         found = kind.read(folder)
     except WMGymError as error:
@@ -296,14 +296,14 @@ def fault_of(kind: Kind, folder: Path, sound: str) -> str | None:
     except BaseException:
         return " | ".join(traceback.format_exc().splitlines()[-3:])
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
     return "was accepted, though it has changed" if kind.is_exact and found != sound else None
 
 
 def main(root: Path, seed: int, seconds: float) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    signal.signal(signal.SIGALRM, _ring)
+    signal.signal(signal.SIGPROF, _ring)
     remote_folder.BACKOFF_S = 0.0  # it waits for a network to come back
     os.environ["WM_GYM_CACHE"] = str(root / "cache")
     resource.setrlimit(resource.RLIMIT_DATA, (2**32, 2**32))

@@ -29,4 +29,4 @@ def test_it_runs(notebook, tmp_path, monkeypatch):
         pytest.importorskip("msgpack")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     cells = nbformat.read(notebook, as_version=4)
-    nbclient.NotebookClient(cells, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(cells, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()

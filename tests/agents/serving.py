@@ -39,6 +39,12 @@ def unnamed_elements(page):
     )
 
 
+def wait_for_controls(page, steering, pedals):
+    """Wait until wheel and pedals are shown where they stay."""
+    fields = ("#steering-text", "#pedals-text")
+    wait_for(lambda: page.wait_for_timeout(30) or [page.inner_text(field) for field in fields] == [steering, pedals])
+
+
 def wait_for(condition, seconds=60.0):
     """Wait until something holds."""
     ends = time.monotonic() + seconds

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("playwright", reason="playwright is not installed")
 
-from serving import unnamed_elements, wait_for
+from serving import unnamed_elements, wait_for, wait_for_controls
 
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.bundles.driver import Driver
@@ -185,7 +185,7 @@ def test_a_key_drives_and_the_agent_takes_over(page):
     page.keyboard.down("ArrowLeft")
     drive_on(page, 8)
     assert picture(page) != still
-    assert (page.inner_text("#steering-text"), page.inner_text("#pedals-text")) == ("◀ 1.00", "gas 1.0")
+    wait_for_controls(page, "◀ 1.00", "gas 1.0")
     page.keyboard.up("KeyW")
     page.keyboard.up("ArrowLeft")
     page.keyboard.press("KeyC")
@@ -194,7 +194,7 @@ def test_a_key_drives_and_the_agent_takes_over(page):
     wait_for(lambda: page.wait_for_timeout(30) or page.inner_text("#pedals-text") != "0")  # it may coast for a moment
     page.check("input[name=who][value=hand]")
     drive_on(page, 6)
-    assert (page.inner_text("#steering-text"), page.inner_text("#pedals-text")) == ("0", "0")
+    wait_for_controls(page, "0", "0")
     assert page.inner_text("#live") == "Your hand drives."
 
 
@@ -226,7 +226,7 @@ def test_touch_drives_on_a_small_screen_and_all_is_named(page):
     page.mouse.move(gas["x"] + 5, gas["y"] + 5)
     page.mouse.down()
     drive_on(page)
-    assert page.inner_text("#pedals-text") == "gas 1.0"
+    wait_for_controls(page, "0", "gas 1.0")
     page.mouse.up()
     assert "change between hand and agent" in page.inner_text("#keys dl")
     page.keyboard.press("KeyI")

@@ -21,5 +21,5 @@ def ticked_world(client):
 def run_script(script: str, *arguments: object) -> str:
     """What a script prints; for what may take its process along, as a Traffic Manager whose server ends."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=_ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd=_ROOT)
     return done.stdout

@@ -39,7 +39,7 @@ def free_port() -> int:
 
 def call(port: int, method: str, *arguments: Any) -> Any:
     """Call the server without CARLA's client; raises ``RuntimeError`` with the server's message."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5.0) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60.0) as connection:
         connection.sendall(msgpack.packb([0, 1, method, [[False], *arguments]]))
         unpacker = msgpack.Unpacker(raw=False, strict_map_key=False)
         while data := connection.recv(1 << 16):
@@ -119,6 +119,12 @@ class StandIn:
         finally:
             thread.join()
 
+    def dies_in_use(self, frames: int = 12) -> bool:
+        """Wait until a client has come, and die so many frames later; whether it did."""
+        if self.wait_until_in_use():
+            self.faults(die_at_frame=self.summary()["frame"] + frames)
+        return _wait_until(lambda: not self.is_running, 60.0)
+
     def summary(self) -> dict[str, Any]:
         """What is on the server."""
         found: dict[str, Any] = call(self.port, "stand_in_summary")
@@ -129,11 +135,11 @@ class StandIn:
         own = ("spectator", "traffic.")
         return [actor for actor in self.summary()["actors"] if not actor[1].startswith(own)]
 
-    def wait_until_in_use(self, timeout_s: float = 30.0) -> bool:
+    def wait_until_in_use(self, timeout_s: float = 60.0) -> bool:
         """Whether, within a time, a client has spawned an actor."""
         return _wait_until(lambda: bool(self.spawned()), timeout_s)
 
-    def wait_until_clean(self, timeout_s: float = 30.0) -> bool:
+    def wait_until_clean(self, timeout_s: float = 60.0) -> bool:
         """Whether, within a time, no spawned actor is left and the server is asynchronous again."""
         return _wait_until(lambda: not self.spawned() and not self.summary()["synchronous"], timeout_s)
 

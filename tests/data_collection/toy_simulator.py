@@ -23,7 +23,7 @@ NAME = ENV_ID  # registered in a worker by the import that unpickling make_behav
 
 
 class ToyDotEnv(gym.Env):
-    metadata: ClassVar = {"render_modes": [], "unrecorded": ("lose_file", "is_gone", "losses")}
+    metadata: ClassVar = {"render_modes": [], "unrecorded": ("lose_file", "is_gone", "wait_for")}
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class ToyDotEnv(gym.Env):
         sleep_s=0.0,
         lose_file=None,
         is_gone=False,
-        losses=None,
+        wait_for=None,
     ):
         self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -48,18 +48,14 @@ class ToyDotEnv(gym.Env):
         self.sleep_s = sleep_s
         self.lose_file = lose_file
         self.is_gone = is_gone
-        self.losses = losses
+        self.wait_for = wait_for
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         if self.is_gone:
-            if self.losses:
-                with Path(self.losses).open("ab") as file:
-                    file.write(b".")
             raise SimulatorLostError("the toy is gone.")
-        if self.losses:  # the other one's; its worker may be slow to start
-            while Path(self.losses).stat().st_size < 3:
-                time.sleep(0.01)
+        while self.wait_for and not Path(self.wait_for).exists():
+            time.sleep(0.01)
         self.position = self.np_random.uniform(0, self.size / 2, 2)
         self.steps = 0
         return self._frame(), {}

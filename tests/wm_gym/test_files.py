@@ -55,7 +55,7 @@ def test_a_pipe_gets_the_content_and_stays(tmp_path):
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
     reader.start()
     write_text_atomically(pipe, "through\n")
-    reader.join(10)
+    reader.join(60)
     assert got == ["through\n"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

@@ -9,8 +9,8 @@ from tests.carla_server.process import StandIn
 
 from .real_maps import load_map
 
-SMALL = {"host": "127.0.0.1", "frame_size": 32, "vector": (), "timeout_s": 5.0, "connect_timeout_s": 20.0}
-"""Settings that make the tests fast; the vector has tests of its own."""
+SMALL = {"host": "127.0.0.1", "frame_size": 32, "vector": (), "timeout_s": 30.0, "image_timeout_s": 30.0}
+"""Settings that make the tests fast, and patient; the vector has tests of its own."""
 
 
 @pytest.fixture(scope="session")

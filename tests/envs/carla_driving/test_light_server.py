@@ -46,10 +46,10 @@ def test_the_command_serves_the_real_client_until_it_is_ended(end):
     with program("--port", str(port), "--town", "Town02") as (process, greeting):
         assert f"127.0.0.1:{port} in Town02" in greeting
         client = carla.Client("127.0.0.1", port)
-        client.set_timeout(10.0)
+        client.set_timeout(60.0)
         assert client.get_world().get_map().name == "Carla/Maps/Town02"
         process.send_signal(end)
-        out, errors = process.communicate(timeout=20)
+        out, errors = process.communicate(timeout=60)
         assert (process.returncode, out, errors) == (0, "", "")
 
 
@@ -97,7 +97,7 @@ import carla
 from tests.carla_server.client import ticked_world
 
 client = carla.Client("127.0.0.1", int(sys.argv[1]))
-client.set_timeout(5.0)
+client.set_timeout(60.0)
 world = ticked_world(client)
 light = world.get_actors().filter("traffic.traffic_light")[0]
 light.set_state(carla.TrafficLightState.Red)

@@ -45,7 +45,7 @@ def entrances(town_map):
 def world():
     with StandIn() as server:
         client = carla.Client("127.0.0.1", server.port)
-        client.set_timeout(5.0)
+        client.set_timeout(60.0)
         world = client.get_world()
         world.wait_for_tick()
         yield world

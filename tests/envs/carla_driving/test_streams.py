@@ -27,7 +27,7 @@ def streams():
 
 def subscribe(streams: StreamServer, stream_id: int = STREAM) -> socket.socket:
     """A client's connection, once the server knows it."""
-    connection = socket.create_connection(("127.0.0.1", streams.port), 10.0)
+    connection = socket.create_connection(("127.0.0.1", streams.port), 60.0)
     connection.sendall(struct.pack("<I", stream_id))
     while not streams.is_listened_to(stream_id):
         time.sleep(0.01)
@@ -63,7 +63,7 @@ def test_one_who_never_reads_holds_up_nobody_and_later_gets_whole_messages(strea
         begun = time.monotonic()
         for number in range(200):
             streams.send(STREAM, bytes([number]) * 200_000)
-        assert time.monotonic() - begun < 5.0
+        assert time.monotonic() - begun < 30.0
         numbers = []
         while not numbers or numbers[-1] < 199:
             message = receive(connection)
@@ -90,7 +90,7 @@ def test_no_frame_comes_while_a_town_is_loaded_and_the_next_one_says_that_it_is_
         connection.settimeout(0.2)
         with pytest.raises(TimeoutError):
             connection.recv(1)
-        connection.settimeout(10.0)
+        connection.settimeout(60.0)
         flags = []
         for _ in range(2):
             world.tick()
