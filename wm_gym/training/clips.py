@@ -131,6 +131,10 @@ class EncodedEpisodes(NamedTuple):
     latents: list[Tensor]
     mirrored: list[Tensor] | None
 
+    def clips(self, draws: NDArray[np.int64], length: int) -> Tensor:
+        """The latents ``(B, T, Z)`` of drawn clips, as they are; see :meth:`ClipSource.draw_clips`."""
+        return torch.stack([self.latents[position][first : first + length] for position, first in draws])
+
 
 @dataclass(eq=False)
 class EncodedClipLoader(ClipLoader):

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from wm_gym.errors import TrainingError
 from wm_gym.progress import progress_bar
 from wm_gym.state import LatentState
-from wm_gym.training.clips import ClipSource, encode_episodes
+from wm_gym.training.clips import ClipSource, EncodedEpisodes, encode_episodes
 from wm_gym.world_model import WorldModel
 
 NEAR_STEPS = 8
@@ -51,9 +51,11 @@ class RecordedSteps(NamedTuple):
 
 
 @torch.no_grad()
-def recorded_steps(model: WorldModel, source: ClipSource, seed: int) -> RecordedSteps:
+def recorded_steps(
+    model: WorldModel, source: ClipSource, seed: int, encoded: EncodedEpisodes | None = None
+) -> RecordedSteps:
     """Follow every episode from its beginning to its end; where there are too many steps, a random part is kept."""
-    latents = encode_episodes(model, source).latents
+    latents = (encoded or encode_episodes(model, source)).latents
     lengths = source.episode_lengths()
     share = min(1.0, _MOST_STEPS / max(1, int(lengths.sum())))
     rng = np.random.default_rng((seed, _STREAM))
@@ -83,7 +85,13 @@ def recorded_steps(model: WorldModel, source: ClipSource, seed: int) -> Recorded
 
 
 def train_termination_head(
-    model: WorldModel, source: ClipSource, steps: int, seed: int, *, progress: bool = True
+    model: WorldModel,
+    source: ClipSource,
+    steps: int,
+    seed: int,
+    *,
+    progress: bool = True,
+    encoded: EncodedEpisodes | None = None,
 ) -> None:
     """Train the termination head, in place, to tell ends from states that have seen them and from imagined ones.
 
@@ -96,11 +104,12 @@ def train_termination_head(
         steps: Updates.
         seed: Of all that is drawn.
         progress: Show a progress bar.
+        encoded: The latents of ``source``; ``None`` encodes it.
 
     Raises:
         TrainingError: The loss is not finite.
     """
-    recorded = recorded_steps(model, source, seed)
+    recorded = recorded_steps(model, source, seed, encoded)
     near_an_end = torch.nonzero(recorded.is_near).squeeze(1)
     if not len(near_an_end):
         return

@@ -45,7 +45,14 @@ from wm_gym.state import LatentState
 from wm_gym.tensor_files import load_parameters
 from wm_gym.training.captured import CapturedGradients, Gradients, clear_gradients
 from wm_gym.training.checkpoint import CheckpointClock, load_checkpoint, save_checkpoint
-from wm_gym.training.clips import ClipLoader, ClipSource, EncodedClipLoader, encode_episodes, to_tensors
+from wm_gym.training.clips import (
+    ClipLoader,
+    ClipSource,
+    EncodedClipLoader,
+    EncodedEpisodes,
+    encode_episodes,
+    to_tensors,
+)
 from wm_gym.training.freed_memory import keep_freed_memory
 from wm_gym.training.log import MetricsLog
 from wm_gym.training.shared_noise import SharedNoise
@@ -133,6 +140,7 @@ class WorldModelTrainer:
         self.progress = progress
         self.track = track
         self.fabric, self._scaler = make_fabric(config.training.precision, device, devices)
+        self._encoded: tuple[EncodedEpisodes, dict[str, torch.Tensor]] | None = None
 
     @single_precision()
     def run(self) -> WorldModel:
@@ -294,8 +302,19 @@ class WorldModelTrainer:
             world_size=self.fabric.world_size,
         )
         model.train()
+        encoder = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+        self._encoded = episodes, encoder
         common |= {"episodes": episodes, "shown": latent.decoded}
         return EncodedClipLoader(self.train_source, latent.batch_size, latent.clip_length, **common)
+
+    def _latents(self, model: WorldModel) -> EncodedEpisodes:
+        """Of all training episodes: those of the second phase, where the model still has its encoder."""
+        if self._encoded is not None:
+            episodes, encoder = self._encoded
+            now = model.encoder.state_dict()
+            if all(torch.equal(value, now[name]) for name, value in encoder.items()):
+                return episodes
+        return encode_episodes(model, self.train_source)
 
     def _update(
         self, wrapped: Any, gradients: Gradients, optimizer: Any, micro_batches: list[Any], update: int
@@ -393,11 +412,18 @@ class WorldModelTrainer:
             }
         model.eval()
         training = self.config.training
+        encoded = None
+        if training.termination_steps or (training.latent.steps and self.fabric.is_global_zero):
+            encoded = self._latents(model)
         if training.termination_steps:
             # Every process for itself: the same numbers from the same seed.
-            progress = self.progress and self.fabric.is_global_zero
             train_termination_head(
-                model, self.train_source, training.termination_steps, training.seed, progress=progress
+                model,
+                self.train_source,
+                training.termination_steps,
+                training.seed,
+                progress=self.progress and self.fabric.is_global_zero,
+                encoded=encoded,
             )
             if model.metrics and self.fabric.is_global_zero:
                 with torch.no_grad():
@@ -411,6 +437,7 @@ class WorldModelTrainer:
                 clip_length=training.clip_length,
                 context=training.context,
                 seed=training.seed,
+                encoded=encoded,
             )
             model.provenance = {**provenance(), "data": self.data_info, "config": self.config.model_dump(mode="json")}
             if self.initial is not None:
@@ -557,7 +584,14 @@ def learning_rate_at(update: int, config: Config) -> float:
 
 @torch.no_grad()
 def encode_start_states(
-    model: WorldModel, source: ClipSource, *, count: int, clip_length: int, context: int, seed: int
+    model: WorldModel,
+    source: ClipSource,
+    *,
+    count: int,
+    clip_length: int,
+    context: int,
+    seed: int,
+    encoded: EncodedEpisodes | None = None,
 ) -> LatentState:
     """Real states to start dreams from: clips are observed, and one state of each is kept.
 
@@ -571,6 +605,7 @@ def encode_start_states(
         clip_length: Frames in a clip.
         context: Least number of frames observed before a state is kept, but at the beginning of an episode.
         seed: Seed of the draw.
+        encoded: The latents of ``source``; ``None`` encodes the clips.
 
     Returns:
         ``count`` states on the CPU, float32.
@@ -585,7 +620,11 @@ def encode_start_states(
         drawn = rng.integers(np.where(is_beginning, 0, context - 1), clip_length)
         moments = torch.from_numpy(drawn).to(model.device)
         clips = to_tensors(source.read_clips(draws, clip_length), model.device)
-        states = model.filter(model.encode(clips.observations), clips.actions).states  # (T * B, ...)
+        if encoded is None:
+            latents = model.encode(clips.observations)
+        else:
+            latents = encoded.clips(draws, clip_length).to(model.device)
+        states = model.filter(latents, clips.actions).states  # (T * B, ...)
         chosen = states.select(moments * batch + torch.arange(batch, device=model.device))
         kept.append(chosen.to("cpu").to(torch.float32))
     return LatentState.cat(kept)
