@@ -120,13 +120,13 @@ class _StateRecorder(LatentObserver):
 
 
 def run_drives(
-    settings: DriveSettings, seeds: Sequence[int], connections: Sequence[Mapping[str, Any]]
+    settings: DriveSettings, seeds: Mapping[int, int], connections: Sequence[Mapping[str, Any]]
 ) -> Iterator[DriveResult]:
-    """Drive one episode for each seed; results come as they are ready.
+    """Drive episodes; results come as they are ready.
 
     Args:
         settings: Driver and simulator.
-        seeds: Seed of each episode.
+        seeds: Seed of each episode, by its number.
         connections: Where the simulator of each process runs; one alone drives in this process.
 
     Raises:
@@ -141,10 +141,10 @@ def run_drives(
         yield from _run_here(replace(settings, connection=connections[0]), seeds)
 
 
-def _run_here(settings: DriveSettings, seeds: Sequence[int]) -> Iterator[DriveResult]:
+def _run_here(settings: DriveSettings, seeds: Mapping[int, int]) -> Iterator[DriveResult]:
     losses = Losses(1)
     with _one_thread(), closing(_Cockpit(settings)) as cockpit:
-        for index, seed in enumerate(seeds):
+        for index, seed in seeds.items():
             result: DriveResult | None = None
             while result is None:
                 try:
@@ -303,11 +303,11 @@ class DrivePool:
         """Make a :meth:`run` in another thread stop its processes and end with an exception."""
         self._is_interrupted.set()
 
-    def run(self, seeds: Sequence[int], driver: str | None = None) -> Iterator[DriveResult]:
-        """Drive one episode for each seed; see :func:`run_drives`.
+    def run(self, seeds: Mapping[int, int], driver: str | None = None) -> Iterator[DriveResult]:
+        """Drive episodes; see :func:`run_drives`.
 
         Args:
-            seeds: Of the episodes.
+            seeds: Of the episodes, by their numbers.
             driver: Another one than the settings', of the same kind.
         """
         while self._pool.free_places:
@@ -319,9 +319,9 @@ class DrivePool:
             self._pool.stop()  # others may be on their way still, and would report to the next call
             raise
 
-    def _run(self, seeds: Sequence[int], driver: str | None) -> Iterator[DriveResult]:
+    def _run(self, seeds: Mapping[int, int], driver: str | None) -> Iterator[DriveResult]:
         pool, losses = self._pool, self._losses
-        waiting = list(range(len(seeds)))
+        waiting = list(seeds)
         missing = len(seeds)
         while missing:
             # What one process has lost goes to another one, if that has nothing else to do.

@@ -14,6 +14,7 @@ from wm_gym.agents.bundles.driver import check_simulator_fits
 from wm_gym.agents.bundles.folder import AgentManifest, agent_simulator, read_agent_manifest
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.drives import DriveResult, DriveSettings, run_drives
+from wm_gym.agents.evaluation.finished_episodes import FinishedEpisodes
 from wm_gym.agents.evaluation.reality_gap import RealityGap, summarise_gap
 from wm_gym.agents.evaluation.video import check_video_path
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
@@ -80,7 +81,7 @@ class EvaluationResult:
         reality_gap: What the agent's world model promises against what the simulator gave in these episodes (see
             :class:`~wm_gym.agents.evaluation.reality_gap.RealityGap` for its fields); ``None`` for a driver without
             a model, or where it was not asked for.
-        wall_s: Seconds that the evaluation took.
+        wall_s: Seconds that the evaluation took, in its last call where it was stopped.
         provenance: Versions of the packages, machine.
     """
 
@@ -129,8 +130,12 @@ def evaluate(
     reset_options: Sequence[Mapping[str, Any]] | None = None,
     progress: bool = True,
     notify: Callable[[EvaluationResult], None] = lambda _: None,
+    finished: FinishedEpisodes | None = None,
 ) -> EvaluationResult:
     """Let a driver drive in a simulator. The result does not depend on the number of workers.
+
+    With a ``json_path`` it can be stopped, or killed, and called again: finished episodes are kept beside that file
+    until it is written, and are not driven anew. The first one is, where a video is wanted.
 
     An episode whose simulator is lost (a server that dies or hangs) does not count and is driven again. A worker whose
     simulator is gone for good is given up, with a warning at the end, as long as another one remains.
@@ -156,6 +161,8 @@ def evaluate(
         reset_options: Options of the simulator's reset for each of the episodes, such as the route to drive.
         progress: Show a progress bar.
         notify: Called with the result before it is written, as the disk may have become full during the episodes.
+        finished: Where finished episodes are kept, for who writes the results of several evaluations into one file;
+            ``None`` keeps them beside ``json_path``.
 
     Returns:
         Returns, lengths, interval, driving metrics and, for an agent, the reality gap.
@@ -199,14 +206,20 @@ def evaluate(
         reset_options=() if reset_options is None else tuple(reset_options),
     )
     seeds = [seed + index for index in range(episodes)]
-    results: list[DriveResult] = []
+    own = FinishedEpisodes(json_file)
+    kept = (finished or own).of(settings, seeds)
+    by_index = kept.read()
+    if video is not None:
+        by_index.pop(0, None)
+    missing = {index: seeds[index] for index in range(episodes) if index not in by_index}
     name = Path(driver).name if settings.is_agent else str(driver)
-    with progress_bar(episodes, "episode", f"evaluate {name}", enabled=progress) as bar:
-        for result in run_drives(settings, seeds, places):
-            results.append(result)
+    with progress_bar(episodes, "episode", f"evaluate {name}", enabled=progress, initial=len(by_index)) as bar:
+        for result in run_drives(settings, missing, places) if missing else ():
+            kept.add(result)
+            by_index[result.index] = result
             bar.update()
-            bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in results):.1f}", refresh=False)
-    results.sort(key=lambda result: result.index)
+            bar.set_postfix(mean_return=f"{statistics.fmean(r.return_ for r in by_index.values()):.1f}", refresh=False)
+    results = [by_index[index] for index in range(episodes)]
     outcome = _summarise(str(driver), settings, seeds, results, time.monotonic() - started)
     # What the episodes have shown is told before anything is written that could fail.
     notify(outcome)
@@ -215,6 +228,7 @@ def evaluate(
             raise OutputError(result.video_problem)
     if json_file is not None:
         write_json_result(json_file, outcome.to_json())
+    own.remove()
     return outcome
 
 

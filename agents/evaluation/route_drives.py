@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate, simulator_id
+from wm_gym.agents.evaluation.finished_episodes import FinishedEpisodes
 from wm_gym.agents.evaluation.leaderboard import leaderboard_results
 from wm_gym.envs.carla.route_files import FileRoute
 from wm_gym.envs.simulators import SIMULATORS, kind_of
@@ -50,16 +51,20 @@ def evaluate_routes(
     if isinstance(ends, Mapping):  # else the environment says what is wrong with it
         given["end"] = {**LEADERBOARD_ENDS, **ends}
     file = None if leaderboard_path is None else check_writable(leaderboard_path)
+    finished = FinishedEpisodes(file) if arguments.get("json_path") is None else None
     result = evaluate(
         driver,
         simulator,
         episodes=len(routes),
         reset_options=[route.reset_options(weather="weather" not in given) for route in routes],
         simulator_kwargs=given,
+        finished=finished,
         **arguments,
     )
     if file is not None:
         write_json_result(file, leaderboard_results(result, [route.route_id for route in routes]))
+    if finished is not None:
+        finished.remove()
     return result
 
 

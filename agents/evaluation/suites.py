@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from wm_gym.agents.evaluation.evaluation import EvaluationResult, evaluate
+from wm_gym.agents.evaluation.finished_episodes import FinishedEpisodes
 from wm_gym.agents.evaluation.route_drives import check_is_carla
 from wm_gym.envs.carla.route_files import FileRoute
 from wm_gym.errors import ConfigError, did_you_mean
@@ -146,6 +147,7 @@ def run_suite(
     chosen = _towns(towns)
     by_town = {town: _options(routes, town, episodes) for town in chosen}
     file = None if json_path is None else check_writable(json_path)
+    finished = FinishedEpisodes(file)
     conditions = []
     for town in chosen:
         for kind in traffic:
@@ -156,6 +158,7 @@ def run_suite(
                 episodes=len(options) if options is not None else EPISODES if episodes is None else episodes,
                 reset_options=options,
                 simulator_kwargs={**given, **condition_settings(town, kind)},
+                finished=finished,
                 **arguments,
             )
             conditions.append(Condition(town, TOWNS[town].role, kind, result.driving["success"], result))
@@ -163,6 +166,7 @@ def run_suite(
             arguments = {**arguments, "video_path": None}  # the first episode of all is filmed
     if file is not None:
         write_json_result(file, suite_results(conditions, drawn=routes is None))
+    finished.remove()
     return conditions
 
 

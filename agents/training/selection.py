@@ -125,7 +125,7 @@ class DriveSelection:
     def _drive(self, agent: str) -> float | None:
         results: list[DriveResult] = []
         try:
-            results.extend(self._pool.run(self._seeds, agent))
+            results.extend(self._pool.run(dict(enumerate(self._seeds)), agent))
         except SimulatorLostError:
             return None
         finally:

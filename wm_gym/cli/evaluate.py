@@ -52,7 +52,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
     parser.add_argument("--max-episode-steps", type=int, metavar="N", help="cut episodes after N steps")
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the result as JSON; a stopped evaluation then goes on where it was"
+    )
     parser.add_argument("--video", metavar="FILE", help="write the first episode as .mp4 or .gif")
     parser.add_argument(
         "--gap",
