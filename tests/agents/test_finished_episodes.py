@@ -6,6 +6,7 @@ import pytest
 
 from wm_gym.agents.evaluation import drives
 from wm_gym.agents.evaluation.evaluation import evaluate
+from wm_gym.cli.main import EXIT_INTERRUPTED, main
 
 SETTINGS = {"max_episode_steps": 33, "progress": False}
 
@@ -88,3 +89,19 @@ def test_a_finished_evaluation_called_again_drives_again(driven, tmp_path):
     for _ in range(2):
         evaluate("random", "car-racing", episodes=1, json_path=tmp_path / "result.json", **SETTINGS)
     assert driven == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["evaluate", "--json", "result.json"], "stopped; run the same command again to go on"),
+        (["evaluate"], "stopped; with --json FILE an evaluation goes on from its finished episodes"),
+    ],
+)
+def test_who_stops_a_command_learns_whether_it_goes_on(driven, tmp_path, monkeypatch, capsys, command, sentence):
+    monkeypatch.chdir(tmp_path)
+    driven.stop_at = 0
+    assert (
+        main([*command, "--agent", "random", "--env", "car-racing", "--episodes", "1", "--quiet"]) == EXIT_INTERRUPTED
+    )
+    assert sentence in capsys.readouterr().err

@@ -71,7 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--frame-size", type=int, default=256, metavar="PIXELS", help="with --carla (default: 256)")
     add_common(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_stopped="stopped.")
 
 
 def run(arguments: argparse.Namespace) -> int:

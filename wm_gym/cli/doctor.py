@@ -38,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers, "doctor", "Tell what works on this machine.", "wm-gym doctor --carla localhost:2000"
     )
     parser.add_argument("--carla", metavar="HOST:PORT", help="look at this CARLA server too, and drive on it")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_stopped="stopped.")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -95,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
     from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 
     _check_benchmark_options(arguments)
+    if arguments.json is None and arguments.leaderboard_json is None:
+        arguments.when_stopped = "stopped; with --json FILE an evaluation goes on from its finished episodes."
     settings: dict[str, Any] = {
         "seed": HELD_OUT_FROM if arguments.seed is None else arguments.seed,
         "workers": arguments.workers,

@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--repeats", type=int, default=200, metavar="N", help="measured calls (default: 200)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: torch's own number)")
     add_common(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_stopped="stopped.")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_carla(parser)
     add_common(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, when_stopped="stopped.")
 
 
 def run(arguments: argparse.Namespace) -> int:

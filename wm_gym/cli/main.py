@@ -57,6 +57,9 @@ COMMANDS = (
 )
 """Modules with ``add_parser(subparsers)``; a new command is one file and one entry."""
 
+GOES_ON = "stopped; run the same command again to go on."
+"""What a stopped command says where it has not put another sentence into its arguments, as ``when_stopped``."""
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -86,9 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _print_in_any_encoding()
     command = "wm-gym"
+    parsed = argparse.Namespace()
     try:
         with _sigterm_as_interrupt():
-            parsed = build_parser().parse_args(arguments)
+            build_parser().parse_args(arguments, parsed)
             command = f"wm-gym {parsed.command}"
             exit_code: int = parsed.run(parsed)
             if sys.stdout is not None:
@@ -105,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{command}: {describe_os_error(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        print(f"{command}: stopped; run the same command again to go on.", file=sys.stderr)
+        print(f"{command}: {getattr(parsed, 'when_stopped', GOES_ON)}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
