@@ -73,8 +73,8 @@ class KeptEpisodes:
             "gap_horizon": settings.gap_horizon,
             "horizons": list(settings.horizons),
         }
-        options = settings.reset_options or [None] * len(seeds)
-        for seed, option in zip(seeds, options, strict=True):
+        for index, seed in enumerate(seeds):
+            option = settings.reset_options[index] if settings.reset_options else None
             text = json.dumps({**made_by, "seed": seed, "options": option}, sort_keys=True, default=repr)
             self._keys.append(hashlib.sha256(text.encode()).hexdigest())
 

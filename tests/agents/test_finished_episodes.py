@@ -92,10 +92,10 @@ def test_a_finished_evaluation_called_again_drives_again(driven, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "sentence"),
+    ("options", "sentence"),
     [
-        (["evaluate", "--json", "result.json"], "stopped; run the same command again to go on"),
-        (["evaluate"], "stopped; with --json FILE an evaluation goes on from its finished episodes"),
+        (["--json", "no-such-folder/result.json"], "stopped; run the same command again to go on"),
+        ([], "stopped; with --json FILE an evaluation goes on from its finished episodes"),
     ],
 )
 def test_who_stops_a_command_learns_whether_it_goes_on(driven, tmp_path, monkeypatch, capsys, command, sentence):
