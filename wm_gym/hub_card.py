@@ -106,23 +106,24 @@ def judgement_scores(judgement: Mapping[str, Any]) -> list[Score]:
         judgement: What :func:`read_judgement` read.
     """
     agreement = judgement["agreement"][-1]
-    remark = f"dream against simulator, {len(judgement['policies'])} policies over {agreement['steps']} steps"
+    remark = f"dream against simulator, {len(judgement['policies'])} policies over {agreement.get('steps')} steps"
     found = [
         ("Pearson correlation of returns", "pearsonr", agreement.get("pearson"), remark),
         ("Spearman correlation of returns", "spearmanr", agreement.get("spearman"), remark),
         ("MMRV of returns", "mmrv", agreement.get("mmrv"), remark),
     ]
-    held = judgement.get("counterfactuals") or {}
+    held = _part(judgement, "counterfactuals")
     for control in ("wheel", "pedals"):
-        figures, remark = held.get(control) or {}, f"held for {held.get('steps')} steps at {held.get('points')} moments"
+        figures, remark = _part(held, control), f"held for {held.get('steps')} steps at {held.get('points')} moments"
         found += [
             (f"Pearson correlation with the {control} held", "pearsonr", figures.get("pearson"), remark),
             (f"Error of return with the {control} held", "mae", figures.get("mean_absolute_error"), remark),
         ]
-    pictures = judgement.get("pictures") or {}
-    for one in pictures.get("by_horizon") or ():
+    pictures = _part(judgement, "pictures")
+    by_horizon = pictures.get("by_horizon")
+    for one in by_horizon if isinstance(by_horizon, list) else ():
+        remark = f"{one.get('frames')} frames at decision points"
         for metric, name in (("psnr", "PSNR (dB)"), ("ssim", "SSIM"), ("lpips", "LPIPS")):
-            remark = f"{one.get('frames')} frames at decision points"
             found.append((f"{name} of dreamt frames, {one.get('steps')} steps ahead", metric, one.get(metric), remark))
     remark = f"not FVD; {pictures.get('frechet_sequences')} sequences"
     found.append(("Frechet distance in the bundled encoder's latents", "frechet", pictures.get("frechet"), remark))
@@ -182,6 +183,11 @@ def read_judgement(path: str | Path) -> dict[str, Any]:
     ):
         raise BundleError(f"{str(path)!r} is no scorecard; {_JUDGEMENT_REMEDY}.")
     return values
+
+
+def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = values.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _is_number(value: object) -> bool:

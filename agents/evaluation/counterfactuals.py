@@ -21,7 +21,6 @@ from wm_gym.agents.evaluation.moments import (
     RUN_STEPS,
     Moment,
     at_moments,
-    controls_of,
     dreams_from,
     promised_return,
     run_from,
@@ -41,7 +40,8 @@ from wm_gym.state import LatentState
 
 Control = Literal["wheel", "pedals"]
 HELD_ACCELERATION = (-0.5, 0.0, 0.15, 0.5, 1.0)
-"""Values of the pedals, negative ones brake; the wheel does what the driver did meanwhile."""
+"""Values of the pedals, negative ones brake. The wheel is straight meanwhile: what the driver did with it would be news
+of a road that the model has not seen, and that its dream draws otherwise."""
 HELD: Mapping[Control, tuple[float, ...]] = {"wheel": HELD_STEERING, "pedals": HELD_ACCELERATION}
 """Values of each control that is held, in the order of the action sequences."""
 
@@ -106,7 +106,7 @@ class CounterfactualScore:
         points: Number of moments.
         steps: Steps that each value is held.
         wheel: With the wheel held, and a little throttle.
-        pedals: With the pedals held, while the wheel does what the driver did.
+        pedals: With the pedals held, and the wheel straight.
     """
 
     points: int
@@ -127,22 +127,11 @@ def check_has_wheel(simulator: SimulatorSpec) -> None:
         )
 
 
-def held_sequences(simulator: SimulatorSpec, taken: FloatArray, steps: int) -> list[FloatArray]:
-    """Action sequences ``(steps, A)`` float32 in the stored format, in the order of :data:`HELD`.
-
-    Args:
-        simulator: Whose actions they are.
-        taken: ``(M, A)``: what the driver did, whose steering goes on while the pedals are held.
-        steps: Their length.
-    """
+def held_sequences(simulator: SimulatorSpec, steps: int) -> list[FloatArray]:
+    """The held actions as sequences ``(steps, A)`` float32 in the stored format, in the order of :data:`HELD`."""
     space = ControlSpace(simulator.action)
-    steering = controls_of(space, taken, steps)[:, 0]
-    controls = [(np.full(steps, angle), HELD_THROTTLE) for angle in HELD["wheel"]]
-    controls += [(steering, value) for value in HELD["pedals"]]
-    return [
-        np.stack([space.to_action(np.array((angle, acceleration))) for angle in angles])
-        for angles, acceleration in controls
-    ]
+    controls = [(angle, HELD_THROTTLE) for angle in HELD["wheel"]] + [(0.0, value) for value in HELD["pedals"]]
+    return [np.repeat(space.to_action(np.array(held))[None], steps, axis=0) for held in controls]
 
 
 def record_counterfactuals(
@@ -173,10 +162,9 @@ def record_counterfactuals(
     """
     check_count("counterfactuals", count)
     check_has_wheel(simulator)
-    check_count("steps", steps)
+    held = held_sequences(simulator, check_count("steps", steps))
 
     def hold(env: gym.Env[Any, Any], moment: Moment) -> CounterfactualPoint:
-        held = held_sequences(simulator, moment.taken.actions, steps)
         runs = [*(run_from(env, moment.seed, moment.actions, sequence) for sequence in held), moment.taken]
         return CounterfactualPoint(
             moment,

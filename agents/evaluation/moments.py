@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
-from wm_gym.data_collection.recording.behaviours import Behaviour, ControlSpace
+from wm_gym.data_collection.recording.behaviours import Behaviour
 from wm_gym.data_collection.recording.driving import drive_episode
 from wm_gym.envs.arguments import check_count
 from wm_gym.envs.dream_model import DreamModel
@@ -174,12 +174,6 @@ def run_from(env: gym.Env[Any, Any], seed: int, before: FloatArray, actions: Flo
     return Run(
         actions[: len(steps)], float(sum(step.reward for step in steps)), np.stack([step.observed[0] for step in steps])
     )
-
-
-def controls_of(space: ControlSpace, actions: FloatArray, steps: int) -> NDArray[np.float64]:
-    """Actions ``(M, A)`` as controls ``(steps, C)``: the last one goes on where an episode has ended."""
-    controls = np.stack([space.from_action(action) for action in actions])
-    return np.concatenate((controls, np.repeat(controls[-1:], steps - len(controls), axis=0)))
 
 
 def dreams_from(

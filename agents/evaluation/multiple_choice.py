@@ -23,7 +23,6 @@ from wm_gym.agents.evaluation.moments import (
     RUN_STEPS,
     Moment,
     at_moments,
-    controls_of,
     dreams_from,
     promised_return,
     run_from,
@@ -146,13 +145,19 @@ def _decision_point(env: gym.Env[Any, Any], simulator: SimulatorSpec, moment: Mo
     rng = np.random.default_rng((moment.seed, 2))
     rng.integers(FIRST_POINT, LAST_POINT + 1)  # which the moment was drawn with
     space = ControlSpace(simulator.action)
-    controls = controls_of(space, moment.taken.actions, steps)
+    controls = _controls(space, moment.taken.actions, steps)
     shifted = [controls + OFFSET * rng.normal(size=space.dim) for _ in range(NUM_CHOICES - 1)]
     offset = [np.stack([space.to_action(one) for one in sequence]) for sequence in shifted]
     choices = np.stack([*offset, _random(simulator, steps, moment.seed)])
-    distances = np.array([np.abs(controls_of(space, choice, steps) - controls).mean() for choice in choices])
+    distances = np.array([np.abs(_controls(space, choice, steps) - controls).mean() for choice in choices])
     returns = np.array([run_from(env, moment.seed, moment.actions, choice).total for choice in choices])
     return DecisionPoint(moment.seed, moment.observed, moment.actions, choices, distances, returns)
+
+
+def _controls(space: ControlSpace, actions: FloatArray, steps: int) -> NDArray[np.float64]:
+    """Actions ``(K, A)`` as ``steps`` controls: the last one goes on where an episode has ended."""
+    controls = np.stack([space.from_action(action) for action in actions])
+    return np.concatenate((controls, np.repeat(controls[-1:], steps - len(controls), axis=0)))
 
 
 def _random(simulator: SimulatorSpec, steps: int, seed: int) -> FloatArray:

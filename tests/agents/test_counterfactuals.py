@@ -132,14 +132,12 @@ def test_correlation_and_error_of_held_controls_by_hand():
     assert score.pedals.predicted == pytest.approx([1.5 * value for value in score.pedals.real])
 
 
-def test_one_control_is_held_and_pedals_leave_the_drivers_wheel(driving_spec):
-    taken = np.array([[0.3, 0.2, 0.0, 1.0], [-0.1, 0.0, 0.4, 1.0]], np.float32)
-    held = held_sequences(driving_spec, taken, 3)
+def test_one_control_is_held_and_the_other_does_next_to_nothing(driving_spec):
+    held = held_sequences(driving_spec, 3)
     assert len(held) == NUM_HELD
     assert held[0] == pytest.approx(np.tile([HELD["wheel"][0], 0.15, 0.0, 1.0], (3, 1)))
-    brakes = held[len(HELD["wheel"])]
-    assert brakes[:, 0] == pytest.approx([0.3, -0.1, -0.1])  # the last one goes on behind an end
-    assert brakes[:, 1:] == pytest.approx(np.tile([0.0, 0.5, 1.0], (3, 1)))
+    assert held[len(HELD["wheel"])] == pytest.approx(np.tile([0.0, 0.0, 0.5, 1.0], (3, 1)))
+    assert held[-1] == pytest.approx(np.tile([0.0, 1.0, 0.0, 1.0], (3, 1)))
 
 
 @pytest.fixture
