@@ -16,7 +16,6 @@ from wm_gym.agents.behaviours import make_behaviour, make_blind_behaviour
 from wm_gym.agents.evaluation.counterfactuals import (
     HELD,
     CounterfactualPoint,
-    check_has_wheel,
     dream_of_counterfactuals,
     held_sequences,
     pictures_of,
@@ -162,12 +161,13 @@ def test_held_moments_are_restored_by_driving_there_again(driving_spec):
     assert point.returns[-1] == point.moment.taken.total
 
 
-def test_a_simulator_without_a_wheel_is_refused_before_any_driving(point_spec):
+def test_a_simulator_without_a_wheel_is_refused_before_any_driving(point_spec, monkeypatch):
     native = point_spec.model_copy(update={"action": ActionFormat.native(spaces.Box(-1, 1, (1,)))})
+    manifest = SimpleNamespace(simulator=native)
+    monkeypatch.setattr("wm_gym.agents.evaluation.judge.read_manifest", lambda _: (None, manifest))
+    monkeypatch.setattr("wm_gym.agents.evaluation.judge.resolve_model", lambda *_: pytest.fail("work has begun"))
     with pytest.raises(ConfigError, match="counterfactuals hold wheel and pedals, which the actions of WmGymPoint-v0"):
-        check_has_wheel(native)
-    with pytest.raises(ConfigError, match="counterfactuals=-1"):
-        judge("bundled", ["random", "held(0 0)"], counterfactuals=-1, progress=False)
+        judge("native", ["random", "held(0)"], counterfactuals=1, progress=False)
 
 
 # --- Pictures --------------------------------------------------------------------------------------------------------
