@@ -1,7 +1,7 @@
 """Counterfactuals: what comes of wheel or pedals held at several values, in a simulator and in the dream of its state.
 
 Along recorded actions a dream may be right without knowing what the actions do. Here each state is left under actions
-that nobody took there, in the sense of "counterfactual fidelity" of arXiv 2606.15032 (Yu et al. 2026).
+that nobody took there: counterfactual fidelity, as arXiv 2606.15032 (Yu et al. 2026) asks for it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from wm_gym.agents.evaluation.rank_agreement import pearson
 from wm_gym.data_collection.recording.behaviours import Behaviour, ControlSpace
 from wm_gym.envs.arguments import check_count
 from wm_gym.envs.dream_model import DreamModel
+from wm_gym.envs.rollout_contract import not_finite
 from wm_gym.errors import ConfigError
 from wm_gym.frames import tensor_to_frames
 from wm_gym.metrics import HELD_STEERING, HELD_THROTTLE
@@ -197,12 +198,17 @@ def dream_of_counterfactuals(model: DreamModel, point: CounterfactualPoint, *, d
         model: The world model.
         point: The moment and its sequences.
         draws: Dreams of each sequence, whose mean return is taken.
+
+    Raises:
+        BundleError: The model imagined a number that is not finite.
     """
     moment, returns, frames = point.moment, [], []
     dreams = dreams_from(model, moment.observed, moment.actions, point.sequences, seed=moment.seed, draws=draws)
     for dreamt in dreams:
         returns.append(promised_return(dreamt))
         frames.append(_decoded(model, dreamt))
+    if not np.isfinite(returns).all():
+        raise not_finite()
     decoded = [one for one in frames if one is not None]
     return DreamtPoint(np.array(returns), decoded if len(decoded) == len(frames) else None)
 

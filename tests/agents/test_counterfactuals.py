@@ -233,6 +233,8 @@ def test_a_model_that_decodes_nothing_has_no_pictures(point_spec):
     assert dreamt.frames is None
     assert pictures_of(points, [dreamt]) is None
     assert np.isfinite(dreamt.returns).all()
+    with pytest.raises(BundleError, match="not finite"):
+        dream_of_counterfactuals(PointWorld(drift=float("nan")), points[0], draws=1)
 
 
 # --- Doubt -----------------------------------------------------------------------------------------------------------
