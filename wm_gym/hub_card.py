@@ -13,6 +13,9 @@ from wm_gym.errors import BundleError
 from wm_gym.plain_files import read_json
 
 _PLACEHOLDERS = ("model=PATH)", "from_pretrained(PATH)", "load(PATH)")
+JUDGEMENT_FILE = "judge/scorecard.json"
+"""Where a judgement of a world model is in its folder: that of ``wm-gym judge --out FOLDER/judge``."""
+_JUDGEMENT_REMEDY = "give the file that `wm-gym judge --out` wrote, or remove it"
 _EVALUATION_REMEDY = "give the file that `wm-gym evaluate --json` wrote"
 
 
@@ -96,6 +99,37 @@ def model_scores(metrics: Mapping[str, Any]) -> list[Score]:
     return scores
 
 
+def judgement_scores(judgement: Mapping[str, Any]) -> list[Score]:
+    """The figures of a world model as a judge of policies that stand in the table.
+
+    Args:
+        judgement: What :func:`read_judgement` read.
+    """
+    agreement = judgement["agreement"][-1]
+    remark = f"dream against simulator, {len(judgement['policies'])} policies over {agreement.get('steps')} steps"
+    found = [
+        ("Pearson correlation of returns", "pearsonr", agreement.get("pearson"), remark),
+        ("Spearman correlation of returns", "spearmanr", agreement.get("spearman"), remark),
+        ("MMRV of returns", "mmrv", agreement.get("mmrv"), remark),
+    ]
+    held = _part(judgement, "counterfactuals")
+    for control in ("wheel", "pedals"):
+        figures, remark = _part(held, control), f"held for {held.get('steps')} steps at {held.get('points')} moments"
+        found += [
+            (f"Pearson correlation with the {control} held", "pearsonr", figures.get("pearson"), remark),
+            (f"Error of return with the {control} held", "mae", figures.get("mean_absolute_error"), remark),
+        ]
+    pictures = _part(judgement, "pictures")
+    by_horizon = pictures.get("by_horizon")
+    for one in by_horizon if isinstance(by_horizon, list) else ():
+        remark = f"{one.get('frames')} frames at decision points"
+        for metric, name in (("psnr", "PSNR (dB)"), ("ssim", "SSIM"), ("lpips", "LPIPS")):
+            found.append((f"{name} of dreamt frames, {one.get('steps')} steps ahead", metric, one.get(metric), remark))
+    remark = f"not FVD; {pictures.get('frechet_sequences')} sequences"
+    found.append(("Frechet distance in the bundled encoder's latents", "frechet", pictures.get("frechet"), remark))
+    return [Score(name, metric, float(value), remark) for name, metric, value, remark in found if _is_number(value)]
+
+
 def agent_scores(metrics: Mapping[str, Any], evaluation: Mapping[str, Any] | None = None) -> list[Score]:
     """The figures of an agent that stand in the table.
 
@@ -131,6 +165,29 @@ def read_evaluation(path: str | Path) -> dict[str, Any]:
     ):
         raise BundleError(f"{str(path)!r} is no evaluation of a driver; {_EVALUATION_REMEDY}.")
     return values
+
+
+def read_judgement(path: str | Path) -> dict[str, Any]:
+    """The ``scorecard.json`` of ``wm-gym judge --out``.
+
+    Raises:
+        BundleError: There is none, or it is something else.
+    """
+    values = read_json(Path(path), error=BundleError, remedy=_JUDGEMENT_REMEDY)
+    agreement = values.get("agreement")
+    if (
+        not isinstance(agreement, list)
+        or not agreement
+        or not isinstance(agreement[-1], dict)
+        or not isinstance(values.get("policies"), list)
+    ):
+        raise BundleError(f"{str(path)!r} is no scorecard; {_JUDGEMENT_REMEDY}.")
+    return values
+
+
+def _part(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = values.get(name)
+    return part if isinstance(part, dict) else {}
 
 
 def _is_number(value: object) -> bool:

@@ -11,7 +11,7 @@ from wm_gym.bundle import MODEL_BUNDLE, save_model
 from wm_gym.bundle_kind import BundleKind
 from wm_gym.errors import BundleError
 from wm_gym.hub import HubReference, check_is_pushable, parse_reference, repository_url, upload
-from wm_gym.hub_card import Score, hub_card, model_scores
+from wm_gym.hub_card import Score, hub_card, judgement_scores, model_scores, read_judgement
 from wm_gym.world_model import WorldModel
 
 VIDEO_STEM = "replay"
@@ -63,8 +63,11 @@ class PushTarget:
         return parse_reference(self.repository, may_be_path=False)
 
 
-def push_model(model: WorldModel, target: PushTarget, *, env_hub: bool = False) -> str:
+def push_model(
+    model: WorldModel, target: PushTarget, *, env_hub: bool = False, judgement: str | Path | None = None
+) -> str:
     """Send a world model; see :meth:`WorldModel.push_to_hub`."""
+    judged = [] if judgement is None else judgement_scores(read_judgement(judgement))
     with tempfile.TemporaryDirectory() as temporary:
         folder = save_model(model, Path(temporary) / "model")
         env = Path(temporary) / ENV_FILE
@@ -75,7 +78,7 @@ def push_model(model: WorldModel, target: PushTarget, *, env_hub: bool = False) 
             target,
             tags=("world-model", "driving"),
             simulator=model.simulator.id,
-            scores=model_scores(model.metrics),
+            scores=[*model_scores(model.metrics), *judged],
             further={ENV_FILE: env} if env_hub else {},
         )
 

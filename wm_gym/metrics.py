@@ -42,6 +42,28 @@ def ssim(predicted: Tensor, target: Tensor) -> float:
     return float(value)
 
 
+def frechet_distance(first: Tensor, second: Tensor) -> float:
+    """Squared Frechet distance of the normal distributions that two sets have (Dowson and Landau 1982).
+
+    ``|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))``. The trace of the root is the sum of the singular values of the
+    product of both centred sets, so that no root is taken of a matrix that few samples leave without full rank.
+
+    Args:
+        first: ``(N, D)``, two or more samples.
+        second: ``(M, D)``, likewise.
+
+    Returns:
+        0 for equal sets, in squared units of the samples. Fewer samples than ``D`` make it larger than it would be with
+        more.
+    """
+    sets = [samples.double() for samples in (first, second)]
+    means = [samples.mean(0) for samples in sets]
+    centred = [(samples - mean) / (len(samples) - 1) ** 0.5 for samples, mean in zip(sets, means, strict=True)]
+    spread = sum(float(samples.square().sum()) for samples in centred)
+    shared = float(torch.linalg.svdvals(centred[0] @ centred[1].T).sum())
+    return max(0.0, float((means[0] - means[1]).square().sum()) + spread - 2 * shared)
+
+
 @torch.no_grad()
 def open_loop_metrics(
     model: WorldModel, clips: Clips[Tensor], context: int, noise: torch.Generator | None = None

@@ -7,14 +7,17 @@ import io
 import warnings
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from wm_gym.errors import ConfigError
 from wm_gym.training.checkpoint import read_torch_file
 
+WEIGHTS_NAME = "alexnet-owt-7be5be79.pth"
+"""Name of torchvision's file."""
 _SWITCHES = (
     "turn the perceptual term off with --set loss.perceptual=0, or point --set loss.perceptual_weights=FILE to "
-    "torchvision's AlexNet weights (alexnet-owt-7be5be79.pth)"
+    f"torchvision's AlexNet weights ({WEIGHTS_NAME})"
 )
 
 
@@ -41,6 +44,19 @@ def load_perceptual_network(weights: str | None) -> nn.Module:
             ) from error
     network.eval().requires_grad_(False)
     return network
+
+
+def cached_perceptual_network() -> nn.Module | None:
+    """As :func:`load_perceptual_network`, from the weights that torchvision has downloaded before; never downloads.
+
+    Returns:
+        The network; ``None`` where the weights are not here.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+    return load_perceptual_network(str(weights)) if weights.is_file() else None
 
 
 def _quietly(build: object) -> nn.Module:

@@ -242,6 +242,7 @@ class WorldModel(nn.Module):
         video: str | Path | None = None,
         message: str | None = None,
         env_hub: bool = False,
+        judgement: str | Path | None = None,
     ) -> str:
         """Send the model to the Hugging Face Hub in one commit; needs the extra ``hub``.
 
@@ -251,17 +252,18 @@ class WorldModel(nn.Module):
             video: A file ``.mp4`` or ``.gif`` that the model card shows.
             message: Of the commit.
             env_hub: Whether to add an ``env.py``, by which LeRobot's EnvHub makes its dreams.
+            judgement: A ``scorecard.json`` of ``wm-gym judge``, whose figures the card shows.
 
         Returns:
             The address of the repository.
 
         Raises:
-            BundleError: The name is not of that form, there is no such video, the extra is not installed, one may not
-                write there, the repository holds something else, or the Hub cannot be reached.
+            BundleError: The name is not of that form, there is no such video or judgement, the extra is not
+                installed, one may not write there, the repository holds something else, or the Hub cannot be reached.
         """
         from wm_gym.hub_push import PushTarget, push_model
 
-        return push_model(self, PushTarget(repository, private, video, message), env_hub=env_hub)
+        return push_model(self, PushTarget(repository, private, video, message), env_hub=env_hub, judgement=judgement)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> WorldModel:

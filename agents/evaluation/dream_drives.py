@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from wm_gym.actions import FloatArray
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.data_collection.recording.behaviours import BlindBehaviour
 from wm_gym.data_collection.recording.driving import check_not_lost
-from wm_gym.envs.dream_model import DreamModel, start_states_of
+from wm_gym.envs.dream_model import DreamModel, start_states_of, uncertainty_of
 from wm_gym.envs.imagined_rollouts import ImaginedRollouts
 from wm_gym.envs.simulators import make_simulator_from_spec
 from wm_gym.errors import BundleError
@@ -24,6 +24,19 @@ from wm_gym.observation import Observation, split_observation
 from wm_gym.precision import single_precision
 from wm_gym.rollouts import LatentFilter
 from wm_gym.state import LatentState
+
+
+class DreamDrives(NamedTuple):
+    """What a policy earns in ``K`` steps of dreams from each of ``N`` start states.
+
+    Attributes:
+        rewards: ``(N, K)`` float32: the reward of each step, the mean over the draws.
+        deviations: ``(N, K)`` float32: one standard deviation of the error of the reward that is summed up after each
+            step (see :mod:`wm_gym.uncertainty`), the mean over the draws; ``None`` where the model does not tell it.
+    """
+
+    rewards: FloatArray
+    deviations: FloatArray | None
 
 
 class DreamPolicy(Protocol):
@@ -113,7 +126,6 @@ def drawn_states(model: DreamModel, count: int, seed: int) -> LatentState:
     return bank.select(torch.from_numpy(rows).to(bank.latent.device))
 
 
-@single_precision()
 def dream_drives(
     model: DreamModel,
     policy: DreamPolicy,
@@ -123,6 +135,24 @@ def dream_drives(
     steps: int,
     draws: int = 1,
 ) -> FloatArray:
+    """Let a policy drive in dreams, and keep what it earns; see :func:`doubted_dream_drives`.
+
+    Returns:
+        ``(N, K)`` float32: the reward of each step, the mean over the draws.
+    """
+    return doubted_dream_drives(model, policy, starts, seeds, steps=steps, draws=draws).rewards
+
+
+@single_precision()
+def doubted_dream_drives(
+    model: DreamModel,
+    policy: DreamPolicy,
+    starts: LatentState,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    draws: int = 1,
+) -> DreamDrives:
     """Let a policy drive in dreams, all of which advance together.
 
     A dream that may have ended goes on and counts less: each reward is taken times the probability that the dream has
@@ -137,7 +167,7 @@ def dream_drives(
         draws: Dreams from each state, which differ in the noise of stochastic dynamics.
 
     Returns:
-        ``(N, K)`` float32: the reward of each step, the mean over the draws.
+        What it earns, and how far that may be off where the model tells it.
 
     Raises:
         BundleError: The model imagined a number that is not finite, or states and seeds do not fit each other.
@@ -160,10 +190,22 @@ def dream_drives(
     rollouts.random.seed([int(seed) for seed in noise_seeds])
     rollouts.reset(start_state=np.array([place for place, _ in slots], np.int64))
     policy.reset([seeds[place] for place, _ in slots])
+    uncertainty = uncertainty_of(model)
     rewards = np.zeros((len(slots), steps))
+    variances = np.zeros_like(rewards)
     reached = np.ones(len(slots))
     for step in range(steps):
-        outcome = rollouts.step(policy.act(rollouts.observations()))
+        features = rollouts.observations()
+        actions = policy.act(features)
+        if uncertainty is not None:
+            inputs = (torch.from_numpy(part).to(model.device) for part in (features, actions))
+            added = uncertainty.step_variance(*inputs)
+            variances[:, step] = added.cpu().numpy() * reached**2
+        outcome = rollouts.step(actions)
         rewards[:, step] = outcome.reward * reached
         reached *= outcome.continuation
-    return rewards.reshape(draws, count, steps).mean(0).astype(np.float32)
+    deviations = None if uncertainty is None else uncertainty.cumulated(variances)
+    return DreamDrives(
+        rewards.reshape(draws, count, steps).mean(0).astype(np.float32),
+        None if deviations is None else deviations.reshape(draws, count, steps).mean(0).astype(np.float32),
+    )

@@ -20,12 +20,20 @@ from wm_gym.agents.behaviours import (
 )
 from wm_gym.agents.bundles.driver import Driver
 from wm_gym.agents.bundles.folder import AgentManifest, read_agent_manifest
+from wm_gym.agents.evaluation.counterfactuals import (
+    CounterfactualScore,
+    check_has_wheel,
+    dream_of_counterfactuals,
+    pictures_of,
+    record_counterfactuals,
+    score_counterfactuals,
+)
 from wm_gym.agents.evaluation.dream_drives import (
     AgentInDreams,
     BlindInDreams,
     DreamPolicy,
+    doubted_dream_drives,
     drawn_states,
-    dream_drives,
     first_states,
 )
 from wm_gym.agents.evaluation.evaluation import RETURN_HORIZONS, EvaluationResult, check_at_least, evaluate
@@ -35,6 +43,7 @@ from wm_gym.agents.evaluation.multiple_choice import (
     record_decision_points,
     score_choices,
 )
+from wm_gym.agents.evaluation.pictures import PictureScore
 from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
 from wm_gym.agents.evaluation.scorecard import RealDrives, Scorecard, check_can_be_ranked, score_policies
 from wm_gym.agents.policies.observers import LatentObserver
@@ -64,6 +73,7 @@ def judge(
     draws: int = 4,
     starts: Starts = "simulator",
     choices: int = 0,
+    counterfactuals: int = 0,
     seed: int = HELD_OUT_FROM,
     workers: int = 1,
     worker_connections: Sequence[Mapping[str, Any]] | None = None,
@@ -87,6 +97,9 @@ def judge(
             ``"model"`` at states drawn from the model's own, which needs no simulator.
         choices: Decision points of the multiple choice (see
             :mod:`~wm_gym.agents.evaluation.multiple_choice`), on seeds from ``seed`` on; 0 leaves it out.
+        counterfactuals: Decision points at which wheel and pedals are held (see
+            :mod:`~wm_gym.agents.evaluation.counterfactuals`), on the same seeds, and dreamt frames are compared (see
+            :mod:`~wm_gym.agents.evaluation.pictures`); 0 leaves both out.
         seed: Of the first start state and the first episode. From 1,000,000 up they are held out.
         workers: Processes that drive side by side.
         worker_connections: Where the simulator of each runs, as for
@@ -98,9 +111,10 @@ def judge(
         The scorecard.
 
     Raises:
-        ConfigError: A number is out of range, or a policy is unknown, named twice, alone, or cannot dream.
+        ConfigError: A number is out of range, a policy is unknown, named twice, alone, or cannot dream, or there is
+            no wheel to be held.
         BundleError: Model, agent or results are missing, damaged, or do not belong together.
-        SimulatorError: The simulator cannot be made, or does not repeat itself for the multiple choice.
+        SimulatorError: The simulator cannot be made, or does not repeat itself at decision points.
         SimulatorLostError: No simulator can be reached any more.
     """
     names = [str(name) for name in policies]
@@ -109,6 +123,7 @@ def judge(
         ("steps", steps, 1),
         ("draws", draws, 1),
         ("choices", choices, 0),
+        ("counterfactuals", counterfactuals, 0),
         ("seed", seed, 0),
         ("workers", workers, 1),
     ):
@@ -116,6 +131,8 @@ def judge(
     connections = connection_of_each(workers, worker_connections)
     _, manifest = read_manifest(model)
     _check_policies(names, manifest, model)
+    if counterfactuals:
+        check_has_wheel(manifest.simulator)
     given = _read_results(results, names, manifest.simulator)
     computes = resolve_device(device)
     world = resolve_model(model, computes)
@@ -127,14 +144,21 @@ def judge(
         started = time.monotonic()
         choice_score = _choose(world, judged, choices, seed, connections[0], progress=progress)
         choices_s = time.monotonic() - started
+    counterfactual_score, picture_score, counterfactuals_s = None, None, None
+    if counterfactuals:
+        started = time.monotonic()
+        counterfactual_score, picture_score = _hold(
+            world, judged, counterfactuals, seed, connections[0], progress=progress
+        )
+        counterfactuals_s = time.monotonic() - started
 
     started = time.monotonic()
     seeds = list(range(seed, seed + episodes))
     begin = first_states(world, seeds, connections[0]) if starts == "simulator" else drawn_states(world, episodes, seed)
-    predicted = {}
+    dreamt = {}
     with progress_bar(len(judged), "policy", "dream", enabled=progress) as bar:
         for name, policy in judged.items():
-            predicted[name] = dream_drives(world, policy, begin, seeds, steps=steps, draws=draws)
+            dreamt[name] = doubted_dream_drives(world, policy, begin, seeds, steps=steps, draws=draws)
             bar.update()
     dream_s = time.monotonic() - started
 
@@ -157,7 +181,9 @@ def judge(
                 progress=progress,
             )
             real[name] = _drives_of(driven, DRIVEN)
-    scores, agreements = score_policies(predicted, real, horizons)
+    predicted = {name: drives.rewards for name, drives in dreamt.items()}
+    doubts = {name: drives.deviations for name, drives in dreamt.items() if drives.deviations is not None}
+    scores, agreements = score_policies(predicted, real, horizons, doubts)
     seconds = [drives.drive_s for drives in real.values()]
     return Scorecard(
         model=str(model),
@@ -172,6 +198,9 @@ def judge(
         drive_s=None if None in seconds else sum(one for one in seconds if one is not None),
         choices_s=choices_s,
         machine=measured_on(str(computes)),
+        counterfactuals=counterfactual_score,
+        pictures=picture_score,
+        counterfactuals_s=counterfactuals_s,
     )
 
 
@@ -274,10 +303,31 @@ def _choose(
     *,
     progress: bool,
 ) -> ChoiceScore:
-    """The multiple choice, at moments of the agents' episodes; of all policies' where none of them is an agent."""
-    agents: list[Behaviour] = [one.driver for one in judged.values() if isinstance(one, AgentInDreams)]
-    drivers = agents or [make_behaviour(name, model.simulator) for name in judged]
+    """The multiple choice."""
     points = record_decision_points(
-        model.simulator, drivers, count, seed=seed, connection=connection, progress=progress
+        model.simulator, _drivers(model, judged), count, seed=seed, connection=connection, progress=progress
     )
     return score_choices(points, [dream_of_choices(model, point) for point in points])
+
+
+def _hold(
+    model: DreamModel,
+    judged: Mapping[str, DreamPolicy],
+    count: int,
+    seed: int,
+    connection: Mapping[str, Any],
+    *,
+    progress: bool,
+) -> tuple[CounterfactualScore, PictureScore | None]:
+    """The counterfactuals, and the pictures of what was driven for them; no pictures where the model has none."""
+    points = record_counterfactuals(
+        model.simulator, _drivers(model, judged), count, seed=seed, connection=connection, progress=progress
+    )
+    dreamt = [dream_of_counterfactuals(model, point) for point in points]
+    return score_counterfactuals(points, [one.returns for one in dreamt]), pictures_of(points, dreamt, model.device)
+
+
+def _drivers(model: DreamModel, judged: Mapping[str, DreamPolicy]) -> list[Behaviour]:
+    """Who drives to decision points: the agents, or all policies where none of them is an agent."""
+    agents: list[Behaviour] = [one.driver for one in judged.values() if isinstance(one, AgentInDreams)]
+    return agents or [make_behaviour(name, model.simulator) for name in judged]

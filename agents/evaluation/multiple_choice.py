@@ -1,45 +1,45 @@
 """Multiple choice: of action sequences that a simulator ran from one and the same state, which does the dream prefer?
 
 The test is that of WorldModelGym (Reka 2026, https://reka.ai/news/worldmodelgym): a model need not be right about
-rewards, as long as what it would choose is what turns out best. A simulator need not save its state for that: where
-equal seeds and actions give equal episodes, the way to a state is driven again.
+rewards, as long as what it would choose is what turns out best.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
+from wm_gym.agents.evaluation.moments import (
+    DRAWS,
+    FIRST_POINT,
+    LAST_POINT,
+    RUN_STEPS,
+    Moment,
+    at_moments,
+    dreams_from,
+    promised_return,
+    run_from,
+)
 from wm_gym.data_collection.recording.behaviours import Behaviour, ControlSpace, SmoothRandom
-from wm_gym.data_collection.recording.driving import drive_episode
 from wm_gym.envs.arguments import check_count
 from wm_gym.envs.dream_model import DreamModel
-from wm_gym.envs.simulators import make_simulator_from_spec
-from wm_gym.errors import SimulatorError
-from wm_gym.observation import Observation, Observed
+from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
-from wm_gym.progress import progress_bar
-from wm_gym.rollouts import dream, follow
 from wm_gym.simulator import SimulatorSpec
-from wm_gym.state import LatentState
 
 NUM_CHOICES = 5
 """Action sequences at each point: four times what the driver did with a constant offset on every control, and a random
 one. What the driver did is not among them: for a good driver it is nearly always the best, which nobody would have to
 dream to know."""
-CHOICE_STEPS = 30
+CHOICE_STEPS = RUN_STEPS
 """Their length."""
-FIRST_POINT, LAST_POINT = 20, 120
-"""Steps of an episode between which a point lies; CarRacing's camera closes in during the first 13 of them."""
 OFFSET = 0.1
 """Deviation of the offsets; 1 moves a control from its middle to its end."""
 
@@ -97,26 +97,6 @@ class ChoiceScore:
     nearest_regret: float
 
 
-class _Recorded:
-    """Does again what was recorded.
-
-    Args:
-        actions: ``(T, A)`` float32 in the stored format.
-    """
-
-    name = "recorded"
-
-    def __init__(self, actions: FloatArray) -> None:
-        self._actions = iter(actions)
-
-    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
-        """Begin; there is one episode for each of them."""
-
-    def act(self, observation: Observed) -> FloatArray:
-        """The next action."""
-        return next(self._actions)
-
-
 def record_decision_points(
     simulator: SimulatorSpec,
     drivers: Sequence[Behaviour],
@@ -144,44 +124,34 @@ def record_decision_points(
         SimulatorLostError: It was lost.
     """
     check_count("choices", count)
-    check_count("steps", steps)
-    points = []
-    with (
-        closing(make_simulator_from_spec(simulator, connection=connection)) as env,
-        progress_bar(count, "point", "multiple choice", enabled=progress) as bar,
-    ):
-        for place in range(count):
-            points.append(_record_point(env, simulator, drivers[place % len(drivers)], seed + place, steps))
-            bar.update()
-    return points
+
+    def choose(env: gym.Env[Any, Any], moment: Moment) -> DecisionPoint:
+        return _decision_point(env, simulator, moment, steps)
+
+    return at_moments(
+        simulator,
+        drivers,
+        count,
+        choose,
+        seed=seed,
+        steps=steps,
+        connection=connection,
+        description="multiple choice",
+        progress=progress,
+    )
 
 
-def _record_point(
-    env: gym.Env[Any, Any], simulator: SimulatorSpec, driver: Behaviour, seed: int, steps: int
-) -> DecisionPoint:
-    rng = np.random.default_rng((seed, 2))
-    moment = int(rng.integers(FIRST_POINT, LAST_POINT + 1))
-    driven = list(drive_episode(env, driver, seed=seed, behaviour_seed=seed, max_steps=moment + steps))
-    seen, done = [step.observed for step in driven], driven[1:]  # the first step is the reset
-    if len(done) <= moment:
-        moment = len(done) // 2
-    before = np.stack([step.action for step in done])[:moment].reshape(moment, simulator.action.dim)
-    own = np.stack([step.action for step in done[moment:]])
-    first, again = sum(step.reward for step in done[moment:]), _run(env, seed, before, own)
-    if not np.isclose(again, first, rtol=0.0, atol=1e-6):
-        raise SimulatorError(
-            f"{simulator.id} does not repeat a drive under the same seed and actions (seed {seed}: a return of "
-            f"{first:.3f}, then {again:.3f}), so that no state can be restored; leave the multiple choice out."
-        )
+def _decision_point(env: gym.Env[Any, Any], simulator: SimulatorSpec, moment: Moment, steps: int) -> DecisionPoint:
+    rng = np.random.default_rng((moment.seed, 2))
+    rng.integers(FIRST_POINT, LAST_POINT + 1)  # which the moment was drawn with
     space = ControlSpace(simulator.action)
-    controls = _controls(space, own, steps)
+    controls = _controls(space, moment.taken.actions, steps)
     shifted = [controls + OFFSET * rng.normal(size=space.dim) for _ in range(NUM_CHOICES - 1)]
     offset = [np.stack([space.to_action(one) for one in sequence]) for sequence in shifted]
-    choices = np.stack([*offset, _random(simulator, steps, seed)])
+    choices = np.stack([*offset, _random(simulator, steps, moment.seed)])
     distances = np.array([np.abs(_controls(space, choice, steps) - controls).mean() for choice in choices])
-    returns = np.array([_run(env, seed, before, choice) for choice in choices])
-    observed = Observation(*(np.stack(part[: moment + 1]) for part in zip(*seen, strict=True)))
-    return DecisionPoint(seed, observed, before, choices, distances, returns)
+    returns = np.array([run_from(env, moment.seed, moment.actions, choice).total for choice in choices])
+    return DecisionPoint(moment.seed, moment.observed, moment.actions, choices, distances, returns)
 
 
 def _controls(space: ControlSpace, actions: FloatArray, steps: int) -> NDArray[np.float64]:
@@ -196,15 +166,8 @@ def _random(simulator: SimulatorSpec, steps: int, seed: int) -> FloatArray:
     return np.stack([behaviour.act(None) for _ in range(steps)])
 
 
-def _run(env: gym.Env[Any, Any], seed: int, before: FloatArray, actions: FloatArray) -> float:
-    """The return under some actions after those that lead to the moment."""
-    again = _Recorded(np.concatenate((before, actions)))
-    driven = drive_episode(env, again, seed=seed, behaviour_seed=seed, max_steps=len(before) + len(actions))
-    return float(sum(step.reward for step in list(driven)[1 + len(before) :]))
-
-
 @single_precision()
-def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8) -> NDArray[np.float64]:
+def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = DRAWS) -> NDArray[np.float64]:
     """What a world model promises for each of the sequences, ``(C,)`` float64.
 
     The model observes the episode up to the moment. Every sequence meets the same noise; each reward is taken times the
@@ -215,15 +178,9 @@ def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = 8)
         point: The moment and its sequences.
         draws: Dreams of each sequence, whose mean is taken.
     """
-    begin = LatentState.cat([follow(model, point.observed, point.actions)[-1]] * draws)
-    promised = []
-    for choice in point.choices:
-        actions = torch.from_numpy(choice).to(model.device).expand(draws, *choice.shape)
-        dreamt = dream(model, begin, actions, torch.Generator().manual_seed(point.seed))
-        earlier = torch.cat((torch.ones(draws, 1).to(model.device), dreamt.continuations[:, :-1]), 1)
-        reached = torch.cumprod(earlier, 1)
-        promised.append(float((dreamt.rewards * reached).sum(1).double().mean()))
-    return np.array(promised)
+    sequences = list(point.choices)
+    dreams = dreams_from(model, point.observed, point.actions, sequences, seed=point.seed, draws=draws)
+    return np.array([promised_return(dreamt) for dreamt in dreams])
 
 
 def score_choices(points: Sequence[DecisionPoint], promised: Sequence[NDArray[np.float64]]) -> ChoiceScore:

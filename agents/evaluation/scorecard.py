@@ -10,7 +10,10 @@ import numpy as np
 
 from wm_gym.actions import FloatArray
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
+from wm_gym.agents.evaluation.counterfactuals import CounterfactualScore
+from wm_gym.agents.evaluation.fidelity_tables import counterfactual_tables, picture_table
 from wm_gym.agents.evaluation.multiple_choice import ChoiceScore
+from wm_gym.agents.evaluation.pictures import PictureScore
 from wm_gym.agents.evaluation.rank_agreement import mean_maximum_rank_violation, pearson, spearman
 from wm_gym.bench.table import Table, render_markdown
 from wm_gym.errors import ConfigError
@@ -61,6 +64,8 @@ class PolicyReturn:
         predicted_ci95: 95 % bootstrap interval of that mean over the start states; ``None`` for one.
         real: Mean return of its drives: that which the prediction is compared with.
         real_ci95: 95 % bootstrap interval of that mean over the episodes; ``None`` for one.
+        doubt: One standard deviation of the error of ``predicted`` by what the model itself tells: the mean over its
+            dreams, whose errors are taken to go the same way; ``None`` where it tells nothing.
     """
 
     steps: int
@@ -68,6 +73,7 @@ class PolicyReturn:
     predicted_ci95: tuple[float, float] | None
     real: float
     real_ci95: tuple[float, float] | None
+    doubt: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,9 @@ class Scorecard:
             does not tell.
         choices_s: Seconds that the multiple choice took; ``None`` without one.
         machine: What it was measured on.
+        counterfactuals: What wheel and pedals do; ``None`` where it was not asked for.
+        pictures: How near dreamt frames are, at the same moments; ``None`` also where the model decodes none.
+        counterfactuals_s: Seconds that both took; ``None`` without.
     """
 
     model: str
@@ -145,15 +154,20 @@ class Scorecard:
     drive_s: float | None
     choices_s: float | None
     machine: dict[str, Any]
+    counterfactuals: CounterfactualScore | None = None
+    pictures: PictureScore | None = None
+    counterfactuals_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The contents of the JSON file."""
         return {**asdict(self), "simulator": self.simulator.model_dump(mode="json")}
 
     def tables(self) -> list[Table]:
-        """Agreement by horizon, the policies from best to worst, and the multiple choice where there was one."""
+        """Agreement by horizon, the policies from best to worst, and what else was measured."""
         choices = [] if self.choices is None else [_choice_table(self.choices)]
-        return [self._agreement_table(), self._policy_table(), *choices]
+        held = [] if self.counterfactuals is None else counterfactual_tables(self.counterfactuals)
+        pictures = [] if self.pictures is None else [picture_table(self.pictures)]
+        return [self._agreement_table(), self._policy_table(), *choices, *held, *pictures]
 
     def to_markdown(self) -> str:
         """The tables as Markdown, with settings and machine below."""
@@ -191,14 +205,22 @@ class Scorecard:
             columns += [(f"real_{steps}", f"real, {steps}", ".1f"), (f"dream_{steps}", f"dream, {steps}", ".1f")]
         longest = horizons[-1]
         columns += [("real", f"real, {longest}, 95 %", ""), ("dream", f"dream, {longest}, 95 %", "")]
+        notes: tuple[str, ...] = ()
+        if any(score.by_horizon[-1].doubt is not None for score in self.policies):
+            columns += [(f"doubt_{steps}", f"doubt, {steps}", ".1f") for steps in horizons]
+            notes = ("The doubt is one standard deviation of the dream's error, as the model itself tells it.",)
         rows = []
         for score in sorted(self.policies, key=lambda score: score.by_horizon[-1].real, reverse=True):
             row: dict[str, Any] = {"policy": score.policy}
             for one in score.by_horizon:
-                row |= {f"real_{one.steps}": one.real, f"dream_{one.steps}": one.predicted}
+                row |= {
+                    f"real_{one.steps}": one.real,
+                    f"dream_{one.steps}": one.predicted,
+                    f"doubt_{one.steps}": one.doubt,
+                }
             last = score.by_horizon[-1]
             rows.append({**row, "real": _interval(last.real_ci95), "dream": _interval(last.predicted_ci95)})
-        return Table("policies", "Mean returns by number of steps", tuple(columns), rows)
+        return Table("policies", "Mean returns by number of steps", tuple(columns), rows, notes)
 
 
 def _choice_table(score: ChoiceScore) -> Table:
@@ -220,7 +242,10 @@ def _choice_table(score: ChoiceScore) -> Table:
 
 
 def score_policies(
-    predicted: Mapping[str, FloatArray], real: Mapping[str, RealDrives], horizons: Sequence[int]
+    predicted: Mapping[str, FloatArray],
+    real: Mapping[str, RealDrives],
+    horizons: Sequence[int],
+    doubts: Mapping[str, FloatArray] | None = None,
 ) -> tuple[list[PolicyScore], list[Agreement]]:
     """Compare what dreams promise for several policies with what they earned.
 
@@ -232,6 +257,8 @@ def score_policies(
             :func:`~wm_gym.agents.evaluation.dream_drives.dream_drives` gives it.
         real: For each of them, its episodes.
         horizons: Numbers of steps, at most ``K``.
+        doubts: For those policies of which it is known, one standard deviation ``(N, K)`` of the error of the reward
+            that is summed up after each step.
 
     Returns:
         Every policy, and the agreement by horizon.
@@ -256,6 +283,7 @@ def score_policies(
     for name, rewards in predicted.items():
         sums = {steps: rewards[:, :steps].sum(1, dtype=np.float64).tolist() for steps in steps_of}
         returns = []
+        deviations = (doubts or {}).get(name)
         for steps in steps_of:
             known = real[name].returns_over(steps) if compared[steps] == "same_steps" else real[name].returns
             assert known is not None
@@ -266,6 +294,7 @@ def score_policies(
                     predicted_ci95=bootstrap_interval(sums[steps]),
                     real=float(np.mean(known)),
                     real_ci95=bootstrap_interval(known),
+                    doubt=None if deviations is None else float(np.mean(deviations[:, steps - 1], dtype=np.float64)),
                 )
             )
         scores.append(PolicyScore(name, returns, sums, real[name]))

@@ -126,13 +126,22 @@ def _draw_diagonal(axes: Axes, values: Sequence[float]) -> None:
 
 
 def draw_agreement(card: Scorecard) -> bytes:
-    """Predicted against real mean return of every policy, with the intervals of both, a panel for each horizon."""
+    """Predicted against real mean return of every policy, a panel for each horizon.
+
+    Beside the intervals of both, an error bar with ends shows the doubt of the dream, where it is known.
+    """
     with matplotlib.rc_context(_STYLE):
         figure, grid = _grid(len(card.agreement), row_height=3.3)
         for place, (axes, agreement) in enumerate(zip(grid, card.agreement, strict=True)):
             points = [score.by_horizon[place] for score in card.policies]
             ends: list[float] = []
             for point in points:
+                if point.doubt is not None:
+                    label = None if axes.get_legend_handles_labels()[1] else "doubt of the dream"
+                    axes.errorbar(
+                        point.real, point.predicted, point.doubt, color=_ORANGE, linewidth=0.9, capsize=3, label=label
+                    )
+                    ends += [point.predicted - point.doubt, point.predicted + point.doubt]
                 low, high = point.real_ci95 or (point.real, point.real)
                 axes.plot([low, high], [point.predicted] * 2, color=_BLUE, alpha=0.5, linewidth=1.2)
                 ends += [low, high]

@@ -110,6 +110,8 @@ def judge_section(run: Run) -> Html | None:
         (heading(one.title), table(one.headings, one.cells()), *(paragraph(note) for note in one.notes))
         for one in others
     ]
+    is_doubted = any(one.doubt is not None for score in run.scorecard.policies for one in score.by_horizon)
+    doubt = " Bars with ends are one standard deviation of the dream's error, as the model tells it." * is_doubted
     return section(
         "The dream as a judge",
         paragraph(first.title),
@@ -118,7 +120,7 @@ def judge_section(run: Run) -> Html | None:
         figure(
             figures.draw_agreement(run.scorecard),
             "Return of every policy in the dream against its return in the simulator",
-            "A point is a policy; the lines are 95 % intervals over start states and over drives.",
+            "A point is a policy; the lines are 95 % intervals over start states and over drives." + doubt,
         ),
         *(piece for part in parts for piece in part),
     )

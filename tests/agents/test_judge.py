@@ -345,6 +345,7 @@ def in_empty_folder(tmp_path, monkeypatch):
         ({"steps": 0}, ConfigError, "steps=0"),
         ({"draws": 0}, ConfigError, "draws=0"),
         ({"choices": -1}, ConfigError, "choices=-1"),
+        ({"counterfactuals": -1}, ConfigError, "counterfactuals=-1"),
         ({"model": "missing"}, BundleError, "there is no world model at 'missing'"),
         ({"results": ["missing.json"]}, BundleError, "missing.json"),
         ({"results": ["damaged.json"]}, BundleError, r"'damaged\.json' is damaged"),

@@ -1,5 +1,6 @@
 """World models on a Hub: the real client against a small server, and one sentence for each thing that is wrong."""
 
+import json
 import shutil
 import sys
 from functools import partial
@@ -111,6 +112,23 @@ def test_the_card_has_scores_a_video_and_the_name(hub, pushed, tmp_path):
     assert "| PSNR of predicted frames (dB), 5 steps ahead | 20.25 |" in body
     assert f'WorldModel.from_pretrained("{NAME}")' in body and "PATH" not in body
     assert body.index("# A world model") < body.index("## Scores") < body.index("## Held-out metrics")
+
+
+def test_the_card_has_the_judgement_that_lies_in_the_folder(hub, pushed, tmp_path):
+    folder = pushed.save_pretrained(tmp_path / "model")
+    (folder / "judge").mkdir()
+    judgement = folder / "judge" / "scorecard.json"
+    agreement = {"steps": 50, "pearson": 0.75, "spearman": None, "mmrv": 12.5}
+    judgement.write_text(json.dumps({"policies": [{}, {}], "agreement": [agreement]}))
+    assert main(["push", str(folder), NAME]) == 0
+    card = files_of(hub)["README.md"].decode()
+    assert "| Pearson correlation of returns | 0.75 | dream against simulator, 2 policies over 50 steps |" in card
+    assert "| MMRV of returns | 12.5 |" in card and "Spearman" not in card
+    assert not any("scorecard" in name for name in files_of(hub))
+    judgement.write_text("{}")
+    assert "is no scorecard; give the file that `wm-gym judge --out` wrote" in sentence_of(
+        pushed.push_to_hub, NAME, judgement=judgement
+    )
 
 
 def test_a_card_without_scores_has_no_empty_table():

@@ -13,8 +13,9 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers,
         "judge",
         "Let a world model predict the returns of policies from dreams of whole episodes, and compare them with the "
-        "simulator's: correlation, rank correlation, rank violation, a scatter plot.",
-        'wm-gym judge --model bundled --policies "bundled,random,held(0 0.2)" --choices 20 --out runs/judge',
+        "simulator's: correlation, rank correlation, rank violation, a scatter plot; "
+        "and what it knows of wheel, pedals and pictures.",
+        'wm-gym judge --model bundled --policies "bundled,random,held(0 0.2)" --counterfactuals 20 --out runs/judge',
     )
     parser.add_argument("--model", required=True, metavar="PATH", help="a world model's folder, or 'bundled'")
     parser.add_argument(
@@ -53,6 +54,14 @@ def add_parser(subparsers: Subparsers) -> None:
         help="at N moments of episodes, let the dream choose among five action sequences that the simulator runs "
         "(default: 0)",
     )
+    parser.add_argument(
+        "--counterfactuals",
+        type=int,
+        default=0,
+        metavar="N",
+        help="at N moments of episodes, hold wheel and pedals at several values in the simulator and in the dream, and "
+        "compare the returns, and the pictures (default: 0)",
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes (default: 1, or one a server)")
     parser.add_argument("--out", metavar="DIR", help="write tables, scatter plot and JSON into a folder")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
@@ -79,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         draws=arguments.draws,
         starts=arguments.starts,
         choices=arguments.choices,
+        counterfactuals=arguments.counterfactuals,
         workers=arguments.workers,
         worker_connections=carla_connections(arguments),
         device=arguments.device,

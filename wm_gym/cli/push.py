@@ -72,12 +72,19 @@ def _push_agent(folder: Path, arguments: argparse.Namespace) -> str:
 
 
 def _push_model(folder: Path, arguments: argparse.Namespace) -> str:
+    from wm_gym.hub_card import JUDGEMENT_FILE
     from wm_gym.hub_push import PushTarget, push_model
     from wm_gym.world_model import WorldModel
 
     target = PushTarget(arguments.repository, arguments.private, arguments.video, arguments.message)
     _refuse(arguments, folder, "a world model", {"--evaluation": "an agent"})
-    return push_model(WorldModel.from_pretrained(folder), target, env_hub=arguments.env_hub)
+    judgement = folder / JUDGEMENT_FILE
+    return push_model(
+        WorldModel.from_pretrained(folder),
+        target,
+        env_hub=arguments.env_hub,
+        judgement=judgement if judgement.exists() else None,
+    )
 
 
 def _push_dataset(folder: Path, arguments: argparse.Namespace) -> str:
