@@ -98,10 +98,8 @@ def test_a_finished_evaluation_called_again_drives_again(driven, tmp_path):
         ([], "stopped; with --json FILE an evaluation goes on from its finished episodes"),
     ],
 )
-def test_who_stops_a_command_learns_whether_it_goes_on(driven, tmp_path, monkeypatch, capsys, command, sentence):
-    monkeypatch.chdir(tmp_path)
+def test_who_stops_a_command_learns_whether_it_goes_on(driven, capsys, options, sentence):
     driven.stop_at = 0
-    assert (
-        main([*command, "--agent", "random", "--env", "car-racing", "--episodes", "1", "--quiet"]) == EXIT_INTERRUPTED
-    )
+    code = main(["evaluate", "--agent", "random", "--env", "car-racing", "--episodes", "1", "--quiet", *options])
+    assert code == EXIT_INTERRUPTED
     assert sentence in capsys.readouterr().err
