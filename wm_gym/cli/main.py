@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = argparse.Namespace()
     try:
         with _sigterm_as_interrupt():
-            build_parser().parse_args(arguments, parsed)
+            parsed = build_parser().parse_args(arguments)
             command = f"wm-gym {parsed.command}"
             exit_code: int = parsed.run(parsed)
             if sys.stdout is not None:
