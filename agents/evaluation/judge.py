@@ -37,6 +37,7 @@ from wm_gym.agents.evaluation.dream_drives import (
     first_states,
 )
 from wm_gym.agents.evaluation.evaluation import RETURN_HORIZONS, EvaluationResult, check_at_least, evaluate
+from wm_gym.agents.evaluation.finished_episodes import FinishedEpisodes
 from wm_gym.agents.evaluation.multiple_choice import (
     ChoiceScore,
     dream_of_choices,
@@ -79,6 +80,7 @@ def judge(
     worker_connections: Sequence[Mapping[str, Any]] | None = None,
     device: str = "cpu",
     progress: bool = True,
+    finished: FinishedEpisodes | None = None,
 ) -> Scorecard:
     """Let a world model predict the returns of policies, and compare with what they earn in its simulator.
 
@@ -106,6 +108,8 @@ def judge(
             :func:`~wm_gym.agents.evaluation.evaluation.evaluate`.
         device: Where model and agents compute.
         progress: Show progress bars.
+        finished: Where the finished episodes of the policies are kept, which a stopped judgement then goes on from;
+            ``None`` keeps none.
 
     Returns:
         The scorecard.
@@ -179,6 +183,7 @@ def judge(
                 horizons=horizons,
                 device=device,
                 progress=progress,
+                finished=finished,
             )
             real[name] = _drives_of(driven, DRIVEN)
     predicted = {name: drives.rewards for name, drives in dreamt.items()}

@@ -95,7 +95,7 @@ def test_a_finished_evaluation_called_again_drives_again(driven, tmp_path):
     ("options", "sentence"),
     [
         (["--json", "no-such-folder/result.json"], "stopped; run the same command again to go on"),
-        ([], "stopped; with --json FILE an evaluation goes on from its finished episodes"),
+        ([], "stopped; with --json FILE the same command goes on from its finished episodes"),
     ],
 )
 def test_who_stops_a_command_learns_whether_it_goes_on(driven, capsys, options, sentence):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.cli.options import (
+    STOPPED_WITHOUT_A_FILE,
     Joined,
     Subparsers,
     add_carla,
@@ -96,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     _check_benchmark_options(arguments)
     if arguments.json is None and arguments.leaderboard_json is None:
-        arguments.when_stopped = "stopped; with --json FILE an evaluation goes on from its finished episodes."
+        arguments.when_stopped = STOPPED_WITHOUT_A_FILE
     settings: dict[str, Any] = {
         "seed": HELD_OUT_FROM if arguments.seed is None else arguments.seed,
         "workers": arguments.workers,

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_carla, add_command, add_common, carla_connections
+from wm_gym.cli.options import (
+    STOPPED_WITHOUT_A_FILE,
+    Subparsers,
+    add_carla,
+    add_command,
+    add_common,
+    carla_connections,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -67,18 +74,22 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON")
     add_carla(parser)
     add_common(parser)
-    parser.set_defaults(run=run, when_stopped="stopped.")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Judge, print the tables, and write what was asked for."""
+    from wm_gym.agents.evaluation.finished_episodes import FinishedEpisodes
     from wm_gym.agents.evaluation.judge import judge
-    from wm_gym.agents.reports.judgement import check_scorecard_folder, write_scorecard
+    from wm_gym.agents.reports.judgement import JSON_NAME, check_scorecard_folder, write_scorecard
     from wm_gym.files import check_writable, write_json_result
 
     out = None if arguments.out is None else check_scorecard_folder(arguments.out)
     json_file = None if arguments.json is None else check_writable(arguments.json)
+    if out is None and json_file is None:
+        arguments.when_stopped = STOPPED_WITHOUT_A_FILE
     seeded = {} if arguments.seed is None else {"seed": arguments.seed}
+    finished = FinishedEpisodes(json_file if out is None else out / JSON_NAME)
     card = judge(
         arguments.model,
         [name.strip() for name in arguments.policies.split(",")],
@@ -93,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         worker_connections=carla_connections(arguments),
         device=arguments.device,
         progress=not arguments.quiet,
+        finished=finished,
         **seeded,
     )
     print(card.to_markdown())
@@ -100,4 +112,5 @@ def run(arguments: argparse.Namespace) -> int:
         write_scorecard(card, out)
     if json_file is not None:
         write_json_result(json_file, card.to_json())
+    finished.remove()
     return 0

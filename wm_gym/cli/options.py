@@ -29,6 +29,10 @@ def add_command(subparsers: Subparsers, name: str, summary: str, example: str) -
     return parser
 
 
+STOPPED_WITHOUT_A_FILE = "stopped; with --json FILE the same command goes on from its finished episodes."
+"""What a command says that keeps its episodes beside the file of its results alone."""
+
+
 def add_common(parser: argparse.ArgumentParser) -> None:
     """``--seed``, ``--device`` and ``--quiet``."""
     parser.add_argument("--seed", type=int, help="seed of everything random (default: the command's own)")
