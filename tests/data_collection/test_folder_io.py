@@ -28,6 +28,7 @@ def test_frames_and_actions_arrive_in_natural_order(tmp_path):
     table = DRIVING + "\n" + "".join(f"{i / 20},0.5,0,1\n" for i in range(12))
     write_recording(tmp_path / "src", "drive10", 13, table)
     write_recording(tmp_path / "src", "drive9", 3, DRIVING + "\n" + rows(2))
+    (tmp_path / "src" / "drive9" / "frames" / "._frame0.png").write_bytes(b"\0\5\x16\7")  # macOS leaves such files
     dataset = import_folder(tmp_path / "src", tmp_path / "out", step_s=0.1)
     assert [header.length for header in dataset.episodes] == [2, 12]
     episode = dataset.read_episode(1)
