@@ -12,7 +12,7 @@ from wm_gym.data_collection.conversion.donkey import MANIFEST, read_donkey
 from wm_gym.data_collection.conversion.folder_io import ACTIONS_FILE, FRAMES_FOLDER
 from wm_gym.data_collection.conversion.lerobot_layout import is_lerobot
 from wm_gym.data_collection.conversion.pictures import FrameFit, natural_order
-from wm_gym.data_collection.conversion.recording import CutSettings, Recording, cut, step_of
+from wm_gym.data_collection.conversion.recording import CutSettings, NoRowsError, Recording, cut, step_of
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.segment import write_segments
 from wm_gym.data_collection.conversion.tables import CAMERAS, UDACITY_LOG, read_table, read_udacity
@@ -175,7 +175,16 @@ def convert_recordings(
     if not found:
         raise DatasetError(f"{path} holds no recording of the layout {name}, which is known by {LAYOUTS[name].wanted}.")
     # Every row is read, and every image looked at, before anything is written.
-    recordings = [LAYOUTS[name].read(each, camera) for each in found]
+    recordings, empty = [], []
+    for each in found:
+        try:
+            recordings.append(LAYOUTS[name].read(each, camera))
+        except NoRowsError as error:
+            empty.append(error)
+    if not recordings:
+        raise empty[0]
+    for problem in empty:
+        notify(str(problem))
     step = step_of(recordings, settings, notify)
     segments = [segment for recording in recordings for segment in cut(recording, step, settings, notify)]
     if not segments:

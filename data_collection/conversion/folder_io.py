@@ -16,7 +16,7 @@ from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.remote_folder import local_folder
 from wm_gym.data_collection.datasets.writer import check_is_free
-from wm_gym.errors import DatasetError
+from wm_gym.errors import ConfigError, DatasetError
 from wm_gym.files import check_writable
 from wm_gym.plain_files import read_text
 from wm_gym.vector import Fields, VectorField
@@ -59,15 +59,19 @@ def import_folder(
         notify: Called with a sentence where something was dropped or assumed.
 
     Raises:
+        ConfigError: ``step_s`` is no number of seconds.
         DatasetError: the folder, an image or a table does not fit; nothing is left behind.
     """
+    if not 0 <= step_s < float("inf"):
+        raise ConfigError(f"--step-s {step_s:g} must be a number of seconds above 0, or 0 where it is not known.")
     folder, target = local_folder(source), local_folder(out)
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder} to import from.")
     episodes = [path for path in natural_order(folder.iterdir()) if path.is_dir() and (path / FRAMES_FOLDER).is_dir()]
     if not episodes:
         raise DatasetError(
-            f"{folder} holds no episode: each needs a folder with {FRAMES_FOLDER}/*.png and {ACTIONS_FILE} in it."
+            f"{folder} holds no episode: each needs a folder with {FRAMES_FOLDER}/*.png and {ACTIONS_FILE} in it; "
+            "docs/own_recordings.md has the other layouts."
         )
     check_is_free(target)
     check_writable(target, is_folder=True)

@@ -53,6 +53,10 @@ class Recording:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
+class NoRowsError(DatasetError):
+    """A recording has no row that can be used."""
+
+
 class RowCollector:
     """Gathers a recording's rows; those that cannot be used are counted.
 
@@ -95,11 +99,11 @@ class RowCollector:
         """The recording of the rows so far.
 
         Raises:
-            DatasetError: There are none.
+            NoRowsError: There are none.
         """
         if not self._rows:
             reasons = told(self.left_out) or "it has none"
-            raise DatasetError(
+            raise NoRowsError(
                 f"{self.name} has no row that can be used ({reasons}); check its table and images"
                 f"{self._example and ': '}{self._example}."
             )
@@ -149,8 +153,10 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
     Raises:
         DatasetError: The recordings do not say, or what they say cannot be right, and none were given.
     """
-    by_time = [_pauses(r) for r in recordings if r.times is not None]
-    differences = np.concatenate(by_time) if by_time else np.empty(0)
+    by_time = [(r.name, np.diff(r.times)[np.diff(r.positions) == 1]) for r in recordings if r.times is not None]
+    for name, pauses in by_time:
+        _check_times_rise(name, pauses)
+    differences = np.concatenate([pauses for _, pauses in by_time]) if by_time else np.empty(0)
     differences = differences[differences > 0]
     known = {r.step_s for r in recordings if r.step_s}
     if len(known) > 1 and settings.step_s is None:
@@ -175,20 +181,18 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
     return measured
 
 
-def _pauses(recording: Recording) -> NDArray[np.float64]:
-    """The times between neighbours.
+def _check_times_rise(name: str, pauses: NDArray[np.float64]) -> None:
+    """Refuse rows that are in no order, are there twice, or have times too coarse.
 
     Raises:
-        DatasetError: Too many are not above 0: the rows are in no order, are there twice, or have times too coarse.
+        DatasetError: Many times between neighbours are not above 0.
     """
-    pauses = np.diff(recording.times)[np.diff(recording.positions) == 1]  # type: ignore[arg-type]
     stuck = int((pauses <= 0).sum())
     if stuck > len(pauses) / 4:
         raise DatasetError(
-            f"{recording.name} has times that do not rise in {stuck} of {len(pauses)} rows; sort its rows by time and "
+            f"{name} has times that do not rise in {stuck} of {len(pauses)} rows; sort its rows by time and "
             "take out what is there twice, or, where times are too coarse, take out their column and give --step-s."
         )
-    return pauses
 
 
 def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Callable[[str], None]) -> list[Segment]:

@@ -403,6 +403,20 @@ def test_pictures_and_recordings_behind_links_and_elsewhere(tmp_path):
     assert levels(convert_recordings(log, tmp_path / "absolute").read_episode(0)) == [10 * i for i in range(8)]
 
 
+def test_a_recording_without_rows_is_told_and_the_others_are_taken(tmp_path):
+    for name in ("a", "b"):
+        udacity(tmp_path / "src" / name)
+    log = tmp_path / "src" / "a" / "driving_log.csv"
+    log.write_text("")
+    said = []
+    assert [h.length for h in convert_recordings(tmp_path / "src", tmp_path / "out", notify=said.append).episodes] == [
+        7
+    ]
+    assert said == [f"{log} has no row that can be used (it has none); check its table and images."]
+    with pytest.raises(DatasetError, match="has no row that can be used"):
+        convert_recordings(tmp_path / "src" / "a", tmp_path / "no")
+
+
 def test_webp_pictures_and_those_cut_short(tmp_path):
     row = lambda i: (i / 10, f"pics/{i}.WEBP", 0.1, 0.2)  # noqa: E731
     source = drives(tmp_path / "src", "time,image,steer,gas", row, suffix=".webp")
