@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from wm_gym._version import __version__
@@ -57,6 +59,8 @@ COMMANDS = (
 )
 """Modules with ``add_parser(subparsers)``; a new command is one file and one entry."""
 
+_HOME = re.compile(r"^(|--[\w-]+=(?:lerobot:)?|lerobot:)~(?=/)")
+
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -88,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = "wm-gym"
     try:
         with _sigterm_as_interrupt():
-            parsed = build_parser().parse_args(arguments)
+            given = sys.argv[1:] if arguments is None else arguments
+            parsed = build_parser().parse_args([_with_home(argument) for argument in given])
             command = f"wm-gym {parsed.command}"
             exit_code: int = parsed.run(parsed)
             if sys.stdout is not None:
@@ -107,6 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{command}: stopped; run the same command again to go on.", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _with_home(argument: str) -> str:
+    """``~/`` as the home folder where a shell leaves it: in ``--out=~/data``, ``lerobot:~/data`` and behind quotes."""
+    return _HOME.sub(lambda found: found[1] + str(Path.home()), argument)
 
 
 def _print_in_any_encoding() -> None:
