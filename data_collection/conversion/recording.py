@@ -164,7 +164,8 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
             f"the recordings have steps of {min(known):g} and {max(known):g} s, but a dataset has one; convert them "
             "into datasets of their own."
         )
-    measured = float(np.median(differences)) if len(differences) else min(known, default=0.0)
+    # Digits beyond are noise of times since 1970.
+    measured = float(f"{np.median(differences):.5g}") if len(differences) else min(known, default=0.0)
     if settings.step_s is not None:
         if measured and not 0.8 < measured / settings.step_s < 1.25:
             notify(f"the recording's own step is {measured:.3g} s; --step-s {settings.step_s:g} is taken instead.")
