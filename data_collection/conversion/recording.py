@@ -170,9 +170,16 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
         if measured and not 0.8 < measured / settings.step_s < 1.25:
             notify(f"the recording's own step is {measured:.3g} s; --step-s {settings.step_s:g} is taken instead.")
         return settings.step_s
+    if not measured and any(r.times is not None for r in recordings):
+        reasons = told(sum((r.left_out for r in recordings), Counter())) or "none is left out"
+        raise DatasetError(
+            f"{recordings[0].name} has no two rows that follow each other ({reasons}), so there is no step; check its "
+            "table and images."
+        )
     if not measured:
         raise DatasetError(
-            f"{recordings[0].name} does not say the time between two rows; give it by --step-s, as in --step-s 0.1."
+            f"{recordings[0].name} does not say the time between two rows; give it by --step-s, as in --step-s 0.1, or "
+            "in a column 'time', in seconds or as in 2024-05-01T12:00:00.25."
         )
     if not _STEPS[0] <= measured <= _STEPS[1]:
         raise DatasetError(

@@ -21,7 +21,7 @@ CAMERAS = ("center", "left", "right")
 _UDACITY_COLUMNS = (*CAMERAS, "steering", "throttle", "brake", "speed")
 _UDACITY_TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})\D*$")
 
-_DATE = re.compile(r"(\d{4})[-/](\d\d)[-/](\d\d)[ Tt](\d\d:\d\d:\d\d)(?:[.,](\d+))? ?([Zz]|[+-]\d\d:?\d\d)?")
+_DATE = re.compile(r"(?:(\d{4})[-/](\d\d)[-/](\d\d)[ Tt])?(\d\d:\d\d:\d\d)(?:[.,](\d+))? ?([Zz]|[+-]\d\d:?\d\d)?")
 _UNITS = {"ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -106,12 +106,13 @@ def _udacity_time(picture: str) -> float:
 
 
 def _time(cell: str, column: str) -> float:
-    """Seconds, from a number or a date with a time of day (ISO 8601); NaN where it is neither."""
+    """Seconds, from a number or a time of day, with a date or without (ISO 8601); NaN where it is neither."""
     found = _DATE.fullmatch(cell)
     if not found:
         value = number(cell)
         return value * _unit(column, value)
-    *moment, fraction, zone = found.groups()
+    *date, clock, fraction, zone = found.groups()
+    moment = (*date, clock) if date[0] else ("2000", "01", "01", clock)
     try:
         seconds = datetime.strptime(" ".join(moment) + (zone or "Z").upper(), "%Y %m %d %H:%M:%S%z").timestamp()
     except ValueError:

@@ -345,10 +345,11 @@ def zoned(row):
         ("\t", "time\timage\tsteer\tgas", lambda i: (comma(i / 10), f"pics/{i}.png", comma(-i / 10), comma(i / 10))),
         (",", "time,image,steer,gas", lambda i: (i / 10, f"pics/{i}.png", f'"{comma(-i / 10)}"', i / 10)),
         (",", "time,image,steer,gas", lambda i: (zoned(i), f"pics/{i}.png", -i / 10, i / 10)),
+        (",", "Time,image,steer,gas", lambda i: (f"12:59:59.{i}", f"pics/{i}.png", -i / 10, i / 10)),
         (",", "timestampMs,imagePath,steeringAngle,gasPedal", lambda i: (100 * i, f"pics/{i}.png", -i / 10, i / 10)),
         (";", "sep=;\r\ntime;image;steer;gas", lambda i: (i / 10, f"PICS\\{i}.PNG", -i / 10, i / 10)),
     ],
-    ids=["semicolons", "tabs", "quoted commas", "dates", "camel case", "excel"],
+    ids=["semicolons", "tabs", "quoted commas", "dates", "clock", "camel case", "excel"],
 )
 def test_tables_as_other_programs_and_countries_write_them(tmp_path, sign, header, row):
     source = drives(tmp_path / "src", header, row, sign=sign)
@@ -369,6 +370,12 @@ def test_rows_without_a_time_are_left_out(tmp_path):
     said = []
     assert [h.length for h in convert_recordings(source, tmp_path / "out", notify=said.append).episodes] == [2, 3]
     assert "1 of 8 rows are left out (1 without a time)" in said[-1]
+
+
+def test_rows_without_neighbours_are_told_and_not_their_times(tmp_path):
+    source = drives(tmp_path / "src", "time,image,steer,gas", lambda i: plain_row(i)[: 4 - i % 2])
+    with pytest.raises(DatasetError, match=r"no two rows that follow each other \(4 broken\), so there is no step"):
+        convert_recordings(source, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
