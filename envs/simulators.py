@@ -17,8 +17,10 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -76,11 +78,14 @@ class NativeSimulator(Simulator):
 
     def step(self, action: FloatArray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Hold one action for ``action_repeat`` steps of the environment."""
-        native = self.simulator.action.to_stored(action).astype(self.env.action_space.dtype)
+        native = self.simulator.action.to_stored(action)
+        if np.issubdtype(self.env.action_space.dtype, np.integer):
+            native = np.rint(native)
+        native = native.astype(self.env.action_space.dtype)
         total = 0.0
         for _ in range(self.action_repeat):
             observed, reward, terminated, truncated, info = self.env.step(native)
-            total += float(reward)
+            total += float(np.asarray(reward).item())  # [0.5] is no number, but what some environments give
             if terminated or truncated:
                 break
         return self._resized(observed), total, bool(terminated), bool(truncated), info
@@ -440,11 +445,24 @@ def _creator(env_id: str) -> Any:
     module, _, plain_id = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            _import(module)
         spec = gym.spec(plain_id)
         return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv, gym.error.DependencyNotInstalled, ImportError) as error:
+    except (gym.error.Error, ImportError) as error:
         raise _unavailable(env_id, error) from error
+
+
+def _import(module: str) -> None:
+    """Import a module that is installed, or lies in the current folder, which an installed command does not search."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        here = str(Path.cwd())
+        if error.name != module.partition(".")[0] or here in sys.path or getattr(sys.flags, "safe_path", False):
+            raise
+        sys.path.append(here)
+        importlib.invalidate_caches()
+        importlib.import_module(module)
 
 
 def _creator_or_none(env_id: str) -> Any:
@@ -470,8 +488,8 @@ def _make(env_id: str, kwargs: Mapping[str, Any], render_mode: str | None) -> gy
 
 
 def _unavailable(env_id: str, error: Exception) -> SimulatorError:
-    if isinstance(error, gym.error.UnregisteredEnv | gym.error.DeprecatedEnv):
-        near = did_you_mean(env_id, (*SIMULATORS, *registry))
+    if isinstance(error, gym.error.Error) and not isinstance(error, gym.error.DependencyNotInstalled):
+        near = did_you_mean(env_id.rpartition(":")[2], (*SIMULATORS, *registry))
         return SimulatorError(
             f"no simulator is called {env_id!r}{near}; use {', '.join(SIMULATORS)} or the id of a Gymnasium "
             "environment, with the module that registers it in front (module:Id-v0) where it is not Gymnasium's own."

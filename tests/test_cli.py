@@ -409,6 +409,18 @@ def test_a_video_that_cannot_be_written_costs_no_result(capsys, tmp_path, monkey
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("prefix", ["", "lerobot:"])
+def test_the_home_folder_is_found_where_a_shell_leaves_its_sign(prefix, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # Windows
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    code, _, err = run(capsys, "dataset", "convert", "~/nothing", f"--out={prefix}~/used")
+    assert code == 2
+    assert str(tmp_path) in err
+    assert "~" not in err
+
+
 def test_main_runs_in_any_thread(capsys):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(main(["evaluate", "--agent", "nobody", "--quiet"])))

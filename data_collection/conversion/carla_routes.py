@@ -125,7 +125,10 @@ def _read(folder: Path, records: Path, pictures: Path, numbers: Callable[[_Recor
             continue
         plain = {column_name(name): value for name, value in record.items() if isinstance(value, int | float)}
         steering = plain.pop("steer", None)
-        collector.add(int(stem), by_name.get(stem), {**plain, "steering": steering, **numbers(record)})
+        picture = by_name.get(stem)
+        collector.add(
+            int(stem), picture, {**plain, "steering": steering, **numbers(record)}, sought=f"{pictures}/{stem}"
+        )
     return collector
 
 

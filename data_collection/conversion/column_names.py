@@ -35,6 +35,11 @@ def plain_name(name: str) -> str:
     return re.sub(r"\W+", "_", name.lower()).strip("_")
 
 
+def spaced_name(name: str) -> str:
+    """A column's name as :func:`plain_name` writes it, with ``_`` between ``steering`` and ``Angle``, too."""
+    return plain_name(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name))
+
+
 def column_name(name: str) -> str:
     """A column's name as the reward's formula can write it: ``"user/angle"`` becomes ``"user_angle"``."""
     plain = re.sub(r"\W+", "_", name.strip()).strip("_") or "column"

@@ -12,15 +12,16 @@ from wm_gym.data_collection.conversion.donkey import MANIFEST, read_donkey
 from wm_gym.data_collection.conversion.folder_io import ACTIONS_FILE, FRAMES_FOLDER
 from wm_gym.data_collection.conversion.lerobot_layout import is_lerobot
 from wm_gym.data_collection.conversion.pictures import FrameFit, natural_order
-from wm_gym.data_collection.conversion.recording import CutSettings, Recording, cut, step_of
+from wm_gym.data_collection.conversion.recording import CutSettings, NoRowsError, Recording, cut, step_of
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.segment import write_segments
 from wm_gym.data_collection.conversion.tables import CAMERAS, UDACITY_LOG, read_table, read_udacity
-from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
+from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.remote_folder import local_folder
 from wm_gym.data_collection.datasets.writer import check_is_free
 from wm_gym.errors import ConfigError, DatasetError, did_you_mean
+from wm_gym.files import check_writable
 
 FOLDER_LAYOUT = "folder"
 """The package's own: what :func:`~wm_gym.data_collection.import_folder` reads."""
@@ -44,7 +45,8 @@ class Layout:
 
 
 def _tables(folder: Path) -> list[Path]:
-    return natural_order(path for path in folder.glob("*.csv") if path.is_file())
+    # macOS leaves a file ._log.csv beside log.csv on other systems' disks.
+    return natural_order(path for path in folder.glob("[!.]*.csv") if path.is_file())
 
 
 def _only_table(path: Path) -> Path:
@@ -162,6 +164,8 @@ def convert_recordings(
     if not path.exists():
         raise DatasetError(f"there is no {path} to convert.")
     check_is_free(target)
+    check_writable(target, is_folder=True)
+    FrameCodec.parse(codec)
     name = layout or guess_layout(path)
     if name not in LAYOUTS:
         raise ConfigError(
@@ -171,7 +175,16 @@ def convert_recordings(
     if not found:
         raise DatasetError(f"{path} holds no recording of the layout {name}, which is known by {LAYOUTS[name].wanted}.")
     # Every row is read, and every image looked at, before anything is written.
-    recordings = [LAYOUTS[name].read(each, camera) for each in found]
+    recordings, empty = [], []
+    for each in found:
+        try:
+            recordings.append(LAYOUTS[name].read(each, camera))
+        except NoRowsError as error:
+            empty.append(error)
+    if not recordings:
+        raise empty[0]
+    for problem in empty:
+        notify(str(problem))
     step = step_of(recordings, settings, notify)
     segments = [segment for recording in recordings for segment in cut(recording, step, settings, notify)]
     if not segments:
@@ -201,9 +214,15 @@ def _is_folder_layout(path: Path) -> bool:
 def _recordings(path: Path, layout: Layout) -> list[Path]:
     """The recordings at or below a path, in natural order; none lies in another."""
     found: list[Path] = []
-    for root, below, _ in os.walk(path.parent if path.is_file() else path):
-        if layout.fits(Path(root)):
-            found.append(Path(root))
-            below.clear()
-        below[:] = [folder.name for folder in natural_order(map(Path, below))]
+    seen, waiting = set(), [path.parent if path.is_file() else path]
+    while waiting:  # what links lead to comes last, and every folder once
+        for root, below, _ in os.walk(waiting.pop(0)):
+            is_new = (real := os.path.realpath(root)) not in seen
+            seen.add(real)
+            if is_new and layout.fits(Path(root)):
+                found.append(Path(root))
+            if not is_new or Path(root) in found[-1:]:
+                below.clear()
+            below[:] = [folder.name for folder in natural_order(map(Path, below))]
+            waiting += [link for name in below if (link := Path(root, name)).is_symlink()]
     return found

@@ -52,7 +52,8 @@ def read_donkey(folder: Path) -> Recording:
                 continue
             picture = record.get(_IMAGE)
             found = finder.find(picture) if isinstance(picture, str) else None
-            collector.add(index, found, _numbers(record), number(record.get("_timestamp_ms", math.nan)) / 1000)
+            time = number(record.get("_timestamp_ms", math.nan)) / 1000
+            collector.add(index, found, _numbers(record), time, str(picture))
     return collector.finish()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -74,10 +75,20 @@ def driving_actions(
     outside = np.argwhere(~((stored >= np.array(form.low) - 1e-3) & (stored <= np.array(form.high) + 1e-3)))
     if len(outside):
         row, place = outside[0]
-        column = DRIVING_NAMES[place]
+        column, value = DRIVING_NAMES[place], stored[row, place]
+        if column in fill:
+            remedy = f"give another --fill {column}"
+        elif column == "throttle" and value < 0:
+            remedy = "rename the column of the brake, and a throttle below 0 counts as the brake"
+        elif column == "gear" or (column == "brake" and value < 0):
+            remedy = "change it in the recording"
+        else:
+            factor = 1 / np.nanmax(np.abs(stored[:, place]))
+            digits = 1 - math.floor(math.log10(factor))
+            remedy = f"give a factor, as in --scale {column}={math.floor(factor * 10**digits + 1e-6) / 10**digits:g}"
         raise DatasetError(
-            f"{name} has {column} {stored[row, place]:g} in row {positions[row] + 1}, out of its range (steering -1 to "
-            f"1, throttle and brake 0 to 1, gear -1, 0 or 1); give a factor, as in --scale {column}=0.04."
+            f"{name} has {column} {value:g} in row {positions[row] + 1}, out of its range (steering -1 to "
+            f"1, throttle and brake 0 to 1, gear -1, 0 or 1); {remedy}."
         )
     return form.to_stored(stored), columns
 

@@ -12,11 +12,12 @@ import numpy as np
 from wm_gym.actions import DRIVING_NAMES, ActionFormat, FloatArray
 from wm_gym.data_collection.conversion.pictures import IMAGE_SUFFIXES, FrameFit, natural_order
 from wm_gym.data_collection.conversion.segment import Segment, write_segments
-from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC
+from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.remote_folder import local_folder
 from wm_gym.data_collection.datasets.writer import check_is_free
-from wm_gym.errors import DatasetError
+from wm_gym.errors import ConfigError, DatasetError
+from wm_gym.files import check_writable
 from wm_gym.plain_files import read_text
 from wm_gym.vector import Fields, VectorField
 
@@ -58,17 +59,23 @@ def import_folder(
         notify: Called with a sentence where something was dropped or assumed.
 
     Raises:
+        ConfigError: ``step_s`` is no number of seconds.
         DatasetError: the folder, an image or a table does not fit; nothing is left behind.
     """
+    if not 0 <= step_s < float("inf"):
+        raise ConfigError(f"--step-s {step_s:g} must be a number of seconds above 0, or 0 where it is not known.")
     folder, target = local_folder(source), local_folder(out)
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder} to import from.")
     episodes = [path for path in natural_order(folder.iterdir()) if path.is_dir() and (path / FRAMES_FOLDER).is_dir()]
     if not episodes:
         raise DatasetError(
-            f"{folder} holds no episode: each needs a folder with {FRAMES_FOLDER}/*.png and {ACTIONS_FILE} in it."
+            f"{folder} holds no episode: each needs a folder with {FRAMES_FOLDER}/*.png and {ACTIONS_FILE} in it; "
+            "docs/own_recordings.md has the other layouts."
         )
     check_is_free(target)
+    check_writable(target, is_folder=True)
+    FrameCodec.parse(codec)
     # Every table is read and every frame counted before anything is written.
     segments = [_read_segment(path, notify) for path in episodes]
     return write_segments(
@@ -87,7 +94,9 @@ def import_folder(
 def _read_segment(path: Path, notify: Callable[[str], None]) -> Segment:
     """One episode's images and tables."""
     images = [
-        image for image in natural_order((path / FRAMES_FOLDER).iterdir()) if image.suffix.lower() in IMAGE_SUFFIXES
+        image
+        for image in natural_order((path / FRAMES_FOLDER).glob("[!.]*"))  # ._frame0.png is macOS's
+        if image.suffix.lower() in IMAGE_SUFFIXES
     ]
     columns = _read_table(path / ACTIONS_FILE)
     rows = len(columns["steering"])

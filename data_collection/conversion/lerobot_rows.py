@@ -27,7 +27,7 @@ def read_entries(folder: Path, info: Info, camera: str) -> list[EpisodeEntry]:
         DatasetError: A table is damaged, a file is missing, or there is no episode.
     """
     rows: list[dict[str, Any]] = []
-    for path in sorted((folder / EPISODES_FOLDER).glob("*/*.parquet")):
+    for path in sorted((folder / EPISODES_FOLDER).glob("[!.]*/[!.]*.parquet")):
         rows += _table(path).to_pylist()
     if not rows:
         raise DatasetError(f"{folder} has no episodes in {EPISODES_FOLDER}; copy the dataset again.")

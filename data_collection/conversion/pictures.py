@@ -19,7 +19,7 @@ from wm_gym.frames import Frame, resize_frame
 from wm_gym.plain_files import read_bytes
 from wm_gym.simulator import MAX_FRAME_SIDE
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _IMAGE_BYTES = 256 * 2**20
 
 FrameFit = Literal["stretch", "letterbox", "crop"]
@@ -30,10 +30,11 @@ class PictureFinder:
     r"""Finds the image files below a folder by the paths that a recording's rows give.
 
     Such a path may come from another computer (``C:\drive\IMG\center_1.jpg``), so its end is compared: the more
-    of its parts agree with a file's, the better. Upper and lower case count as equal, as they do on Windows.
+    of its parts agree with a file's, the better. Upper and lower case count as equal, as they do on Windows. Where no
+    file of that name lies there, the path counts as it stands, from the folder or the root on; so links are followed.
 
     Args:
-        folder: The folder; links to other folders are not followed.
+        folder: The folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -62,11 +63,21 @@ class PictureFinder:
                 f"the image {path!r} may be {found[0]} or {found[1]}; write longer paths into the recording, or "
                 "convert its folders one by one."
             )
-        return found[0] if found else None
+        return found[0] if found else self._as_it_stands(path)
+
+    def _as_it_stands(self, path: str) -> Path | None:
+        parts = re.split(r"[\\/]+", path.strip())
+        if not parts[-1].lower().endswith(IMAGE_SUFFIXES):
+            return None
+        wanted = [self.folder.joinpath(*parts[at:]) for at in range(len(parts))]
+        if Path(path.strip()).is_absolute():
+            wanted.insert(0, Path(path.strip()))
+        # False, unlike Path.is_file, for what can be no name of a file.
+        return next((file for file in wanted if os.path.isfile(file)), None)  # noqa: PTH113
 
 
 def is_whole_picture(path: Path) -> bool:
-    """Whether a file is a PNG or JPEG image with its beginning and its end, of no more pixels than a frame may have.
+    """Whether a file is a PNG, JPEG or WebP image, with beginning and end, of no more pixels than a frame may have.
 
     A JPEG that is cut short would be decoded with a grey rest, without an error.
     """
@@ -75,6 +86,8 @@ def is_whole_picture(path: Path) -> bool:
         kind, size = read_image_header(data)
     except ValueError:
         return False
+    if kind == "webp":
+        return max(size) <= MAX_FRAME_SIDE and len(data) >= 8 + int.from_bytes(data[4:8], "little")
     end = {"png": b"IEND", "jpeg": b"\xff\xd9"}.get(kind)
     # An embedded preview has an end of its own, in the first part of the file.
     return end is not None and max(size) <= MAX_FRAME_SIDE and data.rfind(end) > len(data) // 2

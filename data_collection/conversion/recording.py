@@ -20,10 +20,12 @@ from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.data_collection.conversion.segment import Segment
 from wm_gym.data_collection.datasets.episode import TIME_INFO
 from wm_gym.errors import DatasetError
+from wm_gym.simulator import MAX_FRAME_SIDE
 from wm_gym.vector import Fields, bounded
 
 _STEPS = (0.002, 2.0)  # seconds between two rows that may be right
 _GAP_STEPS = 5.0
+_PICTURES = "PNG, JPEG or WebP file"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Recording:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
+class NoRowsError(DatasetError):
+    """A recording has no row that can be used."""
+
+
 class RowCollector:
     """Gathers a recording's rows; those that cannot be used are counted.
 
@@ -62,21 +68,30 @@ class RowCollector:
     def __init__(self, name: str, needed: Sequence[str]) -> None:
         self.name, self.needed = name, needed
         self.left_out: Counter[str] = Counter()
+        self._example = ""
         self._rows: list[tuple[int, Path, Mapping[str, float], float]] = []
 
-    def leave_out(self, reason: str) -> None:
-        """Count a row that is not used."""
+    def leave_out(self, reason: str, example: str = "") -> None:
+        """Count a row that is not used; the first ``example`` says what is wrong with it where no row can be used."""
         self.left_out[reason] += 1
+        self._example = self._example or example
 
-    def add(self, position: int, picture: Path | None, values: Mapping[str, Any], time: float = math.nan) -> None:
-        """Add a row, or count it where its image or a needed number is missing."""
+    def add(
+        self, position: int, picture: Path | None, values: Mapping[str, Any], time: float = math.nan, sought: str = ""
+    ) -> None:
+        """Add a row, or count it where its image, which was ``sought`` by that path, or a needed number is missing."""
         numbers = {name: number(value) for name, value in values.items()}
-        if not all(math.isfinite(numbers.get(name, math.nan)) for name in self.needed):
-            self.leave_out("broken")
+        missing = [name for name in self.needed if not math.isfinite(numbers.get(name, math.nan))]
+        if missing:
+            cell = values.get(missing[0])
+            told_cell = "nothing" if cell in (None, "") else f"{str(cell)[:80]!r}"
+            self.leave_out("broken", f"row {position + 1} has {told_cell} for {missing[0]}, where a number is wanted")
         elif picture is None:
-            self.leave_out("without an image")
+            self.leave_out("without an image", f"row {position + 1} names {sought!r}, and there is no such {_PICTURES}")
         elif not is_whole_picture(picture):
-            self.leave_out("with a damaged image")
+            self.leave_out(
+                "with a damaged image", f"{picture} is no whole {_PICTURES} of at most {MAX_FRAME_SIDE} pixels a side"
+            )
         else:
             self._rows.append((position, picture, numbers, time))
 
@@ -84,11 +99,18 @@ class RowCollector:
         """The recording of the rows so far.
 
         Raises:
-            DatasetError: There are none.
+            NoRowsError: There are none.
         """
         if not self._rows:
             reasons = told(self.left_out) or "it has none"
-            raise DatasetError(f"{self.name} has no row that can be used ({reasons}); check its table and images.")
+            raise NoRowsError(
+                f"{self.name} has no row that can be used ({reasons}); check its table and images"
+                f"{self._example and ': '}{self._example}."
+            )
+        timed = np.isfinite([row[3] for row in self._rows])
+        if 0.5 < timed.mean() < 1:  # a few cells are empty, and no reason to know no times at all
+            self.left_out["without a time"] += int((~timed).sum())
+            self._rows = [row for row, is_timed in zip(self._rows, timed, strict=True) if is_timed]
         names = list(dict.fromkeys(name for row in self._rows for name in row[2]))
         columns = {name: np.array([row[2].get(name, math.nan) for row in self._rows]) for name in names}
         times = np.array([row[3] for row in self._rows])
@@ -131,8 +153,10 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
     Raises:
         DatasetError: The recordings do not say, or what they say cannot be right, and none were given.
     """
-    by_time = [np.diff(r.times)[np.diff(r.positions) == 1] for r in recordings if r.times is not None]
-    differences = np.concatenate(by_time) if by_time else np.empty(0)
+    by_time = [(r.name, np.diff(r.times)[np.diff(r.positions) == 1]) for r in recordings if r.times is not None]
+    for name, pauses in by_time:
+        _check_times_rise(name, pauses)
+    differences = np.concatenate([pauses for _, pauses in by_time]) if by_time else np.empty(0)
     differences = differences[differences > 0]
     known = {r.step_s for r in recordings if r.step_s}
     if len(known) > 1 and settings.step_s is None:
@@ -140,14 +164,22 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
             f"the recordings have steps of {min(known):g} and {max(known):g} s, but a dataset has one; convert them "
             "into datasets of their own."
         )
-    measured = float(np.median(differences)) if len(differences) else min(known, default=0.0)
+    # Digits beyond are noise of times since 1970.
+    measured = float(f"{np.median(differences):.5g}") if len(differences) else min(known, default=0.0)
     if settings.step_s is not None:
         if measured and not 0.8 < measured / settings.step_s < 1.25:
             notify(f"the recording's own step is {measured:.3g} s; --step-s {settings.step_s:g} is taken instead.")
         return settings.step_s
+    if not measured and any(r.times is not None for r in recordings):
+        reasons = told(sum((r.left_out for r in recordings), Counter())) or "none is left out"
+        raise DatasetError(
+            f"{recordings[0].name} has no two rows that follow each other ({reasons}), so there is no step; check its "
+            "table and images."
+        )
     if not measured:
         raise DatasetError(
-            f"{recordings[0].name} does not say the time between two rows; give it by --step-s, as in --step-s 0.1."
+            f"{recordings[0].name} does not say the time between two rows; give it by --step-s, as in --step-s 0.1, or "
+            "in a column 'time', in seconds or as in 2024-05-01T12:00:00.25."
         )
     if not _STEPS[0] <= measured <= _STEPS[1]:
         raise DatasetError(
@@ -155,6 +187,20 @@ def step_of(recordings: Sequence[Recording], settings: CutSettings, notify: Call
             "their unit in the column's name (time_ms, time_us, time_ns), or give the step by --step-s."
         )
     return measured
+
+
+def _check_times_rise(name: str, pauses: NDArray[np.float64]) -> None:
+    """Refuse rows that are in no order, are there twice, or have times too coarse.
+
+    Raises:
+        DatasetError: Many times between neighbours are not above 0.
+    """
+    stuck = int((pauses <= 0).sum())
+    if stuck > len(pauses) / 4:
+        raise DatasetError(
+            f"{name} has times that do not rise in {stuck} of {len(pauses)} rows; sort its rows by time and "
+            "take out what is there twice, or, where times are too coarse, take out their column and give --step-s."
+        )
 
 
 def cut(recording: Recording, step_s: float, settings: CutSettings, notify: Callable[[str], None]) -> list[Segment]:
@@ -232,11 +278,11 @@ def told(left_out: Counter[str]) -> str:
 
 
 def number(value: Any) -> float:
-    """A cell or a value as a number; NaN where it is none."""
+    """A cell or a value as a number, with a point or a comma before its decimals; NaN where it is none."""
     text = str(value).strip().lower()
     if text in ("true", "false"):
         return float(text == "true")
     try:
-        return float(text)
+        return float(text if "." in text else text.replace(",", ".", 1))
     except ValueError:
         return math.nan

@@ -79,7 +79,7 @@ def write_segments(
             if picture.shape[:2] != (height, width) and frame_size is None:
                 raise DatasetError(
                     f"{path} has {picture.shape[0]}x{picture.shape[1]} pixels, but the first frame has "
-                    f"{height}x{width}; ask for one frame size to resize them all."
+                    f"{height}x{width}; ask for one frame size (--frame-size) to resize them all."
                 )
             frames[position] = fit_frame(picture, height, width, fit)
         none = np.zeros(len(segment.actions), np.bool_)

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from wm_gym.actions import DRIVING_NAMES
-from wm_gym.data_collection.conversion.column_names import COLUMN_NAMES, column_name, plain_name
+from wm_gym.data_collection.conversion.column_names import COLUMN_NAMES, column_name, plain_name, spaced_name
 from wm_gym.data_collection.conversion.pictures import PictureFinder
 from wm_gym.data_collection.conversion.recording import Recording, RowCollector, number
 from wm_gym.errors import DatasetError
@@ -21,6 +21,7 @@ CAMERAS = ("center", "left", "right")
 _UDACITY_COLUMNS = (*CAMERAS, "steering", "throttle", "brake", "speed")
 _UDACITY_TIME = re.compile(r"(\d{4})_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d\d)_(\d{3})\D*$")
 
+_DATE = re.compile(r"(?:(\d{4})[-/](\d\d)[-/](\d\d)[ Tt])?(\d\d:\d\d:\d\d)(?:[.,](\d+))? ?([Zz]|[+-]\d\d:?\d\d)?")
 _UNITS = {"ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -44,17 +45,17 @@ def read_table(path: Path) -> Recording:
     for row in rows[1:]:
         position += 1
         if row is None or len(row) != len(header):
-            collector.leave_out("broken")
+            collector.leave_out("broken", _unequal(position, row, header))
             continue
         episode = row[places["episode"]] if "episode" in places else None
         if episode != last_episode:
             position += 1  # no neighbour of the row before
         last_episode = episode
-        time = number(row[places["time"]]) if "time" in places else math.nan
-        if "time" in places:
-            time *= _unit(header[places["time"]], time)
-        picture = finder.find(row[places["picture"]])
-        collector.add(position, picture, {name: row[place] for name, place in columns.items()}, time)
+        time = _time(row[places["time"]], header[places["time"]]) if "time" in places else math.nan
+        sought = row[places["picture"]]
+        collector.add(
+            position, finder.find(sought), {name: row[place] for name, place in columns.items()}, time, sought
+        )
     return collector.finish()
 
 
@@ -83,12 +84,12 @@ def read_udacity(folder: Path, camera: str) -> Recording:
     finder = PictureFinder(folder)
     for position, row in enumerate(rows[1:] if has_header else rows):
         if row is None or len(row) != len(header):
-            collector.leave_out("broken")
+            collector.leave_out("broken", _unequal(position, row, header))
             continue
         values = dict(zip(header, row, strict=True))
         pictured = values[camera]
         numbers = {column_name(name): value for name, value in values.items() if name not in CAMERAS}
-        collector.add(position, finder.find(pictured), numbers, _udacity_time(pictured))
+        collector.add(position, finder.find(pictured), numbers, _udacity_time(pictured), pictured)
     return collector.finish()
 
 
@@ -104,11 +105,30 @@ def _udacity_time(picture: str) -> float:
         return math.nan
 
 
+def _time(cell: str, column: str) -> float:
+    """Seconds, from a number or a time of day, with a date or without (ISO 8601); NaN where it is neither."""
+    found = _DATE.fullmatch(cell)
+    if not found:
+        value = number(cell)
+        return value * _unit(column, value)
+    *date, clock, fraction, zone = found.groups()
+    moment = (*date, clock) if date[0] else ("2000", "01", "01", clock)
+    try:
+        seconds = datetime.strptime(" ".join(moment) + (zone or "Z").upper(), "%Y %m %d %H:%M:%S%z").timestamp()
+    except ValueError:
+        return math.nan
+    return seconds + float(f"0.{fraction or 0}")
+
+
+def _unequal(position: int, row: Sequence[str] | None, header: Sequence[str]) -> str:
+    return "" if row is None else f"row {position + 1} has {len(row)} cells, but there are {len(header)} columns"
+
+
 def _unit(name: str, value: float) -> float:
     """Seconds in one unit of a time column: as its name says, or by the size of a time since 1970."""
-    suffix = re.sub(r"\W+", "_", name.lower()).rpartition("_")[2]
-    if suffix in _UNITS:
-        return _UNITS[suffix]
+    for plain in (plain_name(name), spaced_name(name)):
+        if (suffix := plain.rpartition("_")[2]) in _UNITS:
+            return _UNITS[suffix]
     return next((unit for least, unit in ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3)) if value >= least), 1.0)
 
 
@@ -118,6 +138,7 @@ def _places(path: Path, header: Sequence[str]) -> dict[str, int]:
     places = {}
     for known, names in COLUMN_NAMES.items():
         found = [place for place, name in enumerate(plain) if name in names]
+        found = found or [place for place, name in enumerate(header) if spaced_name(name) in names]
         exact = [place for place in found if plain[place] == known]
         if len(exact or found) > 1 and known in ("picture", *DRIVING_NAMES, "reward", "time"):
             both = " and ".join(repr(header[place]) for place in (exact or found)[:2])
@@ -142,6 +163,8 @@ def _cells(path: Path) -> list[list[str] | None]:
     lines = [line for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
     first = lines[0] if lines else ""
     delimiter = max(",;\t", key=first.count)
+    if re.fullmatch("sep=[,;\t]", first, re.IGNORECASE):  # a word to Excel
+        delimiter, lines = first[-1], lines[1:]
     rows: list[list[str] | None] = []
     for line in lines:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from wm_gym.data_collection.datasets.episode_file import EpisodeHeader
 from wm_gym.data_collection.datasets.metadata import first_difference
 from wm_gym.errors import DatasetError
 
+_SAME_STEP = 0.01  # steps that were measured, as those of recordings, are never quite equal
 Scenes = Callable[[str], Collection[str]]
 """Gives, for a simulator's id, the keyword arguments that choose what is met, and not what is observed or paid."""
 
@@ -44,7 +46,10 @@ class JoinedDataset:
         scene = scenes(datasets[0].metadata.simulator.id) if scenes and len(datasets) > 1 else ()
         first = _without(datasets[0], scene)
         for dataset in datasets[1:]:
-            different = first_difference("", first, _without(dataset, scene))
+            other = _without(dataset, scene)
+            if math.isclose(first["step_s"], other["step_s"], rel_tol=_SAME_STEP):
+                other["step_s"] = first["step_s"]
+            different = first_difference("", first, other)
             if different:
                 raise DatasetError(
                     f"{datasets[0].path} was recorded in another simulator, or with another setting, than "

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from numbers import Real
@@ -151,7 +152,12 @@ def record_episode(steps: Iterator[Step], plan: EpisodePlan, codec: FrameCodec) 
 
 def scalar_infos(info: Mapping[str, Any]) -> dict[str, float]:
     """The entries of a step's ``info`` that are single real numbers or truth values and describe the episode."""
-    return {name: float(value) for name, value in info.items() if isinstance(value, Real | np.bool_) and name != LOST}
+    scalars = {}
+    for name, value in info.items():
+        if isinstance(value, Real | np.bool_) and isinstance(name, str) and name != LOST:
+            with suppress(OverflowError):  # a whole number beyond any float
+                scalars[name] = float(value)
+    return scalars
 
 
 def text_infos(info: Mapping[str, Any]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from wm_gym.data_collection.conversion.convert import guess_layout
 from wm_gym.data_collection.conversion.pictures import fit_frame
 from wm_gym.data_collection.conversion.reward_expression import RewardExpression
 from wm_gym.envs.carla.observed_vector import vector_fields
-from wm_gym.errors import ConfigError, DatasetError
+from wm_gym.errors import ConfigError, DatasetError, OutputError
 
 
 def picture(path, level, size=(20, 40)):
@@ -312,6 +312,151 @@ def test_two_columns_for_one_thing_and_two_pictures_of_one_name(tmp_path):
     picture(source / "more" / "1.png", 9)
     with pytest.raises(DatasetError, match=r"the image '1\.png' may be"):
         convert_recordings(source, tmp_path / "out", step_s=0.1, fill={"throttle": 1})
+
+
+def drives(folder, header, row, rows=8, *, sign=",", suffix=".png", encoding="utf-8"):
+    """A table as ``row`` writes its rows from their numbers, and a picture of each."""
+    folder.mkdir()
+    for number in range(rows):
+        picture(folder / "pics" / f"{number}{suffix}", 10 * number)
+    lines = [*([header] if header else []), *(sign.join(map(str, row(number))) for number in range(rows))]
+    (folder / "log.csv").write_bytes("\r\n".join(lines).encode(encoding))
+    return folder
+
+
+def comma(value):
+    return str(value).replace(".", ",")
+
+
+def zoned(row):
+    """Every tenth of a second around midnight, in two time zones."""
+    zone = "+02:00" if row % 2 else "Z"
+    clock = 23 * 3600 + 59 * 60 + 59 + (5 + row) // 10 + (7200 if row % 2 else 0)
+    day, clock = 1 + clock // 86400, clock % 86400
+    return (
+        f"2024-05-{day:02d}T{clock // 3600:02d}:{clock // 60 % 60:02d}:{clock % 60:02d}.{(5 + row) % 10}00000000{zone}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sign", "header", "row"),
+    [
+        (";", "Time;Image;Steering;Gas", lambda i: (comma(i / 10), f"pics/{i}.png", comma(-i / 10), comma(i / 10))),
+        ("\t", "time\timage\tsteer\tgas", lambda i: (comma(i / 10), f"pics/{i}.png", comma(-i / 10), comma(i / 10))),
+        (",", "time,image,steer,gas", lambda i: (i / 10, f"pics/{i}.png", f'"{comma(-i / 10)}"', i / 10)),
+        (",", "time,image,steer,gas", lambda i: (zoned(i), f"pics/{i}.png", -i / 10, i / 10)),
+        (",", "Time,image,steer,gas", lambda i: (f"12:59:59.{i}", f"pics/{i}.png", -i / 10, i / 10)),
+        (",", "timestampMs,imagePath,steeringAngle,gasPedal", lambda i: (100 * i, f"pics/{i}.png", -i / 10, i / 10)),
+        (";", "sep=;\r\ntime;image;steer;gas", lambda i: (i / 10, f"PICS\\{i}.PNG", -i / 10, i / 10)),
+    ],
+    ids=["semicolons", "tabs", "quoted commas", "dates", "clock", "camel case", "excel"],
+)
+def test_tables_as_other_programs_and_countries_write_them(tmp_path, sign, header, row):
+    source = drives(tmp_path / "src", header, row, sign=sign)
+    (source / "._log.csv").write_bytes(b"\0\5\x16\7")  # macOS leaves such files on disks of other systems
+    dataset = convert_recordings(source, tmp_path / "out")
+    assert dataset.metadata.simulator.step_s == pytest.approx(0.1, abs=1e-6)
+    wanted = [[-i / 10, i / 10] for i in range(7)]
+    np.testing.assert_allclose(dataset.read_episode(0).actions[:, :2], wanted, rtol=1e-6)
+    assert levels(dataset.read_episode(0)) == [10 * i for i in range(8)]
+
+
+def plain_row(row):
+    return row / 10, f"pics/{row}.png", 0.1, 0.2
+
+
+def test_rows_without_a_time_are_left_out(tmp_path):
+    source = drives(tmp_path / "src", "time,image,steer,gas", lambda i: ("" if i == 3 else i / 10, *plain_row(i)[1:]))
+    said = []
+    assert [h.length for h in convert_recordings(source, tmp_path / "out", notify=said.append).episodes] == [2, 3]
+    assert "1 of 8 rows are left out (1 without a time)" in said[-1]
+
+
+def test_rows_without_neighbours_are_told_and_not_their_times(tmp_path):
+    source = drives(tmp_path / "src", "time,image,steer,gas", lambda i: plain_row(i)[: 4 - i % 2])
+    with pytest.raises(DatasetError, match=r"no two rows that follow each other \(4 broken\), so there is no step"):
+        convert_recordings(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "time",
+    [lambda i: 1_700_000_000 + i // 10, lambda i: i // 2 / 10, lambda i: i * 5 % 8 / 10],
+    ids=["whole seconds", "rows twice", "shuffled"],
+)
+def test_times_that_do_not_rise_are_refused(tmp_path, time):
+    source = drives(tmp_path / "src", "time,image,steer,gas", lambda i: (time(i), *plain_row(i)[1:]))
+    with pytest.raises(DatasetError, match=r"times that do not rise in \d+ of 7 rows; sort its rows by time"):
+        convert_recordings(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_and_recordings_behind_links_and_elsewhere(tmp_path):
+    (tmp_path / "store").mkdir()
+    source = drives(tmp_path / "store" / "src", "time,image,steer,gas", plain_row)
+    (source / "pics").rename(tmp_path / "pics")
+    with pytest.raises(
+        DatasetError, match=r"8 without an image\).*row 1 names 'pics/0\.png', and there is no such PNG"
+    ):
+        convert_recordings(source, tmp_path / "no")
+    (source / "pics").symlink_to(tmp_path / "pics")
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    (chosen / "first").symlink_to(source)
+    (chosen / "loop").symlink_to(chosen)
+    assert [h.length for h in convert_recordings(chosen, tmp_path / "linked").episodes] == [7]
+    (source / "pics").unlink()
+    log = source / "log.csv"
+    log.write_text(log.read_text().replace("pics/", f"{tmp_path}/pics/"))
+    assert levels(convert_recordings(log, tmp_path / "absolute").read_episode(0)) == [10 * i for i in range(8)]
+
+
+def test_a_recording_without_rows_is_told_and_the_others_are_taken(tmp_path):
+    for name in ("a", "b"):
+        udacity(tmp_path / "src" / name)
+    log = tmp_path / "src" / "a" / "driving_log.csv"
+    log.write_text("")
+    said = []
+    assert [h.length for h in convert_recordings(tmp_path / "src", tmp_path / "out", notify=said.append).episodes] == [
+        7
+    ]
+    assert said == [f"{log} has no row that can be used (it has none); check its table and images."]
+    with pytest.raises(DatasetError, match="has no row that can be used"):
+        convert_recordings(tmp_path / "src" / "a", tmp_path / "no")
+
+
+def test_webp_pictures_and_those_cut_short(tmp_path):
+    row = lambda i: (i / 10, f"pics/{i}.WEBP", 0.1, 0.2)  # noqa: E731
+    source = drives(tmp_path / "src", "time,image,steer,gas", row, suffix=".webp")
+    assert len(convert_recordings(source, tmp_path / "out").read_episode(0)) == 7
+    for path in (source / "pics").iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match=r"8 with a damaged image\).* is no whole PNG, JPEG or WebP file"):
+        convert_recordings(source, tmp_path / "no")
+
+
+@pytest.mark.parametrize(
+    ("header", "values", "message"),
+    [
+        ("gas", lambda i: [i * 36], r"throttle 36 .*--scale throttle=0\.0039\."),
+        ("gas,brake", lambda i: [(i - 4) / 8, 0], "rename the column of the brake"),
+        ("gas,gear", lambda i: [0.1, 3], "gear 3 in row 1.*; change it in the recording"),
+        ("gas", lambda _: [0.1, 9], "broken.*row 1 has 5 cells, but there are 4 columns"),
+        ("gas", lambda _: ["full"], "broken.*row 1 has 'full' for throttle, where a number is wanted"),
+    ],
+)
+def test_the_remedy_fits_the_fault(tmp_path, header, values, message):
+    row = lambda i: (*plain_row(i)[:3], *values(i))  # noqa: E731
+    source = drives(tmp_path / "src", f"time,image,steer,{header}", row)
+    with pytest.raises(DatasetError, match=message):
+        convert_recordings(source, tmp_path / "out")
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_read(tmp_path):
+    source = drives(tmp_path / "src", "time,image,steer,gas", lambda i: ("x", "y", "z", i))  # would be refused
+    with pytest.raises(OutputError, match="a part of the path is a file"):
+        convert_recordings(source, source / "log.csv" / "out")
+    with pytest.raises(DatasetError, match="the frame codec 'gif' is unknown"):
+        convert_recordings(source, tmp_path / "out", codec="gif")
 
 
 def test_rewards_by_a_formula(tmp_path):

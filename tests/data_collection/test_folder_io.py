@@ -1,10 +1,12 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
 
 from wm_gym.data_collection.conversion.folder_io import import_folder
 from wm_gym.data_collection.datasets.verification import verify
-from wm_gym.errors import DatasetError
+from wm_gym.errors import ConfigError, DatasetError
 
 DRIVING = "steering,throttle,brake,gear"
 
@@ -28,6 +30,7 @@ def test_frames_and_actions_arrive_in_natural_order(tmp_path):
     table = DRIVING + "\n" + "".join(f"{i / 20},0.5,0,1\n" for i in range(12))
     write_recording(tmp_path / "src", "drive10", 13, table)
     write_recording(tmp_path / "src", "drive9", 3, DRIVING + "\n" + rows(2))
+    (tmp_path / "src" / "drive9" / "frames" / "._frame0.png").write_bytes(b"\0\5\x16\7")  # macOS leaves such files
     dataset = import_folder(tmp_path / "src", tmp_path / "out", step_s=0.1)
     assert [header.length for header in dataset.episodes] == [2, 12]
     episode = dataset.read_episode(1)
@@ -114,3 +117,11 @@ def test_missing_parts(tmp_path):
     (path / "actions.csv").unlink()
     with pytest.raises(DatasetError, match=r"actions\.csv is missing"):
         import_folder(tmp_path / "src", tmp_path / "out")
+
+
+@pytest.mark.parametrize("step_s", [-1, math.nan, math.inf])
+def test_a_step_that_is_none_is_refused(tmp_path, step_s):
+    write_recording(tmp_path / "src", "drive", 3, DRIVING + "\n" + rows(2))
+    with pytest.raises(ConfigError, match=r"--step-s .* must be a number of seconds"):
+        import_folder(tmp_path / "src", tmp_path / "out", step_s=step_s)
+    assert not (tmp_path / "out").exists()

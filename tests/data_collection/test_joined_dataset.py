@@ -122,6 +122,14 @@ def test_scenes_may_be_mixed_and_nothing_else(tmp_path, first, second, named):
             JoinedDataset(datasets, scenes=scenes)
 
 
+def test_measured_steps_need_not_be_quite_equal(parts, tmp_path):
+    metadata = make_metadata()
+    step_s = 1.005 * metadata.simulator.step_s
+    near = metadata.model_copy(update={"simulator": metadata.simulator.model_copy(update={"step_s": step_s})})
+    second = Dataset.create(tmp_path / "near", near, [make_episode(0)])
+    assert JoinedDataset([parts[0], second]).num_episodes == len(parts[0]) + 1
+
+
 def test_what_does_not_fit_is_refused(parts, tmp_path):
     metadata = make_metadata()
     other = metadata.model_copy(update={"simulator": metadata.simulator.model_copy(update={"step_s": 1.0})})

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import wm_gym
+from wm_gym.data_collection.recording.worker import scalar_infos
 from wm_gym.envs import describe_simulator, make_simulator, make_simulator_from_spec
 from wm_gym.envs.registration import register_envs
 from wm_gym.envs.simulators import has_connection, split_connection
@@ -259,3 +260,47 @@ def test_an_id_may_name_the_module_that_registers_it(tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.reset(seed=0)[0], frame)
     with pytest.raises(SimulatorError, match="no_such_module"):
         make_simulator("no_such_module:TheirRacing-v0")
+    with pytest.raises(
+        SimulatorError, match=r"no simulator is called 'my_driving_company:TheirRacing'.*'TheirRacing-v0'"
+    ):
+        make_simulator("my_driving_company:TheirRacing")
+
+
+def test_a_module_may_lie_where_the_command_is_called(tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "my_track.py").write_text(
+        "import gymnasium as gym\ngym.register('MyTrack-v0', entry_point='gymnasium.envs.box2d:CarRacing')\n"
+    )
+    script = tmp_path / "wm-gym.py"  # the path begins with a script's folder, as that of an installed command does
+    script.write_text(
+        "import sys\nfrom wm_gym.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    collect = ["collect", "--env", "my_track:MyTrack-v0", "--behaviour", "random", "--episodes", "1", "--out", "data"]
+    command = [sys.executable, str(script), *collect, "--max-episode-steps", "2", "--frame-size", "8", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path / "work", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "work" / "data" / "dataset.json").is_file()
+
+
+class _Odd(gym.Env):
+    """Whole numbers as actions, a reward in an array, and an info that holds anything."""
+
+    observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    action_space = gym.spaces.Box(-2, 2, (1,), np.int64)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros((8, 8, 3), np.uint8), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        info = {5: 1.0, "huge": 10**400, "list": [1], "speed": np.float32(3), "done": np.bool_(True)}
+        return np.zeros((8, 8, 3), np.uint8), np.array([float(action[0])]), np.array(False), False, info
+
+
+def test_whole_actions_are_rounded_and_odd_rewards_and_infos_are_taken():
+    gym.register("Odd-v0", _Odd, max_episode_steps=9)
+    env = make_simulator("Odd-v0")
+    env.reset(seed=0)
+    assert [env.step(np.array([value], np.float32))[1] for value in (-1.7, -0.6, 0.4, 0.6, 2)] == [-2, -1, 0, 1, 2]
+    assert scalar_infos(env.step(np.zeros(1, np.float32))[4]) == {"speed": 3.0, "done": 1.0}

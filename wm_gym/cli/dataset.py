@@ -63,7 +63,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--scale", action="append", default=[], metavar="NAME=FACTOR", help="a factor for a column; may be repeated"
     )
     convert.add_argument("--reward", metavar="FORMULA", help="rewards, as in 'speed * 0.1 - abs(steering)'")
-    convert.set_defaults(run=_convert)
+    convert.set_defaults(run=_convert, when_stopped="stopped.")
 
     push = add_command(
         actions,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from wm_gym._version import __version__
@@ -59,6 +61,7 @@ COMMANDS = (
 
 GOES_ON = "stopped; run the same command again to go on."
 """What a stopped command says where it has not put another sentence into its arguments, as ``when_stopped``."""
+_HOME = re.compile(r"^(|--[\w-]+=(?:lerobot:)?|lerobot:)~(?=/)")
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -92,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = argparse.Namespace()
     try:
         with _sigterm_as_interrupt():
-            parsed = build_parser().parse_args(arguments)
+            given = sys.argv[1:] if arguments is None else arguments
+            parsed = build_parser().parse_args([_with_home(argument) for argument in given])
             command = f"wm-gym {parsed.command}"
             exit_code: int = parsed.run(parsed)
             if sys.stdout is not None:
@@ -111,6 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{command}: {getattr(parsed, 'when_stopped', GOES_ON)}", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _with_home(argument: str) -> str:
+    """``~/`` as the home folder where a shell leaves it: in ``--out=~/data``, ``lerobot:~/data`` and behind quotes."""
+    return _HOME.sub(lambda found: found[1] + str(Path.home()), argument)
 
 
 def _print_in_any_encoding() -> None:
