@@ -28,7 +28,7 @@ def demo(tmp_path_factory):
     """A quick demo: every step of the pipeline, by the command itself."""
     folder = tmp_path_factory.mktemp("demo") / "run"
     command = [sys.executable, "-m", "wm_gym", "demo", "--quick", "--quiet", "--out", str(folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert finished.returncode == 0, finished.stderr
     return folder, finished.stdout
 
