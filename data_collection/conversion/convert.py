@@ -19,9 +19,8 @@ from wm_gym.data_collection.conversion.tables import CAMERAS, UDACITY_LOG, read_
 from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.remote_folder import local_folder
-from wm_gym.data_collection.datasets.writer import check_is_free
+from wm_gym.data_collection.datasets.writer import check_target
 from wm_gym.errors import ConfigError, DatasetError, did_you_mean
-from wm_gym.files import check_writable
 
 FOLDER_LAYOUT = "folder"
 """The package's own: what :func:`~wm_gym.data_collection.import_folder` reads."""
@@ -163,8 +162,7 @@ def convert_recordings(
         raise ConfigError(f"--camera {camera!r} is not known; use one of {', '.join(CAMERAS)}.")
     if not path.exists():
         raise DatasetError(f"there is no {path} to convert.")
-    check_is_free(target)
-    check_writable(target, is_folder=True)
+    check_target(target)
     FrameCodec.parse(codec)
     name = layout or guess_layout(path)
     if name not in LAYOUTS:

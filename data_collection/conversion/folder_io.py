@@ -15,9 +15,8 @@ from wm_gym.data_collection.conversion.segment import Segment, write_segments
 from wm_gym.data_collection.datasets.codec import DEFAULT_CODEC, FrameCodec
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.remote_folder import local_folder
-from wm_gym.data_collection.datasets.writer import check_is_free
+from wm_gym.data_collection.datasets.writer import check_target
 from wm_gym.errors import ConfigError, DatasetError
-from wm_gym.files import check_writable
 from wm_gym.plain_files import read_text
 from wm_gym.vector import Fields, VectorField
 
@@ -73,8 +72,7 @@ def import_folder(
             f"{folder} holds no episode: each needs a folder with {FRAMES_FOLDER}/*.png and {ACTIONS_FILE} in it; "
             "docs/own_recordings.md has the other layouts."
         )
-    check_is_free(target)
-    check_writable(target, is_folder=True)
+    check_target(target)
     FrameCodec.parse(codec)
     # Every table is read and every frame counted before anything is written.
     segments = [_read_segment(path, notify) for path in episodes]

@@ -25,9 +25,8 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode import Episode
 from wm_gym.data_collection.datasets.metadata import DatasetMetadata, versions
 from wm_gym.data_collection.datasets.remote_folder import local_folder
-from wm_gym.data_collection.datasets.writer import check_is_free
+from wm_gym.data_collection.datasets.writer import check_target
 from wm_gym.errors import ConfigError, DatasetError, did_you_mean
-from wm_gym.files import check_writable
 from wm_gym.frames import Frame
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.vector import VectorField
@@ -75,8 +74,7 @@ def import_lerobot(
     """
     folder, target = local_folder(source), local_folder(out)
     formula = None if reward is None else RewardExpression(reward)
-    check_is_free(target)
-    check_writable(target, is_folder=True)
+    check_target(target)
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder} to convert.")
     info, own = layout.read_info(folder), layout.read_own_record(folder)

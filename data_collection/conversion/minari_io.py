@@ -20,9 +20,8 @@ from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.episode import Episode
 from wm_gym.data_collection.datasets.metadata import DatasetMetadata, versions
 from wm_gym.data_collection.datasets.remote_folder import local_folder
-from wm_gym.data_collection.datasets.writer import check_is_free
+from wm_gym.data_collection.datasets.writer import check_target
 from wm_gym.errors import DatasetError
-from wm_gym.files import check_writable
 from wm_gym.frames import resize_frame
 from wm_gym.observation import Observation, join_observation, observation_space, split_observation
 from wm_gym.simulator import SimulatorSpec
@@ -92,8 +91,7 @@ def import_minari(
     """
     minari = _minari()
     target = local_folder(out)
-    check_is_free(target)
-    check_writable(target, is_folder=True)
+    check_target(target)
     _check_id(dataset_id)
     source, described = _load(minari, dataset_id)
     metadata = DatasetMetadata(

@@ -12,7 +12,7 @@ from wm_gym.data_collection.datasets.episode import Episode
 from wm_gym.data_collection.datasets.episode_file import episode_file_name, write_episode
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata
 from wm_gym.errors import DatasetError
-from wm_gym.files import describe_os_error, folder_written_atomically, is_free
+from wm_gym.files import check_writable, describe_os_error, folder_written_atomically, is_free
 
 
 def write_dataset(target: Path, metadata: DatasetMetadata, episodes: Iterable[Episode]) -> None:
@@ -47,6 +47,17 @@ def check_is_free(target: Path) -> None:
         raise DatasetError(f"there is a dataset at {target} already; choose another folder.")
     if not is_free(target, own=(EPISODES_FOLDER,)):
         raise DatasetError(f"{target} is not empty and no dataset; choose a new or empty folder.")
+
+
+def check_target(target: Path) -> None:
+    """Check, before anything is read, that a new dataset can be written into a folder.
+
+    Raises:
+        DatasetError: It holds something already.
+        OutputError: It cannot be written.
+    """
+    check_is_free(target)
+    check_writable(target, is_folder=True)
 
 
 def check_actions(name: str, actions: FloatArray, metadata: DatasetMetadata) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from wm_gym.cli.options import Subparsers, add_command, add_common
+from wm_gym.cli.options import BEGINS_ANEW, Subparsers, add_command, add_common
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--frame-size", type=int, default=256, metavar="PIXELS", help="with --carla (default: 256)")
     add_common(parser)
-    parser.set_defaults(run=run, when_stopped="stopped.")
+    parser.set_defaults(run=run, when_stopped=BEGINS_ANEW)
 
 
 def run(arguments: argparse.Namespace) -> int:

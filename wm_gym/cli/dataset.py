@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 
-from wm_gym.cli.options import Subparsers, add_cache, add_command, download_cache, option_value
+from wm_gym.cli.options import BEGINS_ANEW, Subparsers, add_cache, add_command, download_cache, option_value
 from wm_gym.errors import ConfigError
 
 
@@ -63,7 +63,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--scale", action="append", default=[], metavar="NAME=FACTOR", help="a factor for a column; may be repeated"
     )
     convert.add_argument("--reward", metavar="FORMULA", help="rewards, as in 'speed * 0.1 - abs(steering)'")
-    convert.set_defaults(run=_convert, when_stopped="stopped.")
+    convert.set_defaults(run=_convert, when_stopped=BEGINS_ANEW)
 
     push = add_command(
         actions,

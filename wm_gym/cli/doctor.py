@@ -11,7 +11,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from wm_gym._version import __version__
-from wm_gym.cli.options import Subparsers, add_command
+from wm_gym.cli.options import BEGINS_ANEW, Subparsers, add_command
 from wm_gym.errors import WMGymError
 from wm_gym.provenance import version_of
 
@@ -38,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers, "doctor", "Tell what works on this machine.", "wm-gym doctor --carla localhost:2000"
     )
     parser.add_argument("--carla", metavar="HOST:PORT", help="look at this CARLA server too, and drive on it")
-    parser.set_defaults(run=run, when_stopped="stopped.")
+    parser.set_defaults(run=run, when_stopped=BEGINS_ANEW)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wm_gym.cli.options import Subparsers, add_command, add_common
+from wm_gym.cli.options import BEGINS_ANEW, Subparsers, add_command, add_common
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--repeats", type=int, default=200, metavar="N", help="measured calls (default: 200)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads (default: torch's own number)")
     add_common(parser)
-    parser.set_defaults(run=run, when_stopped="stopped.")
+    parser.set_defaults(run=run, when_stopped=BEGINS_ANEW)
 
 
 def run(arguments: argparse.Namespace) -> int:

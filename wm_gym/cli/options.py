@@ -29,6 +29,8 @@ def add_command(subparsers: Subparsers, name: str, summary: str, example: str) -
     return parser
 
 
+BEGINS_ANEW = "stopped."
+"""What a command says that keeps nothing for the next call, as ``when_stopped``."""
 STOPPED_WITHOUT_A_FILE = "stopped; with --json FILE the same command goes on from its finished episodes."
 """What a command says that keeps its episodes beside the file of its results alone."""
 
