@@ -65,7 +65,15 @@ setup(
     packages=packages(),
     package_dir=FOLDER_OF_PACKAGE,
     package_data={
-        "wm_gym": ["configs/*.yaml", "assets/**/*", "pages/*", "by_rows.cpp", "models/*.cpp", "py.typed"],
+        "wm_gym": [
+            "configs/*.yaml",
+            "assets/**/*",
+            "pages/*",
+            "by_rows.cpp",
+            "models/**/*.cpp",
+            "models/*.h",
+            "py.typed",
+        ],
         "wm_gym.export": ["page/*"],
         "wm_gym.agents.reports": ["templates/*", "assets/*"],
         **{f"wm_gym.agents.{pages}": ["assets/*"] for pages in ("play", "view")},

@@ -9,12 +9,13 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from wm_gym.models import normalisation
+from wm_gym.models.compiled import compiled
 from wm_gym.models.normalisation import NormSiLU
 
 
 @pytest.fixture
 def kernel():
-    if sys.platform != "linux" or shutil.which("c++") is None or normalisation._kernel() is None:
+    if sys.platform != "linux" or shutil.which("c++") is None or compiled(normalisation._SOURCE) is None:
         pytest.skip("needs Linux, a C++ compiler and PyTorch's own OpenMP")
 
 
@@ -112,7 +113,7 @@ def test_other_maps_take_pytorchs_way(x):
 
 def test_without_a_compiler_everything_works(monkeypatch):
     monkeypatch.setenv("CXX", "/no/such/compiler")
-    monkeypatch.setattr(normalisation, "_kernel", normalisation._kernel.__wrapped__)
+    monkeypatch.setattr(normalisation, "compiled", compiled.__wrapped__)
     x = maps(2, 16, 4, 4)
     norm = NormSiLU(16)
     assert torch.equal(norm(x, x), F.silu(F.group_norm(x, 2, norm.weight, norm.bias) + x))

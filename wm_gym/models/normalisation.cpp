@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "vectors.h"
+
 namespace {
 
 using bf16 = uint16_t;
@@ -13,16 +15,8 @@ constexpr int64_t GROUP = 8;
 
 // One cell of a group.
 typedef float Floats __attribute__((vector_size(4 * GROUP)));
-typedef int32_t Integers __attribute__((vector_size(4 * GROUP)));
 typedef uint32_t Bits __attribute__((vector_size(4 * GROUP)));
 typedef bf16 Halves __attribute__((vector_size(2 * GROUP)));
-
-template <class To, class From>
-inline To copied(const From& from) {
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
-}
 
 inline Floats load(const float* from) { return copied<Floats>(*from); }
 
@@ -38,25 +32,6 @@ inline void store(const Floats& value, bf16* to) {  // to the nearest, ties to e
   high = value == value ? high : (bits >> 16) | 0x40;  // what is no number stays none
   const Halves halves = __builtin_convertvector(high, Halves);
   std::memcpy(to, &halves, sizeof(halves));
-}
-
-inline float sum(const Floats& values) {
-  float result = 0;
-  for (int k = 0; k < GROUP; k++) result += values[k];
-  return result;
-}
-
-// exp(-x) is 2^whole * e^rest, the latter by its Taylor series: right to 3e-6.
-inline Floats sigmoid(const Floats& x) {
-  Floats power = x * -1.44269504f;
-  power = power < -126.0f ? Floats{} - 126.0f : power;
-  power = power > 126.0f ? Floats{} + 126.0f : power;
-  const Floats shifted = power + 12582912.0f;  // 1.5 * 2^23: the last bits are the whole number
-  const Integers whole = copied<Integers>(shifted) - 0x4b400000;
-  const Floats rest = (power - (shifted - 12582912.0f)) * 0.693147181f;
-  const Floats series =
-      1 + rest * (1 + rest * (1 / 2.f + rest * (1 / 6.f + rest * (1 / 24.f + rest * (1 / 120.f)))));
-  return 1 / (1 + series * copied<Floats>((whole + 127) << 23));
 }
 
 }  // namespace

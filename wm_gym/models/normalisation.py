@@ -7,11 +7,6 @@ whose channels lie together. In the first phase of a training they took a third 
 from __future__ import annotations
 
 import ctypes
-import functools
-import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
+
+from wm_gym.models.compiled import at, compiled
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _GROUP = 8
@@ -57,7 +54,7 @@ class NormSiLU(nn.GroupNorm):
             and x.is_contiguous(memory_format=torch.channels_last)
             and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()
-            and _kernel() is not None
+            and compiled(_SOURCE) is not None
         )
 
 
@@ -70,9 +67,9 @@ class _NormSiLU(torch.autograd.Function):
     ) -> Tensor:
         out = torch.empty_like(x)
         moments = torch.empty(2, len(x), x.shape[1] // _GROUP)
-        kernel = _kernel()
+        kernel = compiled(_SOURCE)
         assert kernel is not None
-        kernel.norm_silu(*_sizes(x), ctypes.c_float(eps), *_at(x, shortcut, weight, bias, out, moments))
+        kernel.norm_silu(*_sizes(x), ctypes.c_float(eps), *at(x, shortcut, weight, bias, out, moments))
         ctx.save_for_backward(x, shortcut, weight, bias, moments)
         return out
 
@@ -84,10 +81,10 @@ class _NormSiLU(torch.autograd.Function):
         of_x = torch.empty_like(x)
         of_shortcut = of_x if shortcut is None else torch.empty_like(x)
         sums = torch.empty(len(x), 2, x.shape[1])
-        kernel = _kernel()
+        kernel = compiled(_SOURCE)
         assert kernel is not None
-        given = _at(x, shortcut, weight, bias, moments, gradient)
-        kernel.norm_silu_backward(*_sizes(x), *given, *_at(of_x, of_shortcut, sums))
+        given = at(x, shortcut, weight, bias, moments, gradient)
+        kernel.norm_silu_backward(*_sizes(x), *given, *at(of_x, of_shortcut, sums))
         of_bias, of_weight = sums.sum(0)
         return of_x, None if shortcut is None else of_shortcut, of_weight, of_bias, None
 
@@ -95,27 +92,3 @@ class _NormSiLU(torch.autograd.Function):
 def _sizes(x: Tensor) -> list[ctypes.c_int64]:
     batch, channels, height, width = x.shape
     return [ctypes.c_int64(n) for n in (torch.get_num_threads(), batch, height * width, channels)]
-
-
-def _at(*tensors: Tensor | None) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors]
-
-
-@functools.cache
-def _kernel() -> ctypes.CDLL | None:
-    """The compiled source; ``None`` where there is no compiler, or where its threads would not be PyTorch's own.
-
-    Two pools of threads that take turns wait for each other's cores.
-    """
-    if sys.platform != "linux" or not (Path(torch.__file__).parent / "lib" / "libgomp.so.1").exists():
-        return None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        library = Path(folder) / "normalisation.so"
-        options = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", str(library))
-        try:
-            subprocess.run(
-                [os.environ.get("CXX", "c++"), str(_SOURCE), *options], check=True, capture_output=True, timeout=60.0
-            )
-            return ctypes.CDLL(str(library))
-        except (OSError, subprocess.SubprocessError):
-            return None

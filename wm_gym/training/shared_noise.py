@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from wm_gym.models.dynamics.rssm import CategoricalDraw
+from wm_gym.models.dynamics.rssm import CategoricalDraw, uniform
 
 
 class SharedNoise:
@@ -17,7 +17,7 @@ class SharedNoise:
     (``rank, rank + world_size, ...``, as :class:`wm_gym.training.clips.ClipLoader` shares them out).
 
     Args:
-        model: The model in training; hooks on its draws give them their numbers until :meth:`close`.
+        model: The model in training; its draws get their numbers here until :meth:`close`.
         rank: This process.
         world_size: Number of processes; with one there is nothing to do.
         device: The model's.
@@ -27,22 +27,23 @@ class SharedNoise:
         self.rank = rank
         self.world_size = world_size
         self._generator = torch.Generator(device)
-        draws = [module for module in model.modules() if isinstance(module, CategoricalDraw)] if world_size > 1 else []
-        self._hooks = [draw.register_forward_pre_hook(self._with_noise) for draw in draws]
+        draws = [module for module in model.modules() if isinstance(module, CategoricalDraw)]
+        self._draws = draws if world_size > 1 else []
+        for draw in self._draws:
+            draw.uniform = self._uniform
 
     def manual_seed(self, seed: int) -> None:
         """Begin the numbers of an update."""
         self._generator.manual_seed(seed)
 
     def close(self) -> None:
-        """Take the hooks off the model."""
-        for hook in self._hooks:
-            hook.remove()
+        """Let the model draw its own again."""
+        for draw in self._draws:
+            draw.uniform = uniform
 
-    def _with_noise(self, draw: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        probabilities, noise = (*arguments, None)[:2]
-        if noise is not None or not draw.training:
-            return None
-        batch, groups = probabilities.shape[:2]
-        whole = torch.rand((batch * self.world_size, groups), generator=self._generator, device=self._generator.device)
-        return probabilities, whole[self.rank :: self.world_size]
+    def _uniform(self, shape: Sequence[int], device: torch.device) -> Tensor:
+        *steps, batch, groups = shape
+        whole = torch.rand(
+            (*steps, batch * self.world_size, groups), generator=self._generator, device=self._generator.device
+        )
+        return whole[..., self.rank :: self.world_size, :].to(device)

@@ -8,6 +8,8 @@ futures that differ.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -15,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from wm_gym.config import DynamicsConfig
 from wm_gym.models.blocks import MLP, at_temperature, inverse_cdf
 from wm_gym.models.dynamics.base import Divergence, Dynamics, Filtered
+from wm_gym.models.dynamics.recurrence import Recurrence, has_kernel
 from wm_gym.models.vector import VectorTransition
 from wm_gym.state import LatentState
 from wm_gym.vector import Fields
@@ -40,6 +43,11 @@ class NormedGRUCell(nn.Module):
         return update * candidate + (1 - update) * hidden
 
 
+def uniform(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Numbers in [0, 1) from torch's global generator."""
+    return torch.rand(shape, dtype=torch.float32, device=device)
+
+
 class CategoricalDraw(nn.Module):
     """Draws one class of each group; a module without parameters, so that hooks can see what it is given.
 
@@ -48,12 +56,15 @@ class CategoricalDraw(nn.Module):
 
     Attributes:
         temperature: Of the draws by given noise.
+        uniform: Makes the noise that was not given, in training mode: numbers in [0, 1) of a shape ``(..., B, groups)``
+            on a device.
     """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
         self.temperature = 1.0
+        self.uniform: Callable[[Sequence[int], torch.device], Tensor] = uniform
 
     def forward(self, probabilities: Tensor, noise: Tensor | None = None) -> Tensor:
         """``(B, groups, classes)`` to one-hot vectors ``(B, groups * classes)``; straight-through in training mode.
@@ -64,7 +75,7 @@ class CategoricalDraw(nn.Module):
                 mode, and the most probable class is taken in evaluation mode.
         """
         if noise is None and self.training:
-            noise = torch.rand(probabilities.shape[:-1], dtype=torch.float32, device=probabilities.device)
+            noise = self.uniform(probabilities.shape[:-1], probabilities.device)
         if noise is None:
             one_hot = F.one_hot(probabilities.detach().argmax(-1), self.classes).to(probabilities.dtype)
         else:
@@ -160,22 +171,71 @@ class RSSMDynamics(Dynamics):
 
     def filter(self, latents: Tensor, actions: Tensor) -> Filtered:
         """As the base class does it; only what one step needs of the one before is computed step by step."""
-        memories = [self.initial(latents[:, 0]).memory[:, 0]]
-        hiddens, posteriors = [], []
-        for t in range(actions.shape[1]):
-            hidden = self._advance(memories[-1], actions[:, t])
-            posterior = self._posterior(hidden, latents[:, t + 1])
-            memories.append(torch.cat((hidden, self.draw(posterior), self._observed(latents[:, t + 1])), dim=-1))
-            hiddens.append(hidden)
-            posteriors.append(posterior)
-        memory = torch.cat(memories)
+        latents, actions = latents.transpose(0, 1), actions.transpose(0, 1)  # to (T, B, ...)
+        follow = self._follow_at_once if self._has_kernel(latents) else self._follow
+        hiddens, posteriors, drawn = follow(latents, actions)
+        followed = torch.cat((hiddens, drawn, self._observed(latents)), dim=-1)
+        memory = followed.flatten(0, 1)
         states = LatentState(self.output(memory), memory.unsqueeze(1))
-        divergence = _divergence(torch.stack(posteriors), self._prior(torch.stack(hiddens)))
+        divergence = _divergence(posteriors[1:], self._prior(hiddens[1:]))
         if self.vector is None:
             return Filtered(states, divergence)
-        followed = torch.stack(memories)  # (T, B, F)
-        carried, drawn = self._carried(followed), followed[1:, :, self._drawn]
-        return Filtered(states, divergence, self.vector.loss(carried[:-1], carried[1:], torch.stack(hiddens), drawn))
+        carried = self._carried(followed)
+        return Filtered(states, divergence, self.vector.loss(carried[:-1], carried[1:], hiddens[1:], drawn[1:]))
+
+    def _follow(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``h`` ``(T, B, hidden)``, the posterior's probabilities ``(T, B, groups, classes)`` and what was drawn."""
+        hidden = torch.tanh(self.start).expand(latents.shape[1], -1)
+        hiddens, posteriors, drawn = [], [], []
+        for t, latent in enumerate(latents):
+            if t:
+                memory = torch.cat((hidden, drawn[-1], self._observed(latents[t - 1])), dim=-1)
+                hidden = self._advance(memory, actions[t - 1])
+            posterior = self._posterior(hidden, latent)
+            hiddens.append(hidden)
+            posteriors.append(posterior)
+            drawn.append(self.draw(posterior))
+        return torch.stack(hiddens), torch.stack(posteriors), torch.stack(drawn)
+
+    def _has_kernel(self, latents: Tensor) -> bool:
+        """Whether a compiled kernel follows these ``(T, B, Z)``."""
+        stochastic = self.config.groups * self.config.classes
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and latents.device.type == "cpu"
+            and self.start.dtype == torch.float32
+            and latents.dtype != torch.float64
+            and self.draw.temperature == 1.0
+            and has_kernel(self.config.hidden_dim, stochastic, (self.input[1], self.cell.norm, self.posterior[1]))
+        )
+
+    def _follow_at_once(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`_follow`, by a compiled kernel."""
+        known = [actions]
+        if self.vector is not None:
+            known.insert(0, self.vector.spread(self._observed(latents[:-1])))
+        first, norm_input = self.input[:2]
+        second, norm_posterior, _, logits = self.posterior
+        stochastic, size = self.config.groups * self.config.classes, self.config.hidden_dim
+        embedded = self.embedding_norm(latents[..., : self._embedded_dim])
+        recurrence = Recurrence(
+            torch.tanh(self.start).expand(latents.shape[1], -1),
+            F.linear(torch.cat(known, dim=-1), first.weight[:, stochastic:], first.bias),
+            F.linear(embedded, second.weight[:, size:], second.bias),
+            first.weight[:, :stochastic],
+            self.cell.gates.weight,
+            second.weight[:, :size],
+            logits.weight,
+            logits.bias,
+            *(part for norm in (norm_input, self.cell.norm, norm_posterior) for part in (norm.weight, norm.bias)),
+        )
+        hiddens, posteriors, drawn = recurrence.follow(
+            self.draw.uniform((*latents.shape[:2], self.config.groups), latents.device),
+            groups=self.config.groups,
+            mixed=UNIFORM_SHARE,
+        )
+        return hiddens, posteriors.unflatten(-1, (self.config.groups, self.config.classes)), drawn
 
     def shown(self, state: LatentState) -> Tensor:
         """The read-out of the memory."""
@@ -212,8 +272,8 @@ class RSSMDynamics(Dynamics):
         return memory[..., self._drawn.stop :]
 
     def _observed(self, latent: Tensor) -> Tensor:
-        """The vector's part ``(B, D)`` of encoded latents ``(B, Z)``."""
-        return latent[:, self._embedded_dim :]
+        """The vector's part ``(..., D)`` of encoded latents ``(..., Z)``."""
+        return latent[..., self._embedded_dim :]
 
     def _prior(self, hidden: Tensor) -> Tensor:
         """Probabilities ``(B, groups, classes)``."""
