@@ -240,6 +240,7 @@ class WorldModelTrainer:
             [parameter for parameter in objective.parameters() if parameter.requires_grad],
             lr=training.learning_rate,
             weight_decay=training.weight_decay,
+            fused=True if fabric.device.type == "cpu" and self._scaler is None else None,
         )
         if resumed is not None:
             with restoring(self._last_file):
