@@ -16,7 +16,12 @@
 
 namespace {
 
-constexpr int64_t LANES = 16, PANEL = 2 * LANES, ROWS = 6;
+constexpr int64_t LANES = 16, PANEL = 2 * LANES;
+#ifdef __AVX512F__
+constexpr int64_t ROWS = 12;  // their sums fill the registers
+#else
+constexpr int64_t ROWS = 3;
+#endif
 constexpr float EPSILON = 1e-5f;
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
@@ -25,7 +30,7 @@ inline Floats load(const float* from) { return copied<Floats>(*reinterpret_cast<
 
 inline void store(const Floats& value, float* to) { std::memcpy(to, &value, sizeof(value)); }
 
-// y (ROWS, PANEL) = or += x (ROWS, depth) times one panel (depth, PANEL) of a matrix.
+// y (COUNT, PANEL) = or += x (COUNT, depth) times one panel (depth, PANEL) of a matrix.
 template <int64_t COUNT>
 inline void panel_product(int64_t depth, const float* x, int64_t x_stride, const float* panel, float* y,
                           int64_t y_stride, bool adds) {
@@ -48,21 +53,23 @@ inline void panel_product(int64_t depth, const float* x, int64_t x_stride, const
   }
 }
 
+// Of `rows` rows, at most COUNT.
+template <int64_t COUNT>
+inline void rows_product(int64_t rows, int64_t depth, const float* x, int64_t x_stride, const float* panel, float* y,
+                         int64_t y_stride, bool adds) {
+  if constexpr (COUNT > 1) {
+    if (rows < COUNT) return rows_product<COUNT - 1>(rows, depth, x, x_stride, panel, y, y_stride, adds);
+  }
+  panel_product<COUNT>(depth, x, x_stride, panel, y, y_stride, adds);
+}
+
 // y (rows, width) = or += x (rows, depth) times a matrix, given as panels (width / PANEL, depth, PANEL).
 void product(int64_t rows, int64_t depth, int64_t width, const float* x, int64_t x_stride, const float* panels,
              float* y, int64_t y_stride, bool adds) {
   for (int64_t column = 0; column < width; column += PANEL, panels += depth * PANEL) {
     for (int64_t row = 0; row < rows; row += ROWS) {
-      const float* from = x + row * x_stride;
-      float* to = y + row * y_stride + column;
-      switch (std::min(ROWS, rows - row)) {
-        case 1: panel_product<1>(depth, from, x_stride, panels, to, y_stride, adds); break;
-        case 2: panel_product<2>(depth, from, x_stride, panels, to, y_stride, adds); break;
-        case 3: panel_product<3>(depth, from, x_stride, panels, to, y_stride, adds); break;
-        case 4: panel_product<4>(depth, from, x_stride, panels, to, y_stride, adds); break;
-        case 5: panel_product<5>(depth, from, x_stride, panels, to, y_stride, adds); break;
-        default: panel_product<ROWS>(depth, from, x_stride, panels, to, y_stride, adds);
-      }
+      rows_product<ROWS>(std::min(ROWS, rows - row), depth, x + row * x_stride, x_stride, panels,
+                         y + row * y_stride + column, y_stride, adds);
     }
   }
 }
