@@ -10,7 +10,7 @@ from wm_gym.bench.random_models import random_model
 from wm_gym.clips import Clips
 from wm_gym.config import Config
 from wm_gym.training.captured import clear_gradients
-from wm_gym.training.trainer import Objective, make_fabric, make_gradients, make_loss
+from wm_gym.training.trainer import Objective, make_fabric, make_gradients, make_loss, make_optimizer
 
 
 class SyntheticTraining:
@@ -28,7 +28,7 @@ class SyntheticTraining:
         model = random_model(config.model, "cpu").train()  # fabric moves it
         self._loss = make_loss(config, None)
         objective = Objective(model, self._loss)
-        optimizer = torch.optim.AdamW(objective.parameters(), lr=config.training.learning_rate)
+        optimizer = make_optimizer(self.fabric, objective, config.training, scaler)
         wrapped, self._optimizer = self.fabric.setup(objective, optimizer)
         self._gradients = make_gradients(self.fabric, wrapped, config.training, scaler)
         self._config = config

@@ -236,12 +236,7 @@ class WorldModelTrainer:
         loader = self._make_loader(model, is_latent)
         model.encoder.requires_grad_(not is_latent)
         objective = Objective(model, self._make_loss())
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in objective.parameters() if parameter.requires_grad],
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            fused=True if fabric.device.type == "cpu" and self._scaler is None else None,
-        )
+        optimizer = make_optimizer(fabric, objective, training, self._scaler)
         if resumed is not None:
             with restoring(self._last_file):
                 optimizer.load_state_dict(resumed["optimizer"])
@@ -535,6 +530,19 @@ class Objective(nn.Module):
         """The total loss and its terms; see :class:`wm_gym.losses.WorldModelLoss`."""
         total, terms = self.loss.given(self.model, clips, draws)
         return total, terms
+
+
+def make_optimizer(
+    fabric: Fabric, objective: Objective, training: TrainingConfig, scaler: torch.amp.GradScaler | None
+) -> torch.optim.AdamW:
+    """AdamW of what is trained; arguments as for :func:`make_gradients`, before they are set up."""
+    return torch.optim.AdamW(
+        [parameter for parameter in objective.parameters() if parameter.requires_grad],
+        lr=training.learning_rate,
+        weight_decay=training.weight_decay,
+        # PyTorch goes through the parameters one by one on a processor unless it is told otherwise.
+        fused=True if fabric.device.type == "cpu" and scaler is None else None,
+    )
 
 
 def make_gradients(
