@@ -201,7 +201,7 @@ class RSSMDynamics(Dynamics):
         """Whether a compiled kernel follows these ``(T, B, Z)``."""
         stochastic = self.config.groups * self.config.classes
         return (
-            self.training
+            self.draw.training
             and torch.is_grad_enabled()
             and latents.device.type == "cpu"
             and self.start.dtype == torch.float32
