@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 
 import gymnasium as gym
 import pytest
@@ -29,17 +28,24 @@ def check_that_a_lost_server_is_no_driving(agent: str, server: StandIn) -> None:
     seeds = [3, 4]
     undisturbed = record_drives(driver, seeds, connection=connection)
     frame = server.summary()["frame"]
+    has_ended, was_killed = threading.Event(), threading.Event()
 
     def kill_and_restart() -> None:
         while not (server.summary()["synchronous"] and server.summary()["frame"] > frame + 60):
-            time.sleep(0.01)
+            if has_ended.wait(0.01):
+                return
         server.kill()
+        was_killed.set()
         server.start()
 
     killer = threading.Thread(target=kill_and_restart)
     killer.start()
-    again = record_drives(driver, seeds, connection=connection)
-    killer.join()
+    try:
+        again = record_drives(driver, seeds, connection=connection)
+    finally:
+        has_ended.set()
+        killer.join()
+    assert was_killed.is_set()
     assert [len(drive.actions) for drive in again] == [len(drive.actions) for drive in undisturbed]
 
 

@@ -57,7 +57,7 @@ def test_bench_compares_the_environment_with_a_bare_client(server, tmp_path, cap
 @pytest.mark.parametrize("fault", [{"drop_images_from_frame": 0}, {"drop_image_every": 25}])
 def test_bench_without_pictures_is_one_sentence_and_leaves_nothing(server, fault):
     server.faults(**fault)
-    connection = ConnectionConfig(host="127.0.0.1", port=server.port, timeout_s=1.0)
+    connection = ConnectionConfig(host="127.0.0.1", port=server.port, timeout_s=3.0)
     with (
         pytest.raises(SimulatorLostError, match=r"the camera 'front' sent .*\.$"),
         _bare_client(connection, 32) as step,

@@ -34,7 +34,7 @@ def test_a_refused_connection_is_said_at_once():
         SimulatorLostError, match=r"no CARLA server can be reached at 127.0.0.1:\d+: nothing listens"
     ) as e:
         env.reset()
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 120
     assert is_one_sentence(e)
 
 
@@ -61,21 +61,21 @@ def test_a_build_of_the_same_release_is_accepted(server, make_env):
 
 @pytest.mark.parametrize("fault", ["die_at_frame", "stall_at_frame"])
 def test_a_server_that_dies_or_hangs_in_an_episode_is_noticed_in_time(server, make_env, fault):
-    env = make_env(server, timeout_s=1.0)
+    env = make_env(server, timeout_s=3.0)
     env.reset(seed=1)
     server.faults(**{fault: server.summary()["frame"] + 5})
     started = time.monotonic()
     with pytest.raises(SimulatorLostError, match=r"the CARLA server at .* gave no answer in time") as e:
         for _ in range(10):
             env.step(DRIVE)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 90
     assert is_one_sentence(e)
     with pytest.raises(SimulatorLostError, match=r"call reset\(\)"):
         env.step(DRIVE)
 
 
 def test_a_server_that_dies_under_the_traffic_manager_does_not_take_the_process_along(server, make_env):
-    env = make_env(server, timeout_s=1.0, traffic={"vehicles": 5})
+    env = make_env(server, timeout_s=3.0, traffic={"vehicles": 5})
     env.reset(seed=1)
     server.kill()
     with pytest.raises(SimulatorLostError, match=r"server .*died|gave no answer") as e:
@@ -85,7 +85,7 @@ def test_a_server_that_dies_under_the_traffic_manager_does_not_take_the_process_
 
 
 def test_with_restart_the_episode_is_truncated_and_the_next_one_runs(server, make_env):
-    env = make_env(server, timeout_s=1.0, restart=True)
+    env = make_env(server, timeout_s=3.0, restart=True)
     env.reset(seed=1)
     before, *_ = env.step(DRIVE)
     server.kill()
@@ -105,13 +105,13 @@ def test_with_restart_the_episode_is_truncated_and_the_next_one_runs(server, mak
 
 
 def test_with_restart_the_wait_for_a_server_that_stays_away_ends(server, make_env):
-    env = make_env(server, timeout_s=1.0, restart=True, connect_timeout_s=1.0)
+    env = make_env(server, timeout_s=3.0, restart=True, connect_timeout_s=1.0)
     env.reset(seed=1)
     server.kill()
     started = time.monotonic()
     with pytest.raises(SimulatorLostError, match=r"no CARLA server can be reached .*waited 1 s"):
         env.reset(seed=2)
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 120
 
 
 def test_refused_spawns_are_tried_elsewhere(server, make_env):
@@ -190,7 +190,7 @@ def test_an_episode_starts_however_long_after_the_snapshot_the_pictures_come(ser
 
 def test_a_picture_that_never_comes_leaves_nothing_on_the_server(server, make_env):
     """Without ``close``: as where the error ends the program."""
-    env = make_env(server, timeout_s=1.0, image_timeout_s=0.3, traffic={"vehicles": 3, "walkers": 2})
+    env = make_env(server, timeout_s=3.0, image_timeout_s=0.3, traffic={"vehicles": 3, "walkers": 2})
     server.faults(drop_images_from_frame=0)
     with pytest.raises(SimulatorLostError, match="the camera 'front' sent no first picture within"):
         env.reset(seed=1)
@@ -365,7 +365,7 @@ def test_a_server_is_started_supervised_and_stopped():
 
 def test_a_killed_server_of_ours_is_started_again():
     pytest.importorskip("carla.libcarla")
-    env = launched(restart=True, timeout_s=1.0)
+    env = launched(restart=True, timeout_s=3.0)
     for seed in range(3):
         env.reset(seed=seed)
         env.step(DRIVE)
