@@ -203,6 +203,7 @@ class RSSMDynamics(Dynamics):
         return (
             self.draw.training
             and torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
             and latents.device.type == "cpu"
             and self.start.dtype == torch.float32
             and latents.dtype != torch.float64
