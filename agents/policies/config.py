@@ -42,6 +42,11 @@ class AgentConfig(BaseModel):
     model_precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Precision of the world model's matrix products while it dreams: fp32 or bf16."
     )
+    policy_precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Precision of the hidden layers of policy and critic while they learn, as most of PPO's time goes "
+        "into them; they act in fp32 (ppo, a2c).",
+    )
     compile_model: bool = Field(
         default=False,
         description="Compile the world model first, which takes some ten seconds on a CPU; see AcceleratedModel.",

@@ -120,8 +120,8 @@ def _check_keywords(config: AgentConfig, offered: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{config.algo} explores by its own sampling and takes no exploration_noise; leave it out or choose td3."
         )
-    for name in ("critic_steps", "anchor"):
-        if getattr(config, name) and not algorithm.is_on_policy:
+    for name in ("critic_steps", "anchor", "policy_precision"):
+        if getattr(config, name) != AgentConfig.model_fields[name].default and not algorithm.is_on_policy:
             raise ConfigError(f"{config.algo} has no setting {name!r}; leave it out or choose ppo or a2c.")
     further = [name for name in offered if name not in _PASSED_ON]
     for name in config.algorithm:

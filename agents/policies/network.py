@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, MlpExtractor
 from torch import Tensor, nn
 
 from wm_gym.agents.policies.algorithms import ALGORITHMS
@@ -53,6 +53,33 @@ class FeatureNormaliser(BaseFeaturesExtractor):
         Until :func:`set_normalisation` is called, features pass unchanged.
         """
         return ((features - self.mean) / self.deviation).clamp(-self.limit, self.limit)
+
+
+class _BFloat16Hidden(MlpExtractor):
+    """The hidden layers of policy and critic, in bfloat16 while they learn.
+
+    The layers behind them stay in float32: an update compares probabilities with those that the rollout had.
+    """
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """``(B, F)`` to the last hidden layers ``(B, N)`` of both, float32."""
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.training):
+            policy, value = super().forward(features)
+        return policy.float(), value.float()
+
+
+class BFloat16Policy(ActorCriticPolicy):
+    """Stable-Baselines3's ``"MlpPolicy"`` of on-policy algorithms, of the same parameters, that learns in bfloat16."""
+
+    def _build_mlp_extractor(self) -> None:
+        self.mlp_extractor = _BFloat16Hidden(
+            self.features_dim, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
+        )
+
+
+def policy_of(config: AgentConfig) -> str | type[BasePolicy]:
+    """What an algorithm is given as its ``policy``."""
+    return BFloat16Policy if config.policy_precision == "bf16" else "MlpPolicy"
 
 
 @torch.no_grad()

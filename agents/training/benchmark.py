@@ -45,7 +45,9 @@ def measure_ppo(model: WorldModel, seconds: float, *, seed: int) -> Table:
     """
     rows = []
     for precision in KINDS:
-        accelerated: dict[str, Any] = {"compile_model": True, "model_precision": precision} if precision else {}
+        accelerated: dict[str, Any] = {}
+        if precision:
+            accelerated = {"compile_model": True, "model_precision": precision, "policy_precision": precision}
         with ImaginationTrainer(model, AgentConfig(seed=seed, **accelerated)) as trainer:
             # Compiles, such that the profiler sees the kernels, and fills the cache of the first episodes.
             with inductor_config.patch({"cpp.enable_kernel_profile": True}):
@@ -62,7 +64,10 @@ def measure_ppo(model: WorldModel, seconds: float, *, seed: int) -> Table:
             ("products", "share of the time in matrix products", ".2f"),
         ),
         rows,
-        ("Matrix products are those of the world model, and of the policy's rollouts and gradients.",),
+        (
+            "Matrix products are those of the world model, and of the policy's rollouts and gradients. The policy "
+            "learns in the precision of the world model.",
+        ),
     )
 
 

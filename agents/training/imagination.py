@@ -19,7 +19,13 @@ from wm_gym.acceleration import AcceleratedModel
 from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.from_config import make_algorithm, resolve
-from wm_gym.agents.policies.network import feature_statistics, policy_arguments, rebuild_policy, set_normalisation
+from wm_gym.agents.policies.network import (
+    feature_statistics,
+    policy_arguments,
+    policy_of,
+    rebuild_policy,
+    set_normalisation,
+)
 from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
@@ -112,7 +118,7 @@ class ImaginationTrainer(RoundTrainer):
             warnings.filterwarnings("ignore", message="You are trying to run .* on the GPU", category=UserWarning)
             self._algorithm = make_algorithm(
                 config,
-                policy="MlpPolicy",
+                policy=policy_of(config),
                 env=self._env,
                 policy_kwargs=policy_arguments(config),
                 learning_rate=self._learning_rate,

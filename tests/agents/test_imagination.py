@@ -1,3 +1,4 @@
+import copy
 import itertools
 
 import numpy as np
@@ -146,10 +147,10 @@ def test_the_critic_learns_alone_at_first(small_config, algo):
         assert all(torch.equal(other.policy.state_dict()[name], tensor) for name, tensor in states[-1].items())
 
 
-@pytest.mark.parametrize("name", ["critic_steps", "anchor"])
-def test_settings_of_on_policy_algorithms_are_refused_for_others(name):
+@pytest.mark.parametrize(("name", "value"), [("critic_steps", 10), ("anchor", 10), ("policy_precision", "bf16")])
+def test_settings_of_on_policy_algorithms_are_refused_for_others(name, value):
     with pytest.raises(ConfigError, match=f"sac has no setting '{name}'"):
-        ImaginationTrainer(PointWorld(), AgentConfig(algo="sac", **{name: 10}))
+        ImaginationTrainer(PointWorld(), AgentConfig(algo="sac", **{name: value}))
 
 
 def test_an_anchor_takes_what_leaves_it_from_the_reward_that_is_learned_from(small_config):
@@ -263,3 +264,31 @@ def test_an_accelerated_model_dreams_for_the_agent_where_it_is_asked_for(small_c
     assert ours["ep_rew_mean"] != theirs["ep_rew_mean"]
     with pytest.raises(ConfigError, match="for a WorldModel, but a PointWorld was given"):
         ImaginationTrainer(PointWorld(), small_config.model_copy(update={"compile_model": True}))
+
+
+def test_a_policy_that_learns_in_bfloat16_acts_in_float32_and_learns_the_same(small_config):
+    policies = []
+    for precision in ("fp32", "bf16"):
+        with ImaginationTrainer(
+            PointWorld(), small_config.model_copy(update={"policy_precision": precision})
+        ) as trainer:
+            before = copy.deepcopy(trainer.policy.state_dict())
+            trainer.train_round()
+            policies.append((trainer.policy, before))
+    (plain, before), (halved, same) = policies
+    assert before.keys() == same.keys()
+    assert all(torch.equal(before[name], same[name]) for name in before)
+    learnt, other = plain.state_dict(), halved.state_dict()
+    assert any(not torch.equal(learnt[name], other[name]) for name in learnt)
+    moved = [torch.cat([(after[name] - before[name]).flatten() for name in before]) for after in (learnt, other)]
+    assert torch.cosine_similarity(*moved, dim=0) > 0.9
+    features = torch.randn(5, *plain.observation_space.shape)
+    plain.load_state_dict(other)
+    for policy in (plain, halved):
+        policy.set_training_mode(False)
+    acting, expected = (torch.cat(policy.mlp_extractor(features)) for policy in (halved, plain))
+    halved.set_training_mode(True)
+    learning = torch.cat(halved.mlp_extractor(features))
+    assert torch.equal(acting, expected)
+    assert not torch.equal(learning, acting)
+    torch.testing.assert_close(learning, acting, rtol=0, atol=0.02)
