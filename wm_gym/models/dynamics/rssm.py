@@ -9,6 +9,7 @@ futures that differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -186,7 +187,9 @@ class RSSMDynamics(Dynamics):
     def _follow(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``h`` ``(T, B, hidden)``, the posterior's probabilities ``(T, B, groups, classes)`` and what was drawn."""
         hidden = torch.tanh(self.start).expand(latents.shape[1], -1)
-        hiddens, posteriors, drawn = [], [], []
+        hiddens: list[Tensor] = []
+        posteriors: list[Tensor] = []
+        drawn: list[Tensor] = []
         for t, latent in enumerate(latents):
             if t:
                 memory = torch.cat((hidden, drawn[-1], self._observed(latents[t - 1])), dim=-1)
@@ -208,16 +211,20 @@ class RSSMDynamics(Dynamics):
             and self.start.dtype == torch.float32
             and latents.dtype != torch.float64
             and self.draw.temperature == 1.0
-            and has_kernel(self.config.hidden_dim, stochastic, (self.input[1], self.cell.norm, self.posterior[1]))
+            and has_kernel(self.config.hidden_dim, stochastic, (self._layers[1], self.cell.norm, self._layers[4]))
         )
+
+    @property
+    def _layers(self) -> tuple[Any, ...]:
+        """Those of the first layer, then those of the posterior."""
+        return (*self.input, *self.posterior)
 
     def _follow_at_once(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As :meth:`_follow`, by a compiled kernel."""
         known = [actions]
         if self.vector is not None:
             known.insert(0, self.vector.spread(self._observed(latents[:-1])))
-        first, norm_input = self.input[:2]
-        second, norm_posterior, _, logits = self.posterior
+        first, norm_input, _, second, norm_posterior, _, logits = self._layers
         stochastic, size = self.config.groups * self.config.classes, self.config.hidden_dim
         embedded = self.embedding_norm(latents[..., : self._embedded_dim])
         recurrence = Recurrence(
