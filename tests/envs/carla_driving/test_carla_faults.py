@@ -34,7 +34,7 @@ def test_a_refused_connection_is_said_at_once():
         SimulatorLostError, match=r"no CARLA server can be reached at 127.0.0.1:\d+: nothing listens"
     ) as e:
         env.reset()
-    assert time.monotonic() - started < 120
+    assert time.monotonic() - started < 50
     assert is_one_sentence(e)
 
 
@@ -68,7 +68,7 @@ def test_a_server_that_dies_or_hangs_in_an_episode_is_noticed_in_time(server, ma
     with pytest.raises(SimulatorLostError, match=r"the CARLA server at .* gave no answer in time") as e:
         for _ in range(10):
             env.step(DRIVE)
-    assert time.monotonic() - started < 90
+    assert time.monotonic() - started < 30
     assert is_one_sentence(e)
     with pytest.raises(SimulatorLostError, match=r"call reset\(\)"):
         env.step(DRIVE)
@@ -111,7 +111,7 @@ def test_with_restart_the_wait_for_a_server_that_stays_away_ends(server, make_en
     started = time.monotonic()
     with pytest.raises(SimulatorLostError, match=r"no CARLA server can be reached .*waited 1 s"):
         env.reset(seed=2)
-    assert time.monotonic() - started < 120
+    assert time.monotonic() - started < 50
 
 
 def test_refused_spawns_are_tried_elsewhere(server, make_env):

@@ -70,9 +70,9 @@ class Recurrence(NamedTuple):
             groups: Groups of classes.
             mixed: Share of a uniform distribution in the probabilities.
         """
-        low_precision = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
         followed: tuple[Tensor, Tensor, Tensor] = _Follow.apply(
-            noise, groups, mixed, low_precision, *(tensor.float() for tensor in self)
+            noise, groups, mixed, dtype, *(tensor.float() for tensor in self)
         )
         return followed
 
@@ -88,12 +88,13 @@ class _Follow(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, noise: Tensor, groups: int, mixed: float, low_precision: bool, *given: Tensor
+        ctx: Any, noise: Tensor, groups: int, mixed: float, dtype: torch.dtype, *given: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         model, noise = Recurrence(*(tensor.contiguous() for tensor in given)), noise.contiguous()
         steps, clips, hidden = model.before_posterior.shape
         stochastic = len(model.logits)
-        sizes = _sizes(steps, clips, hidden, groups, stochastic // groups, mixed)
+        threads = min(torch.get_num_threads(), clips)
+        sizes = _Sizes(threads, steps, clips, hidden, groups, stochastic // groups, mixed)
         hiddens = torch.empty(steps, clips, hidden)
         probabilities, draws = torch.empty(2, steps, clips, stochastic)
         normalised_posterior, posteriors = torch.empty(2, steps, clips, hidden)
@@ -111,7 +112,7 @@ class _Follow(torch.autograd.Function):
             *at(*model[:3], noise, *matrices, *model[7:], hiddens, probabilities, draws),
             *at(normalised_input, inputs, normalised_gates, normalised_posterior, posteriors, inverses),
         )
-        ctx.sizes, ctx.low_precision = sizes, low_precision
+        ctx.sizes, ctx.dtype = sizes, dtype
         ctx.save_for_backward(
             *(*model[3:7], *model[8:], hiddens, probabilities, draws),
             *(normalised_input, normalised_gates, normalised_posterior, inverses, inputs, posteriors),
@@ -125,7 +126,6 @@ class _Follow(torch.autograd.Function):
         norms, (hiddens, probabilities, draws), kept = rest[:6], rest[6:9], rest[9:13]
         inputs, posteriors = rest[13:]
         sizes = ctx.sizes
-        sizes.threads = min(torch.get_num_threads(), sizes.clips)
         # The kernel adds what comes from later steps to these, and they may be another's.
         of_hiddens, of_logits, of_draws = (
             gradient.clone(memory_format=torch.contiguous_format)
@@ -145,9 +145,7 @@ class _Follow(torch.autograd.Function):
 
         def of_matrix(of_output: Tensor, given: Tensor) -> Tensor:
             of_output, given = of_output.flatten(0, 1), given.flatten(0, 1)  # (T, B, ...) to (T * B, ...)
-            if ctx.low_precision:
-                return (of_output.bfloat16().t() @ given.bfloat16()).float()
-            return of_output.t() @ given
+            return (of_output.to(ctx.dtype).t() @ given.to(ctx.dtype)).float()
 
         widths = [size * sizes.hidden for size in (1, 3, 1)]
         weights, biases = sums.sum(0).view(2, -1)
@@ -161,11 +159,6 @@ class _Follow(torch.autograd.Function):
             of_logits.sum((0, 1)),
             *of_norms,
         )
-
-
-def _sizes(*numbers: Any) -> _Sizes:
-    steps, clips, *rest = numbers
-    return _Sizes(min(torch.get_num_threads(), clips), steps, clips, *rest)
 
 
 def _panels(matrix: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class RSSMDynamics(Dynamics):
 
     def initial(self, latent: Tensor) -> LatentState:
         """The posterior of the first frame; ``h`` starts from a learned vector."""
-        hidden = torch.tanh(self.start).expand(latent.shape[0], -1)
+        hidden = self._first_hidden(len(latent))
         return self._state(hidden, self.draw(self._posterior(hidden, latent)), self._observed(latent))
 
     def carry(self, vectors: Tensor) -> Tensor:
@@ -186,7 +186,7 @@ class RSSMDynamics(Dynamics):
 
     def _follow(self, latents: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``h`` ``(T, B, hidden)``, the posterior's probabilities ``(T, B, groups, classes)`` and what was drawn."""
-        hidden = torch.tanh(self.start).expand(latents.shape[1], -1)
+        hidden = self._first_hidden(latents.shape[1])
         hiddens: list[Tensor] = []
         posteriors: list[Tensor] = []
         drawn: list[Tensor] = []
@@ -209,7 +209,6 @@ class RSSMDynamics(Dynamics):
             and not torch.compiler.is_compiling()
             and latents.device.type == "cpu"
             and self.start.dtype == torch.float32
-            and latents.dtype != torch.float64
             and self.draw.temperature == 1.0
             and has_kernel(self.config.hidden_dim, stochastic, (self._layers[1], self.cell.norm, self._layers[4]))
         )
@@ -228,7 +227,7 @@ class RSSMDynamics(Dynamics):
         stochastic, size = self.config.groups * self.config.classes, self.config.hidden_dim
         embedded = self.embedding_norm(latents[..., : self._embedded_dim])
         recurrence = Recurrence(
-            torch.tanh(self.start).expand(latents.shape[1], -1),
+            self._first_hidden(latents.shape[1]),
             F.linear(torch.cat(known, dim=-1), first.weight[:, stochastic:], first.bias),
             F.linear(embedded, second.weight[:, size:], second.bias),
             first.weight[:, :stochastic],
@@ -262,6 +261,10 @@ class RSSMDynamics(Dynamics):
         """``KL(q || p)``, summed over the groups."""
         hidden = self._hidden(observed)
         return _divergence(self._posterior(hidden, latent), self._prior(hidden))
+
+    def _first_hidden(self, batch: int) -> Tensor:
+        """``h`` ``(B, hidden)`` where an episode begins."""
+        return torch.tanh(self.start).expand(batch, -1)
 
     def _hidden(self, state: LatentState) -> Tensor:
         return state.memory[:, 0, : self.config.hidden_dim]
