@@ -134,7 +134,7 @@ class RSSMDynamics(Dynamics):
 
     def initial(self, latent: Tensor) -> LatentState:
         """The posterior of the first frame; ``h`` starts from a learned vector."""
-        hidden = self._first_hidden(len(latent))
+        hidden = self._first_hidden(latent.shape[0])  # len() would be a constant in a traced export
         return self._state(hidden, self.draw(self._posterior(hidden, latent)), self._observed(latent))
 
     def carry(self, vectors: Tensor) -> Tensor:
