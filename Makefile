@@ -23,7 +23,7 @@ LOWEST_TESTS := tests/test_bundled.py tests/test_damaged_files.py tests/envs/tes
 .PHONY: demo test test-all test-lowest lint types docs format clean help
 
 help:
-	@echo "make demo    the whole loop on CarRacing, into runs/demo (about 20 minutes on 2 cores)"
+	@echo "make demo    the whole loop on CarRacing, into runs/demo (about 10 minutes on 2 cores)"
 	@echo "make test    the tests but those marked slow (at most 12 minutes on 2 cores)"
 	@echo "make test-all        all of them; make test-lowest: a part with the lowest versions that setup.py allows"
 	@echo "make lint    ruff; make types: mypy; make format: let ruff format"

@@ -1,7 +1,7 @@
 """Compare ways to learn to drive at equal numbers of simulator frames, on the embedded simulator.
 
-* ``dream``: record drives, train a world model on them, train PPO in its dreams; with ``--rounds`` a share of the
-  budget is recorded by the agent, and model and agent learn from that.
+* ``dream``: record drives, train a world model on them, train PPO in its dreams from the clone on (``--anew``: without
+  one); with ``--rounds`` a share of the budget is recorded by the agent, and model and agent learn from that.
 * ``cloned``: the same recordings and a world model trained on them; a policy over its features copies their actions.
 * ``pixels``: PPO on the simulator itself, from the last frames, without a world model.
 
@@ -32,6 +32,7 @@ from wm_gym.agents.baselines.behaviour_cloning import clone_behaviour, make_clon
 from wm_gym.agents.baselines.simulator_training import train_in_simulator
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.bundles.folder import load_agent
+from wm_gym.agents.demo import DemoSettings
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.evaluation import evaluate
 from wm_gym.agents.policies.config import make_agent_config
@@ -49,10 +50,13 @@ from wm_gym.files import write_json_atomically
 from wm_gym.provenance import provenance
 from wm_gym.training.trainer import WorldModelTrainer
 
-SIMULATOR = "car-racing"
+RECIPE = DemoSettings()
+"""Settings of model, clone and agent, where none are given."""
+
+SIMULATOR = RECIPE.simulator
 FRAMES_A_DECISION = 4
 EPISODE_DECISIONS = 250  # 1,000 frames, after which CarRacing truncates
-PATIENCE = 40  # recordings are cut after so many decisions without a reward above 0
+PATIENCE = RECIPE.patience  # recordings are cut after so many decisions without a reward above 0
 CHECKPOINTS = 10  # of a dream training, unless validate_every says otherwise
 RESULTS = "results.json"
 
@@ -68,6 +72,7 @@ class Settings:
     agent_changes: tuple[str, ...]
     pixel_changes: tuple[str, ...]
     cloning_changes: tuple[str, ...]
+    anew: bool
     select_drives: int
     top_fraction: float
     rounds: int
@@ -106,6 +111,7 @@ def train_in_dream(cell: Cell) -> Trained:
     data, frames = record(cell, kept_back + of_the_agent)
     model = train_model(cell, data)
     frames += kept_back * FRAMES_A_DECISION
+    initial = None if cell.settings.anew else clone(cell, data, model)
     if rounds:
         values = {
             "rounds": rounds,
@@ -121,12 +127,18 @@ def train_in_dream(cell: Cell) -> Trained:
             out=cell.folder / "dream",
             config=make_rounds_config(values, cell.settings.rounds_changes),
             agent_config=config,
+            initial=initial,
             device=cell.device,
         )
         return Trained(run.path, frames + sum(entry.recorded_steps for entry in run.rounds) * FRAMES_A_DECISION)
     with selection_for(model, cell.settings.select_drives) as selection:
         summary = train_agent(
-            model, out=cell.folder / "dream", config=config, device=cell.device, on_checkpoint=selection
+            model,
+            out=cell.folder / "dream",
+            config=config,
+            initial=initial,
+            device=cell.device,
+            on_checkpoint=selection,
         )
     return Trained(summary.path, frames)
 
@@ -134,15 +146,7 @@ def train_in_dream(cell: Cell) -> Trained:
 def train_by_cloning(cell: Cell) -> Trained:
     """Record, train a world model, copy the recorded actions over its features."""
     data, frames = record(cell, 0)
-    summary = clone_behaviour(
-        data,
-        train_model(cell, data),
-        out=cell.folder / "cloned",
-        top_fraction=cell.settings.top_fraction,
-        config=make_cloning_config({"seed": cell.seed}, cell.settings.cloning_changes),
-        device=cell.device,
-    )
-    return Trained(summary.path, frames)
+    return Trained(clone(cell, data, train_model(cell, data)), frames)
 
 
 def train_from_pixels(cell: Cell) -> Trained:
@@ -209,6 +213,18 @@ def train_model(cell: Cell, data: Path) -> Path:
         device=cell.device,
     ).run()
     return folder
+
+
+def clone(cell: Cell, data: Path, model: Path) -> Path:
+    """A policy that copies the recorded drivers; methods that share the dataset share it."""
+    return clone_behaviour(
+        data,
+        model,
+        out=cell.folder / f"clone-{data.name}",
+        top_fraction=cell.settings.top_fraction,
+        config=make_cloning_config({"seed": cell.seed}, cell.settings.cloning_changes),
+        device=cell.device,
+    ).path
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -285,6 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         agent_changes=tuple(options.set_agent),
         pixel_changes=tuple(options.set_pixels),
         cloning_changes=tuple(options.set_cloning),
+        anew=options.anew,
         select_drives=options.select_drives,
         top_fraction=options.top_fraction,
         rounds=options.rounds,
@@ -318,12 +335,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tracks", type=int, default=30, help="held-out tracks for each agent")
     parser.add_argument("--workers", type=int, default=2, help="processes that record and evaluate")
     parser.add_argument("--device", default="auto", help="where models and policies train")
-    parser.add_argument("--behaviour", default="swerving:0.55,noisy:0.3,autopilot:0.1,random:0.05")
-    parser.add_argument("--config", default="tiny", help="preset of the world model")
+    parser.add_argument("--behaviour", default=RECIPE.behaviour)
+    parser.add_argument("--config", default=RECIPE.config, help="preset of the world model")
     parser.add_argument("--set-model", action="append", metavar="KEY=VALUE")
     parser.add_argument("--set-agent", action="append", metavar="KEY=VALUE")
     parser.add_argument("--set-pixels", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--set-cloning", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set-cloning", action="append", metavar="KEY=VALUE")
+    parser.add_argument("--anew", action="store_true", help="the dream method's policy does not begin as the clone")
     parser.add_argument(
         "--select-drives", type=int, default=0, help="drives that choose among dream checkpoints; they cost frames"
     )
@@ -335,9 +353,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--top-fraction", type=float, default=1.0, help="share of the recordings that is cloned")
     options = parser.parse_args(arguments)
     if options.set_model is None:
-        options.set_model = ["training.mirror_share=0.5"]
+        options.set_model = RECIPE.model_changes
+    if options.set_cloning is None:
+        options.set_cloning = RECIPE.clone_changes or ()
     if options.set_agent is None:
-        options.set_agent = ["steps=400000", "reward_limit=4.5", "final_learning_rate=0.1"]
+        options.set_agent = RECIPE.agent_changes
     return options
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
+from pathlib import Path
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ.setdefault("WM_GYM_SHARE_CORES", "0")  # results repeat bit by bit with the same number of threads alone
@@ -15,6 +18,9 @@ from hypothesis import HealthCheck, settings
 
 from wm_gym.actions import ActionFormat
 from wm_gym.config import Config, load_config
+from wm_gym.models import normalisation
+from wm_gym.models.compiled import compiled
+from wm_gym.models.dynamics import recurrence
 from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
@@ -53,6 +59,16 @@ def tiny_model(debug_config, driving_spec) -> WorldModel:
         state = model.initial_state(frames)
     model.start_states = LatentState(*(part.clone() for part in state))
     return model
+
+
+@pytest.fixture(scope="session")
+def kernels() -> None:
+    """The compiled kernels, where they can be compiled; a source that does not compile there is a failure."""
+    openmp = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
+    if sys.platform != "linux" or not openmp.exists() or shutil.which(os.environ.get("CXX", "c++")) is None:
+        pytest.skip("needs Linux, a C++ compiler and PyTorch's own OpenMP")
+    for module in (normalisation, recurrence):
+        assert compiled(module._SOURCE) is not None
 
 
 @pytest.fixture

@@ -36,11 +36,12 @@ def demo(tmp_path_factory):
 @pytest.mark.slow
 def test_demo_prints_every_drivers_return_with_its_interval(demo):
     folder, printed = demo
-    for driver in ("PPO trained in the dream", "random", "autopilot", "the collected data"):
+    drivers = ("PPO trained in the dream", "the clone that it began from", "random", "autopilot", "the collected data")
+    for driver in drivers:
         row = next(line for line in printed.splitlines() if line.startswith(driver))
         assert " to " in row
     summary = json.loads((folder / "summary.json").read_text())
-    assert set(summary["drivers"]) == {"agent", "random", "autopilot"}
+    assert set(summary["drivers"]) == {"agent", "clone", "random", "autopilot"}
     agent = json.loads((folder / "evaluation" / "agent.json").read_text())
     assert agent["seeds"] == [1_000_000, 1_000_001]
     assert agent["mean_return"] == pytest.approx(sum(agent["returns"]) / 2)

@@ -1,8 +1,6 @@
 """Clips followed by the compiled kernel, against PyTorch's own steps in float64."""
 
 import copy
-import shutil
-import sys
 
 import pytest
 import torch
@@ -18,12 +16,6 @@ FIELDS = (
     VectorField(name="speed", unit="m/s", low=0.0, high=30.0),
     VectorField.of_classes("light", ("none", "red", "green")),
 )
-
-
-@pytest.fixture
-def kernel():
-    if sys.platform != "linux" or shutil.which("c++") is None or compiled(recurrence._SOURCE) is None:
-        pytest.skip("needs Linux, a C++ compiler and PyTorch's own OpenMP")
 
 
 def made(fields=(), **sizes):
@@ -74,7 +66,7 @@ def is_by_kernel(dynamics, latents, actions):
     ("sizes", "count", "steps"),
     [({}, 7, 9), ({"groups": 4, "classes": 8, "hidden_dim": 32}, 1, 2), ({"groups": 64, "classes": 2}, 13, 4)],
 )
-def test_the_kernel_gives_what_float64_gives(kernel, sizes, count, steps, fields):
+def test_the_kernel_gives_what_float64_gives(kernels, sizes, count, steps, fields):
     dynamics = made(fields, **sizes)
     given = clips(dynamics, count, steps)
     assert is_by_kernel(dynamics, *given)
@@ -88,7 +80,7 @@ def test_the_kernel_gives_what_float64_gives(kernel, sizes, count, steps, fields
         )
 
 
-def test_in_bfloat16_training_it_is_nearer_than_pytorchs_steps(kernel, monkeypatch):
+def test_in_bfloat16_training_it_is_nearer_than_pytorchs_steps(kernels, monkeypatch):
     dynamics = made()
     given = clips(dynamics, 24, 12)
     wanted = followed(copy.deepcopy(dynamics).double(), *(tensor.double() for tensor in given))[1]
@@ -104,7 +96,7 @@ def test_in_bfloat16_training_it_is_nearer_than_pytorchs_steps(kernel, monkeypat
     assert by_kernel < error()
 
 
-def test_the_number_of_threads_changes_no_bit(kernel):
+def test_the_number_of_threads_changes_no_bit(kernels):
     dynamics = made(FIELDS)
     given = clips(dynamics, 13)
     most = torch.get_num_threads()
@@ -127,7 +119,7 @@ def recurrence_of(dynamics, latents, actions):
     return [*made_of, *torch.autograd.grad(sum((part * part).sum() for part in made_of), inputs)]
 
 
-def test_what_is_no_number_shows_in_its_own_clip(kernel):
+def test_what_is_no_number_shows_in_its_own_clip(kernels):
     dynamics = made()
     latents, actions = clips(dynamics)
     latents[3, 4, 0] = float("nan")
@@ -167,7 +159,7 @@ def test_without_a_compiler_everything_works(monkeypatch):
     assert not is_by_kernel(dynamics, *clips(dynamics))
 
 
-def test_processes_draw_for_their_clips_what_one_would(kernel):
+def test_processes_draw_for_their_clips_what_one_would(kernels):
     dynamics = made()
     latents, actions = clips(dynamics, 6)
     torch.manual_seed(5)
