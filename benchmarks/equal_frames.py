@@ -275,6 +275,22 @@ def render(cells: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def render_seeds(cells: Sequence[dict[str, Any]]) -> str:
+    """Each seed's mean return, as a Markdown table: one row for each budget and method."""
+    seeds = sorted({cell["seed"] for cell in cells})
+    means = {(cell["budget"], cell["method"], cell["seed"]): f"{cell['mean_return']:.1f}" for cell in cells}
+    lines = [
+        f"| budget (frames) | method | {' | '.join(f'seed {seed}' for seed in seeds)} |",
+        f"| ---: | --- |{' ---: |' * len(seeds)}",
+    ]
+    for budget in sorted({cell["budget"] for cell in cells}):
+        for method in METHODS:
+            if any((budget, method, seed) in means for seed in seeds):
+                row = " | ".join(means.get((budget, method, seed), "") for seed in seeds)
+                lines.append(f"| {budget:,} | {method} | {row} |")
+    return "\n".join(lines)
+
+
 def read_results(file: Path, settings: Settings) -> dict[str, Any]:
     """The results so far, which must be of the same settings."""
     wanted = json.loads(json.dumps(asdict(settings)))
@@ -323,6 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results["provenance"] = provenance()
                 write_json_atomically(file, results)
     print(render(results["cells"]))
+    print()
+    print(render_seeds(results["cells"]))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

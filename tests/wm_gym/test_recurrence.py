@@ -9,6 +9,7 @@ from wm_gym.config import DynamicsConfig
 from wm_gym.models.compiled import compiled
 from wm_gym.models.dynamics import recurrence, rssm
 from wm_gym.models.dynamics.rssm import RSSMDynamics
+from wm_gym.state import LatentState
 from wm_gym.training.shared_noise import SharedNoise
 from wm_gym.vector import VectorField
 
@@ -170,3 +171,19 @@ def test_processes_draw_for_their_clips_what_one_would(kernels):
         part = dynamics.filter(latents[rank::3], actions[rank::3]).states.memory.unflatten(0, (9, 2))
         noise.close()
         torch.testing.assert_close(part, whole[:, rank::3], rtol=0, atol=1e-6)
+
+
+def test_processes_imagine_what_one_would():
+    dynamics = made(FIELDS)
+    count = 12  # rows: clips side by side, step after step
+    state = dynamics.initial(torch.randn(count, dynamics.latent_dim))
+    actions = torch.rand(count, 2) * 2 - 1
+    torch.manual_seed(5)
+    whole = dynamics.imagine(state, actions).memory
+    for rank in range(3):
+        noise = SharedNoise(dynamics, rank, 3, torch.device("cpu"))
+        noise.manual_seed(5)
+        rows = slice(rank, None, 3)
+        part = dynamics.imagine(LatentState(*(tensor[rows] for tensor in state)), actions[rows]).memory
+        noise.close()
+        torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-6)

@@ -154,7 +154,7 @@ class RSSMDynamics(Dynamics):
         if self.vector is None:
             return self._state(hidden, self.draw(self._prior(hidden), noise), carried)
         if noise is None and self.training:
-            noise = torch.rand(len(hidden), self.noise_dim, device=hidden.device)
+            noise = self.draw.uniform((hidden.shape[0], self.noise_dim), hidden.device)
         groups = self.config.groups
         drawn = self.draw(self._prior(hidden), None if noise is None else noise[:, :groups])
         carried = self.vector(carried, hidden, drawn, None if noise is None else noise[:, groups:])

@@ -1,0 +1,28 @@
+"""The tables of seeds in the documents are those of the files that hold every return."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCORES = ROOT / "docs" / "scores"
+
+
+@pytest.fixture(scope="module")
+def equal_frames():
+    spec = importlib.util.spec_from_file_location("equal_frames", ROOT / "benchmarks" / "equal_frames.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", sorted(SCORES.glob("equal_frames*.json")), ids=lambda file: file.stem)
+def test_tables_of_equal_frames_are_those_of_their_returns(equal_frames, file):
+    cells = json.loads(file.read_text())["cells"]
+    for cell in cells:
+        assert cell["mean_return"] == pytest.approx(sum(cell["returns"]) / len(cell["returns"]))
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    assert equal_frames.render(cells) in page
+    assert equal_frames.render_seeds(cells) in page
