@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ SCORES = ROOT / "docs" / "scores"
 def equal_frames():
     spec = importlib.util.spec_from_file_location("equal_frames", ROOT / "benchmarks" / "equal_frames.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look for their module there
     spec.loader.exec_module(module)
     return module
 
