@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from wm_gym.agents.baselines.behaviour_cloning import clone_behaviour, make_cloning_config
 from wm_gym.agents.behaviours import make_behaviour
-from wm_gym.agents.bundles.folder import MANIFEST, load_agent
+from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.evaluation import evaluate
 from wm_gym.agents.policies.config import make_agent_config
@@ -278,7 +278,7 @@ def run_demo(
             for name, result in evaluations.items()
         },
         "dream_return": trained.dream_return,
-        "saved_at_dream_steps": load_agent(folder / "agent", "cpu").metrics.get("saved_at_dream_steps"),
+        "saved_at_dream_steps": trained.saved_at_dream_steps,
         "settings": made_of["settings"],
         "provenance": provenance(),
     }

@@ -76,6 +76,7 @@ class TrainingSummary:
         dream_steps: Dream steps in all.
         dream_return: Mean unscaled return of the last dreams, or ``None`` where none ended.
         score: Best score of the validation episodes, or ``None`` without them.
+        saved_at_dream_steps: Dream steps of the policy that is saved; ``None`` where an old run does not tell.
         was_finished: Whether the folder held the finished agent already.
         wall_s: Seconds that this call took.
     """
@@ -84,6 +85,7 @@ class TrainingSummary:
     dream_steps: int
     dream_return: float | None
     score: float | None
+    saved_at_dream_steps: int | None
     was_finished: bool
     wall_s: float
 
@@ -187,6 +189,7 @@ def train_agent(
         dream_steps=int(metrics["dream_steps"]),
         dream_return=metrics["dream_return"],
         score=metrics["score"],
+        saved_at_dream_steps=metrics.get("saved_at_dream_steps"),
         was_finished=was_finished,
         wall_s=time.monotonic() - started,
     )
