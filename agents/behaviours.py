@@ -14,6 +14,7 @@ from wm_gym.data_collection.recording.behaviours import (
     SWERVES,
     Behaviour,
     BlindBehaviour,
+    Corrected,
     Held,
     Noisy,
     SmoothRandom,
@@ -38,7 +39,7 @@ BLIND_BEHAVIOURS = ("random", "held(STEERING ACCELERATION)")
 """Behaviours that look at nothing, and therefore act in a dream as they do in a simulator."""
 
 _HELD = re.compile(r"held\((?P<values>[^()]*)\)")
-_VARIED = re.compile(r"(?P<how>noisy|sampled)\((?P<name>.+)\)")
+_VARIED = re.compile(r"(?P<how>noisy|sampled|corrected)\((?P<name>.+)\)")
 
 
 def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
@@ -48,8 +49,9 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
         name: One of :data:`BEHAVIOURS` or :data:`SIMULATOR_BEHAVIOURS`, ``"bundled"`` for the agent that the package
             ships, the folder of a trained agent, or its repository on the Hub, ``"owner/name"``. ``"held(0.1 0.3)"``
             holds one action, steering and acceleration of a driving simulator or all values of its format.
-            ``"noisy(NAME)"`` is any of them with disturbances, and ``"sampled(AGENT)"`` an agent that draws its actions
-            from its policy instead of taking the mean.
+            ``"noisy(NAME)"`` is any of them with disturbances, ``"sampled(AGENT)"`` an agent that draws its actions
+            from its policy instead of taking the mean, and ``"corrected(NAME)"`` any of them while the autopilot says
+            what it would have done, which is recorded beside the action.
         spec: The simulator that it will act in.
 
     Raises:
@@ -64,8 +66,7 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
     if name in BEHAVIOURS:
         return _make_plain(name, spec)
     if varied := _VARIED.fullmatch(name):
-        is_noisy, inner = varied["how"] == "noisy", varied["name"]
-        return Noisy(make_behaviour(inner, spec), spec.action) if is_noisy else _make_agent(inner, spec, sampled=True)
+        return _make_varied(varied["how"], varied["name"], spec)
     if name in SIMULATOR_BEHAVIOURS:
         return _make_simulator_behaviour(name, spec)
     return _make_agent(name, spec)
@@ -98,10 +99,10 @@ def is_privileged(name: str) -> bool:
     """Whether a behaviour reads the simulator's state, of which no observation need tell.
 
     Every known name stands for such a behaviour but those of :data:`BLIND_BEHAVIOURS`; agents see observations alone,
-    and with disturbances a behaviour is what it is without. Holds for the names that datasets record as well.
+    unless the autopilot corrects them, and with disturbances a behaviour is what it is without. Holds for the names that datasets record as well.
     """
     if varied := _VARIED.fullmatch(name):
-        return is_privileged(varied["name"])
+        return varied["how"] == "corrected" or is_privileged(varied["name"])
     return name in (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS) and not is_blind(name)
 
 
@@ -160,6 +161,13 @@ def _make_plain(name: str, spec: SimulatorSpec) -> Behaviour:
     if name == "swerving":
         return Noisy(make_autopilot(spec.id), spec.action, SWERVES, name="swerving")
     return make_autopilot(spec.id)
+
+
+def _make_varied(how: str, name: str, spec: SimulatorSpec) -> Behaviour:
+    if how == "sampled":
+        return _make_agent(name, spec, sampled=True)
+    inner = make_behaviour(name, spec)
+    return Noisy(inner, spec.action) if how == "noisy" else Corrected(inner, make_autopilot(spec.id), spec.action)
 
 
 def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Behaviour:

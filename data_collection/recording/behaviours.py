@@ -177,6 +177,44 @@ class Held:
         return self._action.copy()
 
 
+class Corrected:
+    """A learner that drives, and a teacher that says in every step what it would have done.
+
+    A copy of recorded drivers makes small mistakes that lead to places where none of them was. Recorded there, with the
+    teacher's action beside what was done, it can learn the way back (Ross et al. 2011, "A Reduction of Imitation
+    Learning and Structured Prediction to No-Regret Online Learning": DAgger).
+
+    Args:
+        learner: Drives.
+        teacher: Sees the same frames, is reset with the same seed, and its actions are recorded as those intended.
+        action: The format of the actions.
+    """
+
+    def __init__(self, learner: Behaviour, teacher: Behaviour, action: ActionFormat) -> None:
+        self.name = f"corrected({learner.name})"
+        self.intended_action = action.to_stored(np.zeros(action.dim))
+        self._learner = learner
+        self._teacher = teacher
+
+    def reset(self, env: gym.Env[Any, Any], seed: int) -> None:
+        """Begin an episode."""
+        self._learner.reset(env, seed)
+        self._teacher.reset(env, seed)
+
+    def act(self, observation: Observed) -> FloatArray:
+        """The learner's action."""
+        action = self._learner.act(observation)
+        self.intended_action = self._teacher.act(observation)
+        self.carried_out(action)
+        return action
+
+    def carried_out(self, action: FloatArray) -> None:
+        """Tell both what was done: the teacher never did what it said."""
+        for driver in (self._learner, self._teacher):
+            if isinstance(driver, TracksActions):
+                driver.carried_out(action)
+
+
 Disturbance = Literal["none", "offset", "noise", "hold", "drift", "acceleration"]
 
 
@@ -262,7 +300,8 @@ class Noisy:
     def act(self, observation: Observed) -> FloatArray:
         """The inner behaviour's action, or the disturbed one."""
         # The inner behaviour is asked in every step: one with a memory must see every frame.
-        action = self.intended_action = self._inner.act(observation)
+        action = self._inner.act(observation)
+        self.intended_action = self._inner.intended_action if isinstance(self._inner, StatesIntention) else action
         if self._steps_left == 0:
             self._next_stretch(action)
         self._steps_left -= 1

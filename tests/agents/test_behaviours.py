@@ -27,7 +27,7 @@ from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.policies.network import rebuild_policy
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.episode_file import read_episode
-from wm_gym.data_collection.recording.behaviours import ControlSpace, Noisy, SmoothNoise, SmoothRandom
+from wm_gym.data_collection.recording.behaviours import ControlSpace, Corrected, Noisy, SmoothNoise, SmoothRandom
 from wm_gym.data_collection.recording.driving import drive_episode
 from wm_gym.data_collection.recording.plan import EpisodePlan
 from wm_gym.data_collection.recording.worker import record_episode
@@ -229,6 +229,35 @@ def test_what_a_disturbed_driver_intended_is_recorded(env, tmp_path):
         assert any(name.startswith("intended_action") for name in episode.infos) == is_disturbed
 
 
+@pytest.mark.parametrize("is_disturbed", [False, True])
+def test_what_the_teacher_would_have_done_is_recorded(env, tmp_path, is_disturbed):
+    teacher = _Recording()
+    learner = Corrected(SmoothRandom(DRIVING), teacher, DRIVING)
+    driver = Noisy(learner, DRIVING) if is_disturbed else learner
+    assert driver.name == ("noisy(corrected(random))" if is_disturbed else "corrected(random)")
+    plan = EpisodePlan(index=0, seed=5, behaviour_seed=6, behaviour=driver.name)
+    steps = drive_episode(env, driver, seed=5, behaviour_seed=6, action=DRIVING, max_steps=30)
+    episode = read_episode(record_episode(steps, plan, FrameCodec.parse("raw")).write(tmp_path).path)
+    np.testing.assert_array_equal(episode.intended_actions, np.tile(teacher.act(None), (30, 1)))
+    np.testing.assert_array_equal(teacher.told[-1], episode.actions[-1])
+
+    alone = SmoothRandom(DRIVING)
+    alone.reset(None, 6)
+    undisturbed = np.stack([alone.act(None) for _ in range(30)])
+    assert np.array_equal(episode.actions, undisturbed) != is_disturbed
+
+
+def test_the_teacher_is_the_autopilot_of_the_place(env, driving_spec):
+    corrected, autopilot = make_behaviour("corrected(random)", driving_spec), make_behaviour("autopilot", driving_spec)
+    frame, _ = env.reset(seed=5)
+    corrected.reset(env, 6)
+    autopilot.reset(env, 6)
+    for _ in range(20):
+        meant = autopilot.act(frame)
+        frame, *_ = env.step(corrected.act(frame))
+        np.testing.assert_array_equal(corrected.intended_action, meant)
+
+
 @pytest.mark.parametrize("action", [DRIVING, NATIVE])
 def test_noisy_stays_near_the_inner_action_between_disturbances(env, action):
     inner, reference = SmoothRandom(action), SmoothRandom(action)
@@ -326,7 +355,7 @@ KNOWN = [
     (how.format(name), simulator)
     for simulator in AUTOPILOTS
     for name in (*BEHAVIOURS, *BLIND_BEHAVIOURS, *SIMULATOR_BEHAVIOURS, "AGENT", "sampled(AGENT)")
-    for how in ("{}", "noisy({})")
+    for how in ("{}", "noisy({})", "corrected({})")
     if simulator in SIMULATOR_BEHAVIOURS.get(name, AUTOPILOTS)
 ]
 
