@@ -99,7 +99,8 @@ def is_privileged(name: str) -> bool:
     """Whether a behaviour reads the simulator's state, of which no observation need tell.
 
     Every known name stands for such a behaviour but those of :data:`BLIND_BEHAVIOURS`; agents see observations alone,
-    unless the autopilot corrects them, and with disturbances a behaviour is what it is without. Holds for the names that datasets record as well.
+    unless the autopilot corrects them, and with disturbances a behaviour is what it is without. Holds for the names
+    that datasets record as well.
     """
     if varied := _VARIED.fullmatch(name):
         return varied["how"] == "corrected" or is_privileged(varied["name"])
