@@ -200,6 +200,29 @@ def test_training_learns(car_racing_data, tmp_path):
     assert last < 0.6 * first
 
 
+def test_a_training_begins_at_the_mean_colour(car_racing_data, tmp_path):
+    """From grey on, a channel whose pixels lie on both sides of it can be stuck at the wrong end of tanh."""
+    unchanged = "training.learning_rate=1e-12"
+    begun = train(car_racing_data, tmp_path / "first", "training.steps=1", unchanged)
+    recorded = to_tensors(read_all(open_training_data(car_racing_data, 0.0).train), "cpu").frames
+    colour = torch.tanh(begun.decoder.output.bias)
+    torch.testing.assert_close(colour, recorded.mean(dim=(0, 1, 3, 4)), atol=0.1, rtol=0)
+    assert colour.abs().min() > 0.15, "or grey would pass"
+
+    other = make_trainer(car_racing_data, tmp_path / "second", "training.steps=1", unchanged, initial=dyed(begun)).run()
+    torch.testing.assert_close(other.decoder.output.bias, torch.full((3,), -2.0))
+
+
+def read_all(source):
+    episodes = np.arange(len(source.episode_lengths()))
+    return source.read_clips(np.stack([episodes, np.zeros_like(episodes)], axis=1), 31)
+
+
+def dyed(model):
+    torch.nn.init.constant_(model.decoder.output.bias, -2.0)
+    return model
+
+
 def test_resumed_training_equals_uninterrupted(car_racing_data, tmp_path):
     whole = train(car_racing_data, tmp_path / "whole")
 

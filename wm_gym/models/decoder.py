@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from wm_gym.config import ModelConfig
 from wm_gym.models.blocks import conv_norm_act, norm_act
 
+_FARTHEST = 0.9
+"""Of a colour to begin at: closer to black or white, tanh is too flat to leave it soon."""
+
 
 class StateDecoder(nn.Module):
     """MLP to a small feature map, PixelShuffle x2 stages with refinement, 3x3 convolution and tanh.
@@ -44,3 +47,15 @@ class StateDecoder(nn.Module):
         """``(B, in_dim)`` to ``(B, 3, H, W)`` float in [-1, 1]."""
         base = self.expand(features).view(-1, *self.base_shape)
         return torch.tanh(self.output(self.stages(self.widen(base))))
+
+    @torch.no_grad()
+    def begin_at(self, colour: Tensor) -> None:
+        """Let an untrained decoder show one colour, about which its frames differ.
+
+        Where it begins at grey, all channels first go to the side of the mean at once. Pixels on its other side can be
+        driven into the flat end of tanh there, and it takes hundreds of updates until they are back.
+
+        Args:
+            colour: ``(3,)`` in [-1, 1]: the mean of the frames that it is to show.
+        """
+        self.output.bias.copy_(torch.atanh(colour.clamp(-_FARTHEST, _FARTHEST)))

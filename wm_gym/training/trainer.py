@@ -63,6 +63,7 @@ from wm_gym.world_model import WorldModel
 _KIND = "wm_gym.model_run"
 _VALIDATION_STREAM = 1_000_003  # separates the draws of validation and start states from those of training
 _START_STREAM = 1_000_033
+_COLOUR_STREAM = 1_000_037
 _START_BATCH = 256
 _SHARE_OF_BEGINNINGS = 0.1
 
@@ -193,6 +194,8 @@ class WorldModelTrainer:
         if state is not None:
             self._load_parameters(model, state, self._last_file)
             progress = _Progress(int(state["update"]), float(state["best"]))
+        elif self.initial is None:
+            model.decoder.begin_at(self._mean_colour())
         noise = SharedNoise(model, fabric.global_rank, fabric.world_size, fabric.device)
         log = None
         if fabric.is_global_zero:
@@ -272,6 +275,14 @@ class WorldModelTrainer:
             raise
         finally:
             updates.close()
+
+    def _mean_colour(self) -> torch.Tensor:
+        """``(3,)`` in [-1, 1]: of a batch of training clips."""
+        training = self.config.training
+        rng = np.random.default_rng((training.seed, _COLOUR_STREAM))
+        draws = self.train_source.draw_clips(rng, training.batch_size, training.clip_length)
+        frames = to_tensors(self.train_source.read_clips(draws, training.clip_length), "cpu").frames
+        return frames.mean(dim=(0, 1, 3, 4))  # (B, T, 3, H, W) to (3,)
 
     def _make_loader(self, model: WorldModel, is_latent: bool) -> ClipLoader:
         """The clips of a phase; ``model`` encodes them where ``is_latent`` says so."""
