@@ -3,6 +3,7 @@
 * ``dream``: record drives, train a world model on them, train PPO in its dreams from the clone on (``--anew``: without
   one); with ``--rounds`` a share of the budget is recorded by the agent, and model and agent learn from that.
 * ``cloned``: the same recordings and a world model trained on them; a policy over its features copies their actions.
+  With ``--corrected-share`` it drives a share of the budget itself, corrected by the autopilot, and copies that too.
 * ``pixels``: PPO on the simulator itself, from the last frames, without a world model.
 
 A budget counts every simulator frame (1/50 s) that a method touches: recordings, rollouts, and the drives that choose
@@ -57,6 +58,7 @@ SIMULATOR = RECIPE.simulator
 FRAMES_A_DECISION = 4
 EPISODE_DECISIONS = 250  # 1,000 frames, after which CarRacing truncates
 PATIENCE = RECIPE.patience  # recordings are cut after so many decisions without a reward above 0
+CORRECTIONS_SEED = 500_000  # added to that of a recording: other tracks for what the clone drives
 CHECKPOINTS = 10  # of a dream training, unless validate_every says otherwise
 RESULTS = "results.json"
 
@@ -75,6 +77,7 @@ class Settings:
     anew: bool
     select_drives: int
     top_fraction: float
+    corrected_share: float
     rounds: int
     rounds_share: float
     rounds_changes: tuple[str, ...]
@@ -108,10 +111,14 @@ def train_in_dream(cell: Cell) -> Trained:
     kept_back = checkpoints * cell.settings.select_drives * EPISODE_DECISIONS
     rounds = cell.settings.rounds
     of_the_agent = round(cell.settings.rounds_share * (cell.budget // FRAMES_A_DECISION - kept_back)) if rounds else 0
-    data, frames = record(cell, kept_back + of_the_agent)
+    of_the_clone = 0 if cell.settings.anew else decisions_of_the_clone(cell, kept_back + of_the_agent)
+    data, frames = record(cell, kept_back + of_the_agent + of_the_clone)
     model = train_model(cell, data)
     frames += kept_back * FRAMES_A_DECISION
-    initial = None if cell.settings.anew else clone(cell, data, model)
+    initial = None
+    if not cell.settings.anew:
+        initial, driven = clone(cell, data, model, of_the_clone)
+        frames += driven
     if rounds:
         values = {
             "rounds": rounds,
@@ -145,8 +152,10 @@ def train_in_dream(cell: Cell) -> Trained:
 
 def train_by_cloning(cell: Cell) -> Trained:
     """Record, train a world model, copy the recorded actions over its features."""
-    data, frames = record(cell, 0)
-    return Trained(clone(cell, data, train_model(cell, data)), frames)
+    of_the_clone = decisions_of_the_clone(cell, 0)
+    data, frames = record(cell, of_the_clone)
+    agent, driven = clone(cell, data, train_model(cell, data), of_the_clone)
+    return Trained(agent, frames + driven)
 
 
 def train_from_pixels(cell: Cell) -> Trained:
@@ -215,16 +224,52 @@ def train_model(cell: Cell, data: Path) -> Path:
     return folder
 
 
-def clone(cell: Cell, data: Path, model: Path) -> Path:
-    """A policy that copies the recorded drivers; methods that share the dataset share it."""
-    return clone_behaviour(
-        data,
-        model,
-        out=cell.folder / f"clone-{data.name}",
-        top_fraction=cell.settings.top_fraction,
-        config=make_cloning_config({"seed": cell.seed}, cell.settings.cloning_changes),
-        device=cell.device,
-    ).path
+def decisions_of_the_clone(cell: Cell, kept_back: int) -> int:
+    """How many decisions of the budget the clone takes itself, while the autopilot corrects it."""
+    return round(cell.settings.corrected_share * (cell.budget // FRAMES_A_DECISION - kept_back))
+
+
+def clone(cell: Cell, data: Path, model: Path, corrected: int) -> Trained:
+    """A policy that copies the recorded drivers; methods that share the dataset share it.
+
+    Args:
+        cell: The training.
+        data: The dataset.
+        model: A world model of it.
+        corrected: So many decisions, it then drives itself, and copies the autopilot's corrections as well.
+
+    Returns:
+        The clone, and the frames that it drove.
+    """
+    config = make_cloning_config({"seed": cell.seed}, cell.settings.cloning_changes)
+
+    def copied(datasets: Sequence[Path], name: str, behaviours: tuple[str, ...]) -> Path:
+        return clone_behaviour(
+            datasets,
+            model,
+            out=cell.folder / f"{name}-{data.name}",
+            top_fraction=cell.settings.top_fraction,
+            config=config.model_copy(update={"behaviours": behaviours}),
+            device=cell.device,
+        ).path
+
+    first = copied([data], "clone", config.behaviours)
+    if not corrected:
+        return Trained(first, 0)
+    corrections = cell.folder / f"corrections-{data.name}"
+    collect(
+        corrections,
+        SIMULATOR,
+        make_behaviour=make_behaviour,
+        frames=max(1, corrected - EPISODE_DECISIONS + 1),
+        behaviour=f"corrected({first})",
+        workers=cell.workers,
+        seed=cell.seed + CORRECTIONS_SEED,
+        patience=PATIENCE,
+    )
+    behaviours = (*config.behaviours, "corrected(*)") if config.behaviours else ()
+    second = copied([data, corrections], "corrected-clone", behaviours)
+    return Trained(second, Dataset.open(corrections).num_steps * FRAMES_A_DECISION)
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -320,6 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         anew=options.anew,
         select_drives=options.select_drives,
         top_fraction=options.top_fraction,
+        corrected_share=options.corrected_share,
         rounds=options.rounds,
         rounds_share=options.rounds_share,
         rounds_changes=tuple(options.set_rounds),
@@ -362,6 +408,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--anew", action="store_true", help="the dream method's policy does not begin as the clone")
     parser.add_argument(
         "--select-drives", type=int, default=0, help="drives that choose among dream checkpoints; they cost frames"
+    )
+    parser.add_argument(
+        "--corrected-share",
+        type=float,
+        default=0.0,
+        help="share of the budget that the clone drives itself, corrected by the autopilot",
     )
     parser.add_argument("--rounds", type=int, default=0, help="rounds of the dream method")
     parser.add_argument(

@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -66,7 +67,9 @@ class CloningConfig(BaseModel):
         default=1.0, gt=0, le=1, description="Share of the episodes that are copied: those with the best returns."
     )
     behaviours: tuple[str, ...] = Field(
-        default=(), description="Copy only what these drivers did, named as the dataset names them; none: all of them."
+        default=(),
+        description="Copy only what these drivers did, named as the dataset names them, or by shell patterns such as "
+        "corrected(*); none: all of them.",
     )
     validation_fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of the episodes held out.")
     validate_every: int = Field(default=100, ge=1, description="Updates between validations.")
@@ -243,13 +246,17 @@ def best_episodes(dataset: Dataset | JoinedDataset, fraction: float, behaviours:
     Args:
         dataset: The dataset.
         fraction: The share.
-        behaviours: Names of the drivers whose episodes count; none: those of all.
+        behaviours: Names, or shell patterns, of the drivers whose episodes count; none: those of all.
 
     Raises:
         DatasetError: There is no such episode.
     """
     drivers = [header.behaviour for header in dataset.episodes]
-    chosen = [position for position, driver in enumerate(drivers) if not behaviours or driver in behaviours]
+    chosen = [
+        position
+        for position, driver in enumerate(drivers)
+        if not behaviours or any(_is_named(driver, name) for name in behaviours)
+    ]
     if not chosen:
         raise DatasetError(
             f"of the episodes to copy, or of those held out, none was driven by {' or '.join(behaviours)}; change "
@@ -409,10 +416,14 @@ def _agent_config(config: CloningConfig) -> AgentConfig:
     return AgentConfig(algo="ppo", **config.model_dump(exclude=of_cloning))
 
 
+def _is_named(driver: str, name: str) -> bool:
+    return driver == name or fnmatchcase(driver, name)
+
+
 def _check_drivers(train: JoinedDataset, validation: JoinedDataset, behaviours: Iterable[str], where: str) -> None:
     drivers = sorted({header.behaviour for part in (train, validation) for header in part.episodes})
     for name in behaviours:
-        if name not in drivers:
+        if not any(_is_named(driver, name) for driver in drivers):
             raise DatasetError(
                 f"no episode of {where!r} was driven by {name!r}{did_you_mean(name, drivers)}; its drivers are "
                 f"{', '.join(drivers)}."

@@ -170,6 +170,7 @@ def test_only_some_drivers_are_copied_where_that_is_asked(tiny_model, tmp_path, 
     dataset = Dataset.create(tmp_path / "data", made.metadata, episodes)
     assert best_episodes(dataset, 1.0, ("noisy",)) == [0, 2, 4, 6]
     assert best_episodes(dataset, 0.5, ("noisy", "noisy(reckless)")) == [4, 6, 7]
+    assert best_episodes(dataset, 1.0, ("noisy(*)",)) == best_episodes(dataset, 1.0, ("noisy(reckless)",))
     tiny_model.save_pretrained(tmp_path / "model")
     command = ["train-agent", "--in", "data", "--data", str(dataset.path), "--model", str(tmp_path / "model")]
     command += ["--out", str(tmp_path / "clone"), "--steps", "5", "--quiet", "--device", "cpu"]
