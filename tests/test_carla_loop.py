@@ -23,7 +23,7 @@ def run(*arguments: str) -> None:
 
 def check_that_a_lost_server_is_no_driving(agent: str, server: StandIn) -> None:
     """A report's drive whose server is killed in the middle is driven again."""
-    connection = {"host": "127.0.0.1", "port": server.port, "timeout_s": 2.0, "restart": True}
+    connection = {"host": "127.0.0.1", "port": server.port, "timeout_s": 10.0, "restart": True}
     driver = Driver.load(agent)
     seeds = [3, 4]
     undisturbed = record_drives(driver, seeds, connection=connection)

@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parent.parent / "benchmarks" / "gpu.py"
 def rehearse(out, parts, minutes):
     command = [sys.executable, str(SCRIPT), "--out", str(out), "--device", "cpu", "--quick"]
     command += ["--parts", parts, "--minutes", str(minutes)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.mark.slow

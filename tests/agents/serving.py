@@ -39,6 +39,24 @@ def unnamed_elements(page):
     )
 
 
+def steps(page):
+    """How many steps a page that drives has shown."""
+    return int(page.get_attribute("body", "data-steps"))
+
+
+def standing_steps(page):
+    """As :func:`steps` of a page that is paused, once what was under way has been shown; checks that it stands."""
+
+    def stands():
+        before = steps(page)
+        page.wait_for_timeout(400)
+        return steps(page) == before
+
+    wait_for(stands)
+    assert stands()
+    return steps(page)
+
+
 def wait_for_controls(page, steering, pedals):
     """Wait until wheel and pedals are shown where they stay."""
     fields = ("#steering-text", "#pedals-text")

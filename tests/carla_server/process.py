@@ -104,7 +104,7 @@ class StandIn:
         call(self.port, "stand_in_faults", values)
 
     @contextlib.contextmanager
-    def held_until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> Iterator[None]:
+    def held_until(self, condition: Callable[[], bool], timeout_s: float = 120.0) -> Iterator[None]:
         """Simulate no frame until the condition holds, so that a worker that starts slowly gets its share."""
 
         def release() -> None:
@@ -123,7 +123,7 @@ class StandIn:
         """Wait until a client has come, and die so many frames later; whether it did."""
         if self.wait_until_in_use():
             self.faults(die_at_frame=self.summary()["frame"] + frames)
-        return _wait_until(lambda: not self.is_running, 60.0)
+        return _wait_until(lambda: not self.is_running, 120.0)
 
     def summary(self) -> dict[str, Any]:
         """What is on the server."""
@@ -135,11 +135,11 @@ class StandIn:
         own = ("spectator", "traffic.")
         return [actor for actor in self.summary()["actors"] if not actor[1].startswith(own)]
 
-    def wait_until_in_use(self, timeout_s: float = 60.0) -> bool:
+    def wait_until_in_use(self, timeout_s: float = 120.0) -> bool:
         """Whether, within a time, a client has spawned an actor."""
         return _wait_until(lambda: bool(self.spawned()), timeout_s)
 
-    def wait_until_clean(self, timeout_s: float = 60.0) -> bool:
+    def wait_until_clean(self, timeout_s: float = 120.0) -> bool:
         """Whether, within a time, no spawned actor is left and the server is asynchronous again."""
         return _wait_until(lambda: not self.spawned() and not self.summary()["synchronous"], timeout_s)
 

@@ -23,7 +23,7 @@ pytest.importorskip("carla")
 
 MIX = "autopilot:0.2,noisy:0.2,random:0.2,traffic-manager:0.2,noisy-traffic-manager:0.2"
 
-SOON = {"timeout_s": 2.0, "image_timeout_s": 3.0, "connect_timeout_s": 1.0}
+SOON = {"timeout_s": 10.0, "image_timeout_s": 15.0, "connect_timeout_s": 1.0}
 """For servers that die and do not come back."""
 
 
@@ -145,7 +145,7 @@ def test_a_server_that_is_killed_again_and_again_costs_no_episode(reference, tmp
         killer = threading.Thread(target=kill_and_restart, args=(server,))
         killer.start()
         try:
-            summary = collect_carla(out, [at(server, timeout_s=2.0, image_timeout_s=3.0)], episodes=10, behaviour=MIX)
+            summary = collect_carla(out, [at(server, timeout_s=10.0, image_timeout_s=15.0)], episodes=10, behaviour=MIX)
         finally:
             stop.set()
             killer.join()
@@ -159,7 +159,7 @@ def test_an_episode_that_loses_its_server_is_recorded_again(reference, tmp_path,
     out, port = tmp_path / "data", free_port()
     died = tmp_path / "died"
     dies_once = [*command("{port}")[:2], dying_server(died), "--port", "{port}"]
-    connection = {"host": "127.0.0.1", "port": port, "launch": dies_once, "restart": True, "timeout_s": 2.0}
+    connection = {"host": "127.0.0.1", "port": port, "launch": dies_once, "restart": True, "timeout_s": 15.0}
     summary = collect_carla(out, [connection], episodes=3, behaviour=MIX, progress=True)
     assert died.exists()
     assert summary.lost == 1
@@ -190,7 +190,7 @@ def dying_server(marker):
 def test_a_server_that_dies_for_good_leaves_its_episode_to_the_other(reference, servers, tmp_path):
     out = tmp_path / "data"
     with StandIn() as doomed, servers[0].held_until(doomed.dies_in_use):
-        places = [at(doomed, **SOON), at(servers[0], timeout_s=60.0)]
+        places = [at(doomed, **SOON), at(servers[0], timeout_s=180.0)]
         summary = collect_carla(out, places, episodes=8, behaviour=MIX)
     assert summary.lost >= 1
     check_folder(out, 8)
@@ -202,7 +202,7 @@ def test_a_worker_whose_server_is_gone_is_given_up_with_a_warning(reference, ser
     gone = {"host": "127.0.0.1", "port": free_port(), "restart": True}
     sentence = r"worker 1 of 2 was given up, .* lost 3 times in a row: no CARLA server can be"
     with pytest.warns(UserWarning, match=sentence), servers[0].held_until(given_up.exists):
-        summary = collect_carla(out, [gone, at(servers[0], timeout_s=60.0)], episodes=8, behaviour=MIX)
+        summary = collect_carla(out, [gone, at(servers[0], timeout_s=180.0)], episodes=8, behaviour=MIX)
     assert summary.lost == 3
     check_folder(out, 8)
     assert checksums(out) == {index: sha256 for index, sha256 in checksums(reference).items() if index < 8}

@@ -218,7 +218,7 @@ def start_collection(out, episodes, sleep_s):
     )
 
 
-def wait_for_episodes(process, out, count, timeout_s=60.0):
+def wait_for_episodes(process, out, count, timeout_s=240.0):
     deadline = time.monotonic() + timeout_s
     while len(list((out / "episodes").glob("*.safetensors"))) < count:
         assert process.poll() is None, process.stderr.read()
@@ -238,7 +238,7 @@ def processes_of_session(session):
     return found
 
 
-def wait_for_no_process(session, timeout_s=60.0):
+def wait_for_no_process(session, timeout_s=240.0):
     deadline = time.monotonic() + timeout_s
     while processes_of_session(session):
         assert time.monotonic() < deadline, "worker processes are left"
@@ -254,10 +254,10 @@ def test_stopping_leaves_a_valid_dataset_and_no_process(tmp_path, how):
         wait_for_episodes(process, out, 3)
         if how == "interrupt":
             os.killpg(process.pid, signal.SIGINT)
-            assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+            assert "KeyboardInterrupt" in process.communicate(timeout=240)[1]
         else:
             process.kill()
-            process.communicate(timeout=60)
+            process.communicate(timeout=240)
         assert process.returncode != 0
         wait_for_no_process(process.pid)
     finally:
@@ -301,7 +301,7 @@ def test_a_kill_while_writing_leaves_only_whole_episodes(tmp_path):
         done = subprocess.run(
             [sys.executable, "-c", WRITER, str(Path(__file__).parent), str(folder), str(delay_s)],
             check=False,
-            timeout=60,
+            timeout=240,
         )
         assert done.returncode == -signal.SIGKILL
         whole = sorted(folder.glob("episode-*.safetensors"))
@@ -319,7 +319,7 @@ def test_two_collections_do_not_share_a_folder(tmp_path):
             collect_toy(out, episodes=500, simulator_kwargs={"sleep_s": 0.01})
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
 
 
 def test_progress_shows_episodes_steps_and_return(tmp_path, capsys):

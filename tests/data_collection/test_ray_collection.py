@@ -140,7 +140,7 @@ def test_two_servers_give_the_same_files_as_local_processes_in_one_go_and_resume
 ):
     out = tmp_path / "data"
     with servers[0].held_until(lambda: len(workers) == 2 and all(worker.host for worker in workers)):
-        summary = collect_carla(out, [at(servers[0], timeout_s=60.0), servers[1]], episodes=4)
+        summary = collect_carla(out, [at(servers[0], timeout_s=180.0), servers[1]], episodes=4)
     assert (summary.new_episodes, summary.lost) == (4, 0)
     assert len({worker.host.pid for worker in workers}) == 2
     assert all(server.wait_until_clean() for server in servers)
@@ -160,21 +160,27 @@ def test_actors_that_are_killed_in_the_middle_cost_no_episode(reference, servers
     out = tmp_path / "data"
     killed = []
 
-    def wait_for_one_at_work(files):
-        wait_until(lambda: num_files(out) >= files and at_work())
-        killed.append(at_work()[0])
-        return killed[-1]
-
     def at_work():
         return [worker for worker in workers if worker.task is not None and worker not in killed]
 
+    def kill_one(files, how):
+        wait_until(lambda: num_files(out) >= files and at_work())
+        for server in servers:  # no episode comes to its end meanwhile
+            server.faults(stall_at_frame=0)
+        wait_until(at_work)
+        killed.append(at_work()[0])
+        how(killed[-1])
+        wait_until(lambda: killed[-1].death)
+        for server in servers:
+            server.faults(stall_at_frame=-1)
+
     def kill():
-        os.kill(wait_for_one_at_work(1).host.pid, signal.SIGKILL)
-        ray.kill(wait_for_one_at_work(2).actor)
+        kill_one(1, lambda worker: os.kill(worker.host.pid, signal.SIGKILL))
+        kill_one(2, lambda worker: ray.kill(worker.actor))
 
     killer = threading.Thread(target=kill)
     killer.start()
-    collect_carla(out, servers)
+    collect_carla(out, [at(server, timeout_s=180.0, image_timeout_s=180.0) for server in servers])
     killer.join()
     assert len(killed) == 2
     assert all(worker.task is not None and worker.death for worker in killed)  # each died at an episode
@@ -189,9 +195,9 @@ def test_actors_that_are_killed_in_the_middle_cost_no_episode(reference, servers
 def test_a_server_that_is_killed_in_the_middle_leaves_its_episodes_to_the_other(reference, servers, cluster, tmp_path):
     out = tmp_path / "data"
     with StandIn() as doomed:
-        gone = at(doomed, timeout_s=3.0, image_timeout_s=3.0, connect_timeout_s=0.2)
+        gone = at(doomed, timeout_s=10.0, image_timeout_s=15.0, connect_timeout_s=0.2)
         with servers[0].held_until(doomed.dies_in_use):
-            summary = collect_carla(out, [gone, at(servers[0], timeout_s=60.0)])
+            summary = collect_carla(out, [gone, at(servers[0], timeout_s=180.0)])
         assert not doomed.is_running
     assert summary.lost >= 1
     check_folder(out, 6)

@@ -68,7 +68,7 @@ def test_the_standard_output_is_written_where_it_stands(tmp_path):
         "link = Path('link'); link.symlink_to('/dev/stdout'); w(link, 'content\\n'); print('after')"
     )
     with (tmp_path / "out.txt").open("w") as out:
-        subprocess.run([sys.executable, "-c", code], stdout=out, cwd=tmp_path, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", code], stdout=out, cwd=tmp_path, check=True, timeout=240)
     assert (tmp_path / "out.txt").read_text() == "before\ncontent\nafter\n"
 
 

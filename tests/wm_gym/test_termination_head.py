@@ -63,7 +63,7 @@ def test_ends_are_learnt_from_the_step_that_they_come_of_and_nothing_else_change
     source = Episodes([12, 9, 15, 11, 14, 10])
     steps = recorded_steps(model, source, seed=0)
     before = parameters(model, of_head=False), parameters(model, of_head=True)
-    train_termination_head(model, source, 400, seed=0, progress=False)
+    train_termination_head(model, source, 1500, seed=0, progress=False)
     after = parameters(model, of_head=False), parameters(model, of_head=True)
     assert all(torch.equal(after[0][name], value) for name, value in before[0].items())
     with torch.no_grad():
@@ -72,7 +72,7 @@ def test_ends_are_learnt_from_the_step_that_they_come_of_and_nothing_else_change
         goes_on = model.continuation_head.probability(model.features(imagined))
     assert goes_on[steps.terminated].max() < 0.5 < goes_on[~steps.terminated].min()
     model.load_state_dict({**model.state_dict(), **before[1]})
-    train_termination_head(model, source, 400, seed=0, progress=False)
+    train_termination_head(model, source, 1500, seed=0, progress=False)
     assert all(torch.equal(value, after[1][name]) for name, value in parameters(model, of_head=True).items())
 
 

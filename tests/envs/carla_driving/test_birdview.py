@@ -473,10 +473,10 @@ def test_the_environments_side_needs_no_carla():
         "import sys, wm_gym.envs.carla.birdview, wm_gym.envs.carla.birdview_benchmark;"
         "sys.exit(any(name.partition('.')[0] == 'carla' for name in sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=240).returncode == 0
 
 
 def test_the_benchmark_draws():
-    measured = measure_birdview(0.2, size=64)
+    measured = measure_birdview(1.0, size=64)
     assert measured["pictures_per_s"] > 20
     assert measured["settings"]["road_users"] == 50

@@ -397,7 +397,7 @@ def test_only_a_server_of_ours_is_stopped(server, make_env):
 
 def test_a_program_that_is_no_server_is_said_with_its_last_words():
     pytest.importorskip("carla.libcarla")
-    env = launched(launch=["sh", "-c", "echo no licence for port {port}; exit 3"], connect_timeout_s=1.5)
+    env = launched(launch=["sh", "-c", "echo no licence for port {port}; exit 3"], connect_timeout_s=15.0)
     with pytest.raises(
         SimulatorLostError, match=r"ended with code 3, and its last words were 'no licence for port \d+'"
     ):

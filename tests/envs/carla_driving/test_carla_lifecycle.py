@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,7 @@ def test_a_signal_at_any_moment_leaves_nothing(server, number):
         process = run_script(server, "drive")
         time.sleep(delay_s)
         process.send_signal(number)
-        assert process.wait(timeout=60) != 0
+        assert process.wait(timeout=180) != 0
         assert server.wait_until_clean(), (delay_s, server.spawned(), server.summary()["synchronous"])
 
 
@@ -66,19 +68,19 @@ def test_ctrl_c_to_the_whole_terminal_leaves_nothing(server):
     process = run_script(server, "drive", own_group=True)
     assert server.wait_until_in_use()
     os.killpg(process.pid, signal.SIGINT)
-    process.wait(timeout=60)
+    process.wait(timeout=180)
     assert server.wait_until_clean()
 
 
 def test_an_exception_in_the_users_program_leaves_nothing(server):
     process = run_script(server, "raise")
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=180) == 1
     assert server.wait_until_clean()
 
 
 LOST = """
 import sys, gymnasium as gym, numpy as np, wm_gym
-env = gym.make("CarlaDriving-v0", host="127.0.0.1", port=int(sys.argv[1]), frame_size=32, timeout_s=0.5,
+env = gym.make("CarlaDriving-v0", host="127.0.0.1", port=int(sys.argv[1]), frame_size=32, timeout_s=3.0,
                traffic={"vehicles": 2}, disable_env_checker=True)
 for _ in range(20):
     try:
@@ -110,7 +112,7 @@ def test_a_server_that_was_overloaded_is_cleaned_up_at_the_end_of_the_program(se
     server.faults(stall_at_frame=-1)
     assert server.spawned()
     process.stdin.close()
-    process.wait(timeout=60)
+    process.wait(timeout=180)
     assert server.wait_until_clean()
 
 
@@ -140,11 +142,14 @@ def test_five_hundred_resets_leave_the_actors_and_the_memory_as_they_were(server
     for seed in range(500):
         env.reset(seed=seed)
         env.step(DRIVE)
-        if seed in (99, 499):
+        if seed in (99, 299, 499):
+            gc.collect()
             client = env.unwrapped._client._process.pid
             memory.append({"client": rss_mib(client), "environment": rss_mib(os.getpid())})
     assert len(server.summary()["actors"]) == actors
     for name in ("client", "environment"):
-        assert memory[1][name] - memory[0][name] < 8.0, memory
+        # What leaks grows in both halves; an allocator's step falls into one.
+        assert min(later[name] - earlier[name] for earlier, later in pairwise(memory)) < 4.0, memory
+        assert memory[2][name] - memory[0][name] < 16.0, memory
     env.close()
     assert server.wait_until_clean()
