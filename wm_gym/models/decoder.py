@@ -58,4 +58,5 @@ class StateDecoder(nn.Module):
         Args:
             colour: ``(3,)`` in [-1, 1]: the mean of the frames that it is to show.
         """
+        assert self.output.bias is not None
         self.output.bias.copy_(torch.atanh(colour.clamp(-_FARTHEST, _FARTHEST)))

@@ -195,7 +195,8 @@ class WorldModelTrainer:
             self._load_parameters(model, state, self._last_file)
             progress = _Progress(int(state["update"]), float(state["best"]))
         elif self.initial is None:
-            model.decoder.begin_at(fabric.broadcast(self._mean_colour() if fabric.is_global_zero else None))
+            colour = self._mean_colour() if fabric.is_global_zero else torch.zeros(3)
+            model.decoder.begin_at(fabric.broadcast(colour))
         noise = SharedNoise(model, fabric.global_rank, fabric.world_size, fabric.device)
         log = None
         if fabric.is_global_zero:
