@@ -334,9 +334,12 @@ def clone(
 ) -> tuple[ActorCriticPolicy, dict[str, Any]]:
     """Fit a policy to demonstrations.
 
+    The policy is that of the last update, when the learning rate has come down. An earlier one may copy held-out
+    actions as well and drive worse by far: docs/experiments.md.
+
     Args:
         demonstrations: What to copy.
-        validation: Held-out steps; the policy that copies them best is kept.
+        validation: Held-out steps, by which it is measured how well the policy copies.
         config: The settings.
         action_space: Of the policy.
         log_folder: Where to write ``metrics.jsonl``.
@@ -344,8 +347,8 @@ def clone(
         track: Where the numbers can be watched: one of :data:`wm_gym.training.TRACKERS` (docs/tracking.md).
 
     Returns:
-        The policy, on the CPU, and ``train_loss`` and ``validation_loss`` (mean square errors of the actions),
-        ``mean_action_loss`` (the validation loss of always taking the mean action) and ``saved_at`` (updates).
+        The policy, on the CPU, and ``train_loss`` and ``validation_loss`` (mean square errors of the actions), and
+        ``mean_action_loss`` (the validation loss of always taking the mean action).
 
     Side effects: seeds the global generator of PyTorch.
     """
@@ -360,7 +363,6 @@ def clone(
     draws = torch.Generator().manual_seed(config.seed)
     baseline = demonstrations.actions.mean(dim=0).expand_as(validation.actions)
     figures: dict[str, Any] = {"mean_action_loss": float(mse_loss(baseline, validation.actions))}
-    best, best_state = math.inf, policy.state_dict()
     running: list[float] = []
     bar = progress_bar(config.steps, "update", "clone", enabled=progress)
     with MetricsLog(log_folder, 0, config, step_key="updates", track=track) as log, bar:
@@ -380,11 +382,7 @@ def clone(
             losses = {"train_loss": float(np.mean(running)), "validation_loss": _loss(policy, validation)}
             running.clear()
             log.write("train", update, losses)
-            if losses["validation_loss"] < best:
-                best = losses["validation_loss"]
-                best_state = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-                figures.update(losses, saved_at=update)
-    policy.load_state_dict(best_state)
+            figures.update(losses)
     _set_deviation(policy, validation)
     policy.set_training_mode(False)
     return policy, figures
