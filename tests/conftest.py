@@ -25,10 +25,7 @@ from wm_gym.simulator import SimulatorSpec
 from wm_gym.state import LatentState
 from wm_gym.world_model import WorldModel
 
-# The same examples in each run: what is found by chance is no fault of the change that is being tested.
-settings.register_profile(
-    "unhurried", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
 

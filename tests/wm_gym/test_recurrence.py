@@ -186,4 +186,4 @@ def test_processes_imagine_what_one_would():
         rows = slice(rank, None, 3)
         part = dynamics.imagine(LatentState(*(tensor[rows] for tensor in state)), actions[rows]).memory
         noise.close()
-        torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-5)
+        torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-6)

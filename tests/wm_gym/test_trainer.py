@@ -431,9 +431,7 @@ def test_two_processes_draw_the_same_stochastic_states_as_one_in_both_phases(car
     assert len(list((tmp_path / "cache").glob("??/*/episode-*.safetensors"))) == 4
     one = losses(tmp_path / "one")
     assert sorted(one) == list(range(1, 15))
-    two = losses(tmp_path / "two")
-    assert two[1] == pytest.approx(one[1], rel=1e-5)
-    assert two == pytest.approx(one, rel=1e-3)  # rounding grows from update to update
+    assert losses(tmp_path / "two") == pytest.approx(one, rel=1e-5)
 
 
 @pytest.mark.slow

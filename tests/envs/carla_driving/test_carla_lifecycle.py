@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -142,14 +141,12 @@ def test_five_hundred_resets_leave_the_actors_and_the_memory_as_they_were(server
     for seed in range(500):
         env.reset(seed=seed)
         env.step(DRIVE)
-        if seed in (99, 299, 499):
+        if seed in (99, 499):
             gc.collect()
             client = env.unwrapped._client._process.pid
             memory.append({"client": rss_mib(client), "environment": rss_mib(os.getpid())})
     assert len(server.summary()["actors"]) == actors
     for name in ("client", "environment"):
-        # What leaks grows in both halves; an allocator's step falls into one.
-        assert min(later[name] - earlier[name] for earlier, later in pairwise(memory)) < 4.0, memory
-        assert memory[2][name] - memory[0][name] < 16.0, memory
+        assert memory[1][name] - memory[0][name] < 8.0, memory
     env.close()
     assert server.wait_until_clean()
