@@ -24,10 +24,11 @@ from wm_gym.errors import ConfigError, SimulatorError, did_you_mean
 from wm_gym.simulator import SimulatorSpec
 
 BEHAVIOURS = ("random", "autopilot", "noisy", "swerving")
-"""Names of the behaviours that need no trained agent; ``"noisy"`` is the autopilot at a varied pace, with
-disturbances, and ``"swerving"`` the autopilot at its best pace with short ones."""
+"""Names of the behaviours that need no trained agent and that every simulator with an autopilot has; ``"noisy"`` is the
+autopilot at a varied pace, with disturbances, and ``"swerving"`` the autopilot at its best pace with short ones."""
 
 SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
+    "racer": {"CarRacingDriving-v0": "wm_gym.agents.autopilots.car_racing:CarRacingRacer"},
     "traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:TrafficManager"},
     "reckless": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla:RecklessAutopilot"},
     "noisy-traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:NoisyTrafficManager"},
@@ -39,7 +40,8 @@ BLIND_BEHAVIOURS = ("random", "held(STEERING ACCELERATION)")
 """Behaviours that look at nothing, and therefore act in a dream as they do in a simulator."""
 
 _HELD = re.compile(r"held\((?P<values>[^()]*)\)")
-_VARIED = re.compile(r"(?P<how>noisy|sampled|corrected)\((?P<name>.+)\)")
+_VARIED = re.compile(r"(?P<how>noisy|swerving|sampled)\((?P<name>.+)\)")
+_CORRECTED = re.compile(r"corrected\((?P<learner>.+?)(?: by (?P<teacher>.+))?\)")
 
 
 def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
@@ -49,9 +51,10 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
         name: One of :data:`BEHAVIOURS` or :data:`SIMULATOR_BEHAVIOURS`, ``"bundled"`` for the agent that the package
             ships, the folder of a trained agent, or its repository on the Hub, ``"owner/name"``. ``"held(0.1 0.3)"``
             holds one action, steering and acceleration of a driving simulator or all values of its format.
-            ``"noisy(NAME)"`` is any of them with disturbances, ``"sampled(AGENT)"`` an agent that draws its actions
-            from its policy instead of taking the mean, and ``"corrected(NAME)"`` any of them while the autopilot says
-            what it would have done, which is recorded beside the action.
+            ``"noisy(NAME)"`` is any of them with disturbances, ``"swerving(NAME)"`` with short ones,
+            ``"sampled(AGENT)"`` an agent that draws its actions from its policy instead of taking the mean, and
+            ``"corrected(NAME)"`` any of them while the autopilot says what it would have done, which is recorded beside
+            the action; ``"corrected(NAME by racer)"`` asks another driver.
         spec: The simulator that it will act in.
 
     Raises:
@@ -67,6 +70,9 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
         return _make_plain(name, spec)
     if varied := _VARIED.fullmatch(name):
         return _make_varied(varied["how"], varied["name"], spec)
+    if corrected := _CORRECTED.fullmatch(name):
+        learner, teacher = (make_behaviour(part, spec) for part in _learner_and_teacher(corrected))
+        return Corrected(learner, teacher, spec.action)
     if name in SIMULATOR_BEHAVIOURS:
         return _make_simulator_behaviour(name, spec)
     return _make_agent(name, spec)
@@ -99,11 +105,13 @@ def is_privileged(name: str) -> bool:
     """Whether a behaviour reads the simulator's state, of which no observation need tell.
 
     Every known name stands for such a behaviour but those of :data:`BLIND_BEHAVIOURS`; agents see observations alone,
-    unless the autopilot corrects them, and with disturbances a behaviour is what it is without. Holds for the names
+    unless one of these corrects them, and with disturbances a behaviour is what it is without. Holds for the names
     that datasets record as well.
     """
     if varied := _VARIED.fullmatch(name):
-        return varied["how"] == "corrected" or is_privileged(varied["name"])
+        return is_privileged(varied["name"])
+    if corrected := _CORRECTED.fullmatch(name):
+        return any(map(is_privileged, _learner_and_teacher(corrected)))
     return name in (*BEHAVIOURS, *SIMULATOR_BEHAVIOURS) and not is_blind(name)
 
 
@@ -168,7 +176,13 @@ def _make_varied(how: str, name: str, spec: SimulatorSpec) -> Behaviour:
     if how == "sampled":
         return _make_agent(name, spec, sampled=True)
     inner = make_behaviour(name, spec)
-    return Noisy(inner, spec.action) if how == "noisy" else Corrected(inner, make_autopilot(spec.id), spec.action)
+    if how == "noisy":
+        return Noisy(inner, spec.action)
+    return Noisy(inner, spec.action, SWERVES, name=f"swerving({inner.name})")
+
+
+def _learner_and_teacher(corrected: re.Match[str]) -> tuple[str, str]:
+    return corrected["learner"], corrected["teacher"] or "autopilot"
 
 
 def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Behaviour:

@@ -191,7 +191,8 @@ class Corrected:
     """
 
     def __init__(self, learner: Behaviour, teacher: Behaviour, action: ActionFormat) -> None:
-        self.name = f"corrected({learner.name})"
+        by = "" if teacher.name == "autopilot" else f" by {teacher.name}"
+        self.name = f"corrected({learner.name}{by})"
         self.intended_action = action.to_stored(np.zeros(action.dim))
         self._learner = learner
         self._teacher = teacher

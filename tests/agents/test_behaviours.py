@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.autopilots import AUTOPILOTS, make_autopilot
-from wm_gym.agents.autopilots.car_racing import CarRacingAutopilot, racing_line, speed_profile
+from wm_gym.agents.autopilots.car_racing import CarRacingAutopilot, CarRacingRacer, racing_line, speed_profile
 from wm_gym.agents.behaviours import (
     BEHAVIOURS,
     BLIND_BEHAVIOURS,
@@ -143,6 +143,31 @@ def test_autopilot_drives_fast_clean_laps(env):
     assert np.mean(off_road) < 0.02
 
 
+def test_the_racer_finishes_every_lap_and_is_faster_than_the_autopilot(env, driving_spec):
+    """Seeds other than those on which its constants were chosen."""
+    racer = make_behaviour("racer", driving_spec)
+    for seed in (500, 501, 502):
+        _, total, infos = drive(env, racer, seed)
+        _, of_the_autopilot, _ = drive(env, make_autopilot("CarRacingDriving-v0"), seed)
+        assert infos[-1]["lap_finished"]
+        assert total > of_the_autopilot + 5
+
+
+def test_the_racers_brake_slows_the_car_as_the_speeds_count_on(env):
+    """Straight on, from a speed far above the one that it would have."""
+    env.reset(seed=1)
+    racer = CarRacingRacer()
+    racer.reset(env, 1)
+    for _ in range(14):
+        *_, info = env.step(np.array([0, 0.6, 0, 1], np.float32))
+    before = info["speed"]
+    brake = racer._pedals(before, 1.0, 0.0)[1]
+    for _ in range(3):
+        *_, info = env.step(np.array([0, 0, brake, 1], np.float32))
+    deceleration = (before - info["speed"]) / (3 * env.unwrapped.step_s)
+    assert deceleration == pytest.approx(1.2 * racer.manner.braking, rel=0.15)
+
+
 def test_autopilot_returns_to_the_road_after_being_thrown_off(env):
     env.reset(seed=30)
     car = env.unwrapped.simulation.car
@@ -234,7 +259,8 @@ def test_what_the_teacher_would_have_done_is_recorded(env, tmp_path, is_disturbe
     teacher = _Recording()
     learner = Corrected(SmoothRandom(DRIVING), teacher, DRIVING)
     driver = Noisy(learner, DRIVING) if is_disturbed else learner
-    assert driver.name == ("noisy(corrected(random))" if is_disturbed else "corrected(random)")
+    corrected = "corrected(random by recording)"
+    assert driver.name == (f"noisy({corrected})" if is_disturbed else corrected)
     plan = EpisodePlan(index=0, seed=5, behaviour_seed=6, behaviour=driver.name)
     steps = drive_episode(env, driver, seed=5, behaviour_seed=6, action=DRIVING, max_steps=30)
     episode = read_episode(record_episode(steps, plan, FrameCodec.parse("raw")).write(tmp_path).path)
@@ -247,13 +273,17 @@ def test_what_the_teacher_would_have_done_is_recorded(env, tmp_path, is_disturbe
     assert np.array_equal(episode.actions, undisturbed) != is_disturbed
 
 
-def test_the_teacher_is_the_autopilot_of_the_place(env, driving_spec):
-    corrected, autopilot = make_behaviour("corrected(random)", driving_spec), make_behaviour("autopilot", driving_spec)
+@pytest.mark.parametrize(
+    ("name", "by"), [("corrected(random)", "autopilot"), ("corrected(random by racer)", "racer")]
+)
+def test_the_teacher_is_the_autopilot_or_who_is_named(env, driving_spec, name, by):
+    corrected, teacher = make_behaviour(name, driving_spec), make_behaviour(by, driving_spec)
+    assert corrected.name == name
     frame, _ = env.reset(seed=5)
     corrected.reset(env, 6)
-    autopilot.reset(env, 6)
+    teacher.reset(env, 6)
     for _ in range(20):
-        meant = autopilot.act(frame)
+        meant = teacher.act(frame)
         frame, *_ = env.step(corrected.act(frame))
         np.testing.assert_array_equal(corrected.intended_action, meant)
 
@@ -275,10 +305,12 @@ def test_noisy_stays_near_the_inner_action_between_disturbances(env, action):
     assert 0.01 < np.mean(np.asarray(differences) > 0.8) < 0.4
 
 
-def test_names_are_recorded():
+def test_names_are_recorded(driving_spec):
     assert SmoothRandom(DRIVING).name == "random"
     assert Noisy(make_autopilot("CarRacingDriving-v0"), DRIVING).name == "noisy"
     assert Noisy(SmoothRandom(DRIVING), DRIVING).name == "noisy(random)"
+    for name in ("swerving", "swerving(racer)", "noisy(racer)", "noisy(corrected(random by racer))"):
+        assert make_behaviour(name, driving_spec).name == name
 
 
 def test_racing_line_bends_less_and_is_faster_than_the_centre_line(env):
@@ -355,7 +387,7 @@ KNOWN = [
     (how.format(name), simulator)
     for simulator in AUTOPILOTS
     for name in (*BEHAVIOURS, *BLIND_BEHAVIOURS, *SIMULATOR_BEHAVIOURS, "AGENT", "sampled(AGENT)")
-    for how in ("{}", "noisy({})", "corrected({})")
+    for how in ("{}", "noisy({})", "swerving({})", "corrected({})", "corrected({} by random)")
     if simulator in SIMULATOR_BEHAVIOURS.get(name, AUTOPILOTS)
 ]
 
