@@ -217,7 +217,7 @@ class CarRacingAutopilot:
 class CarRacingRacer(CarRacingAutopilot):
     """Drives near what the tyres hold: it knows the inertia of the turning wheels, which the autopilot leaves out.
 
-    Of what a brake takes from a wheel's rotation, three parts in four slow that rotation itself; the rest slows the car.
+    Of what a brake takes from a wheel's rotation, three parts in four slow that rotation; the rest slows the car.
     """
 
     name = "racer"
