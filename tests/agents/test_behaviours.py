@@ -273,9 +273,7 @@ def test_what_the_teacher_would_have_done_is_recorded(env, tmp_path, is_disturbe
     assert np.array_equal(episode.actions, undisturbed) != is_disturbed
 
 
-@pytest.mark.parametrize(
-    ("name", "by"), [("corrected(random)", "autopilot"), ("corrected(random by racer)", "racer")]
-)
+@pytest.mark.parametrize(("name", "by"), [("corrected(random)", "autopilot"), ("corrected(random by racer)", "racer")])
 def test_the_teacher_is_the_autopilot_or_who_is_named(env, driving_spec, name, by):
     corrected, teacher = make_behaviour(name, driving_spec), make_behaviour(by, driving_spec)
     assert corrected.name == name
