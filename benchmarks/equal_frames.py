@@ -3,7 +3,7 @@
 * ``dream``: record drives, train a world model on them, train PPO in its dreams from the clone on (``--anew``: without
   one); with ``--rounds`` a share of the budget is recorded by the agent, and model and agent learn from that.
 * ``cloned``: the same recordings and a world model trained on them; a policy over its features copies their actions.
-  With ``--corrected-share`` it drives a share of the budget itself, corrected by the autopilot, and copies that too.
+  With ``--corrected-share`` it drives a share of the budget itself, corrected by ``--teacher``, and copies that too.
 * ``pixels``: PPO on the simulator itself, from the last frames, without a world model.
 
 A budget counts every simulator frame (1/50 s) that a method touches: recordings, rollouts, and the drives that choose
@@ -78,6 +78,7 @@ class Settings:
     select_drives: int
     top_fraction: float
     corrected_share: float
+    teacher: str
     rounds: int
     rounds_share: float
     rounds_changes: tuple[str, ...]
@@ -225,7 +226,7 @@ def train_model(cell: Cell, data: Path) -> Path:
 
 
 def decisions_of_the_clone(cell: Cell, kept_back: int) -> int:
-    """How many decisions of the budget the clone takes itself, while the autopilot corrects it."""
+    """How many decisions of the budget the clone takes itself, while the teacher corrects it."""
     return round(cell.settings.corrected_share * (cell.budget // FRAMES_A_DECISION - kept_back))
 
 
@@ -236,7 +237,7 @@ def clone(cell: Cell, data: Path, model: Path, corrected: int) -> Trained:
         cell: The training.
         data: The dataset.
         model: A world model of it.
-        corrected: So many decisions, it then drives itself, and copies the autopilot's corrections as well.
+        corrected: So many decisions, it then drives itself, and copies the teacher's corrections as well.
 
     Returns:
         The clone, and the frames that it drove.
@@ -262,7 +263,7 @@ def clone(cell: Cell, data: Path, model: Path, corrected: int) -> Trained:
         SIMULATOR,
         make_behaviour=make_behaviour,
         frames=max(1, corrected - EPISODE_DECISIONS + 1),
-        behaviour=f"corrected({first})",
+        behaviour=f"corrected({first} by {cell.settings.teacher})",
         workers=cell.workers,
         seed=cell.seed + CORRECTIONS_SEED,
         patience=PATIENCE,
@@ -366,6 +367,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         select_drives=options.select_drives,
         top_fraction=options.top_fraction,
         corrected_share=options.corrected_share,
+        teacher=options.teacher,
         rounds=options.rounds,
         rounds_share=options.rounds_share,
         rounds_changes=tuple(options.set_rounds),
@@ -413,8 +415,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--corrected-share",
         type=float,
         default=0.0,
-        help="share of the budget that the clone drives itself, corrected by the autopilot",
+        help="share of the budget that the clone drives itself, corrected by the teacher",
     )
+    parser.add_argument("--teacher", default="autopilot", help="the behaviour that corrects the clone")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of the dream method")
     parser.add_argument(
         "--rounds-share", type=float, default=0.4, help="share of the dream method's decisions that its agents record"
