@@ -41,7 +41,8 @@ BLIND_BEHAVIOURS = ("random", "held(STEERING ACCELERATION)")
 
 _HELD = re.compile(r"held\((?P<values>[^()]*)\)")
 _VARIED = re.compile(r"(?P<how>noisy|swerving|sampled)\((?P<name>.+)\)")
-_CORRECTED = re.compile(r"corrected\((?P<learner>.+?)(?: by (?P<teacher>.+))?\)")
+_TEACHERS = "|".join((*BEHAVIOURS, *SIMULATOR_BEHAVIOURS))
+_CORRECTED = re.compile(rf"corrected\((?P<learner>.+?)(?: by (?P<teacher>{_TEACHERS}))?\)")
 
 
 def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
@@ -54,7 +55,7 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
             ``"noisy(NAME)"`` is any of them with disturbances, ``"swerving(NAME)"`` with short ones,
             ``"sampled(AGENT)"`` an agent that draws its actions from its policy instead of taking the mean, and
             ``"corrected(NAME)"`` any of them while the autopilot says what it would have done, which is recorded beside
-            the action; ``"corrected(NAME by racer)"`` asks another driver.
+            the action; ``"corrected(NAME by racer)"`` asks another of the known drivers.
         spec: The simulator that it will act in.
 
     Raises:

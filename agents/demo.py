@@ -24,7 +24,7 @@ from wm_gym.checksums import canonical, file_sha256
 from wm_gym.config import load_config
 from wm_gym.data_collection.datasets.dataset import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
-from wm_gym.data_collection.recording.collector import collect
+from wm_gym.data_collection.recording.collector import CollectionSummary, collect
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.envs.carla.observed_vector import DEFAULT_NAMES
 from wm_gym.envs.simulators import SIMULATORS
@@ -48,6 +48,10 @@ _DRIVERS = {
 }
 
 
+CORRECTIONS_SEED = 500_000
+"""Added to the seed of the first recordings: the clone drives other tracks."""
+
+
 class DemoSettings(BaseModel):
     """How much of each step the demo does.
 
@@ -62,6 +66,9 @@ class DemoSettings(BaseModel):
         model_changes: ``key=value`` changes to it.
         clone_changes: ``key=value`` changes to the cloning of the recorded drivers, from which the agent goes on;
             ``None`` trains it anew.
+        corrected_episodes: Episodes that the clone then drives, while ``teacher`` says what it would have done; the
+            clone is made anew of all recordings. 0 leaves that out.
+        teacher: Behaviour that corrects the clone.
         agent_changes: ``key=value`` changes to the agent's configuration.
         select_drives: Drives on training tracks by which the agent is chosen among its checkpoints; 0 takes the last.
         evaluation_episodes: Held-out tracks for each driver.
@@ -82,6 +89,8 @@ class DemoSettings(BaseModel):
     model_changes: tuple[str, ...] = ("training.steps=500", "training.latent.steps=500")
     # Who begins as a clone depends little on how good the model is: docs/experiments.md.
     clone_changes: tuple[str, ...] | None = ("steps=1500", "behaviours=[noisy, autopilot, swerving]")
+    corrected_episodes: int = Field(default=48, ge=0)
+    teacher: str = "autopilot"
     agent_changes: tuple[str, ...] = (
         "steps=120000",
         "critic_steps=30000",
@@ -117,6 +126,7 @@ CARLA: Mapping[str, Any] = {
     "model_changes": ("training.steps=1000", "training.latent.steps=1500"),
     # The reckless are recorded for the world model alone.
     "clone_changes": ("steps=1500", "behaviours=[noisy, autopilot, swerving]"),
+    "corrected_episodes": 0,
     # Horizons in which a car can brake, a critic that knows what the clone's stops are worth before they are unlearnt,
     # and nothing to gain from haste: docs/experiments.md has what each of them brings.
     "agent_changes": (
@@ -149,6 +159,7 @@ def quick(values: Mapping[str, Any]) -> dict[str, Any]:
         "config": "debug",
         "agent_changes": ("steps=20000", "num_envs=32", "horizon=10", "validate_every=10000"),
         "select_drives": 1,
+        "corrected_episodes": min(values.get("corrected_episodes", 2), 2),
         "evaluation_episodes": 2,
         "max_episode_steps": 50,
     }
@@ -170,8 +181,8 @@ def run_demo(
     """Collect, train a world model, train PPO in its dreams, evaluate in the simulator, write a report.
 
     Args:
-        out: Folder for ``data/``, ``model/``, ``clone/`` where there is one, ``agent/``, ``evaluation/``, ``report/``
-            and ``summary.json``.
+        out: Folder for ``data/``, ``model/``, ``clone/`` where there is one (with ``first-clone/`` and
+            ``corrections/`` where it was corrected), ``agent/``, ``evaluation/``, ``report/`` and ``summary.json``.
         settings: The simulator, and the sizes of the steps.
         worker_connections: For each worker, where its simulator runs, as for ``collect``; they set the number of
             workers.
@@ -188,40 +199,50 @@ def run_demo(
     workers = settings.workers if worker_connections is None else len(worker_connections)
     connection = None if worker_connections is None else worker_connections[0]
     training: dict[str, Any] = {"device": device, "progress": progress, "track": track}
-    stages = _Stages(folder, 5 if settings.clone_changes is None else 6, say)
+    is_cloned = settings.clone_changes is not None
+    is_corrected = is_cloned and settings.corrected_episodes > 0
+    stages = _Stages(folder, 5 + is_cloned + 2 * is_corrected, say)
 
-    collected = stages.run(
-        f"collect {settings.episodes} episodes on {SIMULATORS.get(settings.simulator, settings.simulator)}",
-        lambda: collect(
-            folder / "data",
+    def record(name: str, episodes: int, behaviour: str, seed: int) -> CollectionSummary:
+        return collect(
+            folder / name,
             settings.simulator,
             make_behaviour=make_behaviour,
-            episodes=settings.episodes,
-            behaviour=settings.behaviour,
+            episodes=episodes,
+            behaviour=behaviour,
             workers=workers,
-            seed=settings.seed,
+            seed=seed,
             simulator_kwargs=settings.simulator_kwargs,
             worker_kwargs=worker_connections,
             max_episode_steps=settings.max_episode_steps,
             patience=settings.patience,
             progress=progress,
-        ),
+        )
+
+    def clone(name: str, recordings: Sequence[str], behaviours: Sequence[str] = ()) -> None:
+        config = make_cloning_config({"seed": settings.seed}, settings.clone_changes or ())
+        if config.behaviours:
+            config = config.model_copy(update={"behaviours": (*config.behaviours, *behaviours)})
+        data = [folder / recording for recording in recordings]
+        clone_behaviour(data, folder / "model", out=folder / name, config=config, **training)
+
+    collected = stages.run(
+        f"collect {settings.episodes} episodes on {SIMULATORS.get(settings.simulator, settings.simulator)}",
+        lambda: record("data", settings.episodes, settings.behaviour, settings.seed),
     )
     stages.run(
         f"train a world model ({settings.config}) on {collected.num_steps} steps",
         lambda: _train_model(folder, settings, **training),
     )
-    if settings.clone_changes is not None:
+    if is_cloned:
+        stages.run("clone the recorded drivers", lambda: clone("first-clone" if is_corrected else "clone", ["data"]))
+    if is_corrected:
+        learner = f"corrected({folder / 'first-clone'} by {settings.teacher})"
         stages.run(
-            "clone the recorded drivers",
-            lambda: clone_behaviour(
-                folder / "data",
-                folder / "model",
-                out=folder / "clone",
-                config=make_cloning_config({"seed": settings.seed}, settings.clone_changes or ()),
-                **training,
-            ),
+            f"drive {settings.corrected_episodes} episodes with the clone, corrected by {settings.teacher}",
+            lambda: record("corrections", settings.corrected_episodes, learner, settings.seed + CORRECTIONS_SEED),
         )
+        stages.run("clone the corrections, too", lambda: clone("clone", ["data", "corrections"], ["corrected(*)"]))
     trained = stages.run(
         "train PPO in its dreams", lambda: _train_agent(folder, settings, worker_connections, **training)
     )
@@ -252,7 +273,7 @@ def run_demo(
         )
 
     drivers = {"agent": str(folder / "agent")}
-    if settings.clone_changes is not None:
+    if is_cloned:
         drivers["clone"] = str(folder / "clone")
     drivers |= {"random": "random", "autopilot": "autopilot"}
     results = stages.run(

@@ -33,7 +33,7 @@ from wm_gym.agents.baselines.behaviour_cloning import clone_behaviour, make_clon
 from wm_gym.agents.baselines.simulator_training import train_in_simulator
 from wm_gym.agents.behaviours import make_behaviour
 from wm_gym.agents.bundles.folder import load_agent
-from wm_gym.agents.demo import DemoSettings
+from wm_gym.agents.demo import CORRECTIONS_SEED, DemoSettings
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.evaluation.evaluation import evaluate
 from wm_gym.agents.policies.config import make_agent_config
@@ -58,7 +58,6 @@ SIMULATOR = RECIPE.simulator
 FRAMES_A_DECISION = 4
 EPISODE_DECISIONS = 250  # 1,000 frames, after which CarRacing truncates
 PATIENCE = RECIPE.patience  # recordings are cut after so many decisions without a reward above 0
-CORRECTIONS_SEED = 500_000  # added to that of a recording: other tracks for what the clone drives
 CHECKPOINTS = 10  # of a dream training, unless validate_every says otherwise
 RESULTS = "results.json"
 
@@ -417,7 +416,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=0.0,
         help="share of the budget that the clone drives itself, corrected by the teacher",
     )
-    parser.add_argument("--teacher", default="autopilot", help="the behaviour that corrects the clone")
+    parser.add_argument("--teacher", default=RECIPE.teacher, help="the behaviour that corrects the clone")
     parser.add_argument("--rounds", type=int, default=0, help="rounds of the dream method")
     parser.add_argument(
         "--rounds-share", type=float, default=0.4, help="share of the dream method's decisions that its agents record"

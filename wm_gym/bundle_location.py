@@ -35,6 +35,22 @@ def resolve_folder(path: str | Path, kind: BundleKind) -> Path:
     return Path(path) if reference is None else download(reference, kind)
 
 
+def shipped_model(fingerprint: str) -> str | Path:
+    """Where the world model is that an agent named as the one that the package shipped when it was trained.
+
+    Args:
+        fingerprint: Of that model.
+
+    Returns:
+        The folder of one that was shipped before; ``"bundled"`` for any other.
+
+    Raises:
+        BundleError: The installation ships none.
+    """
+    former = bundled_folder("model").parent / "former" / fingerprint[:12]
+    return former if former.is_dir() else BUNDLED
+
+
 def names_a_bundle(path: str | Path) -> bool:
     """Whether this is ``"bundled"``, a folder that exists, or a repository on the Hub; nothing is downloaded.
 

@@ -86,16 +86,16 @@ STEADY = Manner(
 """Of the autopilot."""
 FAST = Manner(
     half_line_width=3.5,
-    lateral_acceleration=150.0,
-    braking=75.0,
-    top_speed=100.0,
+    lateral_acceleration=110.0,
+    braking=45.0,
+    top_speed=76.0,
     grip_used=0.685,
     lookahead=(4.9, 0.13),
     delay_s=0.076,
 )
 """Of the racer."""
-_BRAKING_S = 0.115
-_DRIVING_S = 0.22
+_BRAKING_S = 0.3
+_DRIVING_S = 0.5
 """The racer would reach a lower and a higher speed in these times, had the tyres the grip."""
 _MAX_BRAKE = 0.55
 _MAX_SPIN = 8.0

@@ -26,7 +26,7 @@ from wm_gym.agents.policies.observers import LatentObserver, Observer, PixelObse
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig
 from wm_gym.bundle import MODEL_BUNDLE, load_model, manifest_text, read_manifest
 from wm_gym.bundle_kind import BundleKind
-from wm_gym.bundle_location import BUNDLED, resolve_folder
+from wm_gym.bundle_location import BUNDLED, resolve_folder, shipped_model
 from wm_gym.checksums import check_file, check_settings
 from wm_gym.config import parse_config
 from wm_gym.envs.rollout_contract import observation_space_of
@@ -323,14 +323,15 @@ def is_finished_agent(folder: Path) -> bool:
 
 
 def agent_model_path(folder: Path, manifest: AgentManifest | PixelAgentManifest) -> str | Path:
-    """The folder of an agent's world model, or ``"bundled"``.
+    """The folder of an agent's world model, or ``"bundled"`` where the package ships it.
 
     Raises:
         BundleError: It is missing, or is not the model that the agent was trained in, or the agent sees pixels.
     """
     if isinstance(manifest, PixelAgentManifest):
         raise BundleError(f"the agent at {str(folder)!r} sees pixels and has no world model; give another one.")
-    location: str | Path = BUNDLED if manifest.model.location == "bundled" else folder / _MODEL
+    fingerprint = manifest.model.fingerprint
+    location = shipped_model(fingerprint) if manifest.model.location == "bundled" else folder / _MODEL
     _, model_manifest = read_manifest(location)
     _check_fingerprint(model_manifest.fingerprint, manifest, folder)
     return location

@@ -66,9 +66,15 @@ def test_an_agent_of_the_bundled_model_refers_to_it_by_name(agent_folder, tiny_m
     tiny_model.uncertainty = Uncertainty(VarianceNetwork(tiny_model.feature_dim, tiny_model.simulator.action.dim, 3))
     save_agent(tmp_path / "doubting", policy, tiny_model, config)
     assert load_agent(tmp_path / "doubting").model.uncertainty.horizon == 3
+    first = tiny_model.fingerprint
     with torch.no_grad():
         tiny_model.reward_head.mlp[-1].weight += 1
-    tiny_model.save_pretrained(tmp_path / "model")
+    tiny_model.save_pretrained(tmp_path / "new")
+    (tmp_path / "former").mkdir()
+    shutil.move(tmp_path / "model", tmp_path / "former" / first[:12])
+    shutil.move(tmp_path / "new", tmp_path / "model")
+    assert load_agent(tmp_path / "small").model.fingerprint == first, "it finds the model that was shipped before"
+    shutil.rmtree(tmp_path / "former")
     with pytest.raises(BundleError, match=r"was trained in the world model \w{12}, but the bundled one is \w{12};"):
         load_agent(tmp_path / "small")
 

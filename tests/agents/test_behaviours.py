@@ -1,6 +1,7 @@
 """Behaviours in the real CarRacing: exact seeding, valid actions, good driving, wide coverage."""
 
 import pickle
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -361,6 +362,11 @@ def test_a_trained_agent_is_a_behaviour(tmp_path, tiny_model, driving_spec):
     spaces_of_dream = observation_space_of(tiny_model, "latent"), driving_spec.action.space("steer_accel")
     save_agent(tmp_path / "agent", rebuild_policy(config, *spaces_of_dream), tiny_model, config)
     behaviour = make_behaviour(str(tmp_path / "agent"), driving_spec)
+    shutil.copytree(tmp_path / "agent", tmp_path / "made by me")
+    assert (
+        make_behaviour(f"corrected({tmp_path / 'made by me'} by random)", driving_spec).name
+        == "corrected(agent by random)"
+    )
     env = make_simulator("car-racing")
     first, _, _ = drive(env, behaviour, seed=3, num_steps=4)
     again, _, _ = drive(env, behaviour, seed=3, num_steps=4)
