@@ -6,8 +6,8 @@ them. While driving it steers by pure pursuit (Coulter 1992, "Implementation of 
 Algorithm", CMU-RI-TR-92-01) and gives no more throttle than the rear tyres can still take beside the lateral force:
 CarRacing's car is rear-driven and spins otherwise.
 
-There are two. The racer knows how heavy the turning wheels are, which the autopilot leaves out, and drives so that one who
-only sees the road can follow.
+There are two. The racer knows how heavy the turning wheels are, which the autopilot leaves out, and drives so that
+one who only sees the road can follow.
 
 Lengths are CarRacing's map units, times seconds. The constants without a source were chosen by experiment on tracks
 with seeds below 1000.
