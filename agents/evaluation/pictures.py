@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wm_gym.bundle_location import shipped_model
 from wm_gym.frames import frames_to_tensor, resize_frame
 from wm_gym.metrics import IMAGE_HORIZONS, frechet_distance, psnr, ssim
 from wm_gym.perceptual import cached_perceptual_network
@@ -22,6 +23,8 @@ PICTURE_STEPS = (1, 5, 10, 15, 20, 25, 30)
 LEAST_LPIPS_SIDE = 32
 """Pixels of a frame of which AlexNet leaves something."""
 _LEAST_SSIM_SIDE = 11  # pixels, of its window
+_ENCODER = "f5188623d96f"
+"""Fingerprint of the first world model that the package shipped: distances in another one's latents would differ."""
 _BATCH = 64  # frames at once, whatever their size
 
 
@@ -58,7 +61,7 @@ class PictureScore:
         sequences: Number of action sequences that were dreamt and driven.
         by_horizon: Frame by frame, the shortest horizon first.
         frechet_sequences: How many of them were driven to their end.
-        frechet: Frechet distance of these sequences in the latents of the bundled model's encoder, which is not FVD;
+        frechet: Frechet distance of these sequences in the latents of a bundled encoder, which is not FVD;
             ``None`` for fewer than two.
         frechet_copy: The same for repeating the last frame seen.
     """
@@ -117,7 +120,7 @@ def score_pictures(
     whole = [row for row, frames in enumerate(shown) if len(frames) == length]
     frechet, frechet_copy = None, None
     if len(whole) > 1:
-        encoder = WorldModel.from_pretrained("bundled", device).eval()
+        encoder = WorldModel.from_pretrained(shipped_model(_ENCODER), device).eval()
         target = sequence_features(encoder, [shown[row] for row in whole])
         copies = [np.repeat(seen[row], length, axis=0) for row in whole]
         frechet = frechet_distance(sequence_features(encoder, [dreamt[row] for row in whole]), target)
