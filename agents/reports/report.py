@@ -114,8 +114,8 @@ def _introduction(run: Run) -> list[Html]:
     )
     parts = [
         paragraph(
-            f"A world model learnt {simulator} from {data}; an agent learnt to drive in that model's dreams alone, and "
-            "was then put back into the simulator.",
+            f"A world model learnt {simulator} from {data}; an agent was trained in that model's dreams, and "
+            "then driven in the simulator.",
             "lead",
         )
     ]
