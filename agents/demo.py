@@ -83,23 +83,22 @@ class DemoSettings(BaseModel):
     simulator_kwargs: dict[str, Any] = Field(default_factory=dict)
     held_out_kwargs: dict[str, Any] = Field(default_factory=dict)
     episodes: int = Field(default=144, ge=2)
-    behaviour: str = "swerving(racer):0.55,noisy:0.15,noisy(racer):0.15,racer:0.1,random:0.05"
+    behaviour: str = "swerving:0.55,noisy:0.3,autopilot:0.1,random:0.05"
     patience: int | None = Field(default=40, ge=1)
     config: str = "tiny"
     model_changes: tuple[str, ...] = ("training.steps=500", "training.latent.steps=500")
     # Who begins as a clone depends little on how good the model is: docs/experiments.md.
-    # Not the plain noisy ones: one clone cannot copy all their paces.
-    clone_changes: tuple[str, ...] | None = ("steps=1500", "behaviours=[racer, swerving(racer), noisy(racer)]")
+    clone_changes: tuple[str, ...] | None = ("steps=1500", "behaviours=[noisy, autopilot, swerving]")
     corrected_episodes: int = Field(default=48, ge=0)
-    teacher: str = "racer"
+    teacher: str = "autopilot"
     agent_changes: tuple[str, ...] = (
         "steps=120000",
         "critic_steps=30000",
-        "anchor=1",
-        "learning_rate=0.00003",
+        "anchor=0.3",
+        "learning_rate=0.0001",
         "final_learning_rate=0.1",
         "ent_coef=0",
-        "validate_every=40000",
+        "validate_every=60000",
     )
     select_drives: int = Field(default=6, ge=0)
     evaluation_episodes: int = Field(default=20, ge=1)
@@ -128,7 +127,6 @@ CARLA: Mapping[str, Any] = {
     # The reckless are recorded for the world model alone.
     "clone_changes": ("steps=1500", "behaviours=[noisy, autopilot, swerving]"),
     "corrected_episodes": 0,
-    "teacher": "autopilot",
     # Horizons in which a car can brake, a critic that knows what the clone's stops are worth before they are unlearnt,
     # and nothing to gain from haste: docs/experiments.md has what each of them brings.
     "agent_changes": (
