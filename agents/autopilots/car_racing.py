@@ -176,26 +176,26 @@ class CarRacingAutopilot:
 
     def _pedals(self, speed: float, target_speed: float, wheel_angle: float) -> tuple[float, float]:
         """Throttle and brake for a speed, where the front wheels stand at ``wheel_angle`` (radians, never negative)."""
-        assert self._env is not None
-        car = self._env.simulation.car
-        assert car is not None
-        mass = car.hull.mass + sum(wheel.mass for wheel in car.wheels)
+        mass, rear_wheels = self._mass_and_rear_wheels()
         if speed > target_speed:
             deceleration = min((speed - target_speed) / 0.1, 1.2 * self.manner.braking)
             # What the ground gives back to each of the four wheels in a frame, the brake must take from it.
             wheel_slowing = mass * deceleration / 4 * _WHEEL_RADIUS / WHEEL_MOMENT_OF_INERTIA / FPS
             return 0.0, float(np.clip(wheel_slowing / _FULL_BRAKE, 0.0, 0.15))
-        rear_wheels = car.wheels[2:]
-        spin = max(wheel.omega for wheel in rear_wheels) * _WHEEL_RADIUS - speed
-        if spin > _MAX_SPIN:
+        if _spins(rear_wheels, speed):
             return 0.0, 0.0
         lateral = mass * speed**2 * np.tan(wheel_angle) / _WHEELBASE / 4
         on_road = all(wheel.tiles for wheel in rear_wheels)
         grip = self.manner.grip_used * _TYRE_GRIP * (1.0 if on_road else _GRIP_ON_GRASS)
         force = np.sqrt(max(grip**2 - lateral**2, (0.1 * grip) ** 2))
         force = min(force, mass * (target_speed - speed) / 0.15 / len(rear_wheels))
-        # CarRacing's engine has constant power, so the throttle for a force grows with the wheel's speed.
-        return float(np.clip(force * _WHEEL_RADIUS * (speed / _WHEEL_RADIUS + 5.0) / ENGINE_POWER, 0.0, 1.0)), 0.0
+        return _throttle(force * _WHEEL_RADIUS, speed), 0.0
+
+    def _mass_and_rear_wheels(self) -> tuple[float, Any]:
+        assert self._env is not None
+        car = self._env.simulation.car
+        assert car is not None
+        return car.hull.mass + sum(wheel.mass for wheel in car.wheels), car.wheels[2:]
 
     def _find_nearest(self, position: Points) -> int:
         """The nearest point of the line, searched around the last one: another part of the track may be nearer."""
@@ -223,11 +223,7 @@ class CarRacingRacer(CarRacingAutopilot):
     manner = FAST
 
     def _pedals(self, speed: float, target_speed: float, wheel_angle: float) -> tuple[float, float]:
-        assert self._env is not None
-        car = self._env.simulation.car
-        assert car is not None
-        mass = car.hull.mass + sum(wheel.mass for wheel in car.wheels)
-        rear_wheels = car.wheels[2:]
+        mass, rear_wheels = self._mass_and_rear_wheels()
         lateral = mass * speed**2 * np.tan(wheel_angle) / _WHEELBASE / 4  # force on each of the four tyres
         grip = self.manner.grip_used * _TYRE_GRIP
         if speed <= target_speed and not all(wheel.tiles for wheel in rear_wheels):
@@ -237,12 +233,12 @@ class CarRacingRacer(CarRacingAutopilot):
             deceleration = min((speed - target_speed) / _BRAKING_S, 1.2 * self.manner.braking, 4 * force / mass)
             wheel_slowing = (mass / 4 + _WHEEL_INERTIA) * deceleration * _WHEEL_RADIUS / WHEEL_MOMENT_OF_INERTIA / FPS
             return 0.0, float(wheel_slowing / _FULL_BRAKE)
-        if max(wheel.omega for wheel in rear_wheels) * _WHEEL_RADIUS - speed > _MAX_SPIN:
+        if _spins(rear_wheels, speed):
             return 0.0, 0.0
         acceleration = min((target_speed - speed) / _DRIVING_S, len(rear_wheels) * force / mass)
         # The road turns the front wheels, so that their inertia comes through the rear tyres.
         torque = (mass / 2 + 2 * _WHEEL_INERTIA) * acceleration * _WHEEL_RADIUS
-        return float(np.clip(torque * (speed / _WHEEL_RADIUS + 5.0) / ENGINE_POWER, 0.0, 1.0)), 0.0
+        return _throttle(torque, speed), 0.0
 
 
 def racing_line(centre_line: Points, half_width: float, num_iterations: int = 400) -> Points:
@@ -298,6 +294,16 @@ def speed_profile(line: Points, manner: Manner = STEADY) -> NDArray[np.float64]:
         here, ahead = index % len(line), (index + 1) % len(line)
         speeds[here] = min(speeds[here], np.sqrt(speeds[ahead] ** 2 + 2 * manner.braking * spacing[here]))
     return speeds
+
+
+def _spins(driven_wheels: Any, speed: float) -> bool:
+    return bool(max(wheel.omega for wheel in driven_wheels) * _WHEEL_RADIUS - speed > _MAX_SPIN)
+
+
+def _throttle(torque: float, speed: float) -> float:
+    """The throttle that gives each driven wheel a torque."""
+    # CarRacing's engine has constant power, so the throttle for a force grows with the wheel's speed.
+    return float(np.clip(torque * (speed / _WHEEL_RADIUS + 5.0) / ENGINE_POWER, 0.0, 1.0))
 
 
 def _spacing(line: Points) -> NDArray[np.float64]:
