@@ -446,7 +446,10 @@ def _agent_card(manifest: AgentManifest, model: WorldModel, metrics: dict[str, A
     else:
         title = "# A driving agent trained in imagination"
         how = f"- Algorithm: {config.algo} (Stable-Baselines3), {config.steps:,} dream steps, seed {config.seed}"
-        story = "It never drove the simulator while it learned: it saw only what the world model imagined."
+        story = (
+            "Reinforcement learning saw only what the world model imagined; the policy may have begun as a clone of "
+            "recorded drives."
+        )
         figures = "Dream returns are what the world model promises; measure what the agent does with `wm-gym evaluate`."
     facts = [
         how,
