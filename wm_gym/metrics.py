@@ -42,6 +42,24 @@ def ssim(predicted: Tensor, target: Tensor) -> float:
     return float(value)
 
 
+def explained_variance(predicted: Tensor, target: Tensor) -> float | None:
+    """Share of what differs between pictures that a prediction of them gets right; R2, as statistics calls it.
+
+    0 is what the mean of the pictures has. PSNR does not tell: where they are much alike, such as a road seen from
+    behind the wheel, their mean alone is a good picture.
+
+    Args:
+        predicted: ``(B, 3, H, W)``.
+        target: The same shape.
+
+    Returns:
+        At most 1; below 0 for a prediction that is worse than the mean. ``None`` where all pictures are equal.
+    """
+    target = target.double()
+    spread = float((target - target.mean(0)).square().sum())
+    return 1 - float((predicted.double() - target).square().sum()) / spread if spread > 0 else None
+
+
 def frechet_distance(first: Tensor, second: Tensor) -> float:
     """Squared Frechet distance of the normal distributions that two sets have (Dowson and Landau 1982).
 
@@ -78,10 +96,11 @@ def open_loop_metrics(
 
     Returns:
         ``psnr`` and ``ssim`` by horizon (steps ahead), with the same for repeating the last observed frame
-        (``psnr_copy``, ``ssim_copy``), ``psnr_reconstruction``; ``vector``, where there is one: see
-        :func:`vector_metrics`; ``reward``: by horizon the mean absolute error and the correlation
-        of summed predicted and summed real reward (``None`` where one of them is constant); ``termination``: precision,
-        recall (``None`` without any real or predicted termination) and counts, at probability one half.
+        (``psnr_copy``, ``ssim_copy``), ``psnr_reconstruction`` and ``r2_reconstruction`` (:func:`explained_variance`);
+        ``vector``, where there is one: see :func:`vector_metrics`; ``reward``: by horizon the mean absolute error and
+        the correlation of summed predicted and summed real reward (``None`` where one of them is constant);
+        ``termination``: precision, recall (``None`` without any real or predicted termination) and counts, at
+        probability one half.
     """
     horizon = clips.actions.shape[1] - context + 1
     horizons = sorted({h for h in IMAGE_HORIZONS if h <= horizon} | {horizon})
@@ -104,6 +123,7 @@ def open_loop_metrics(
         **images,
         **({"vector": vector_metrics(fields, vectors, clips.vectors[:, context:])} if fields else {}),
         "psnr_reconstruction": psnr(reconstruction, last_frame),
+        "r2_reconstruction": explained_variance(reconstruction, last_frame),
         "reward": reward_metrics(dreamt.rewards, clips.rewards[:, context - 1 :], horizons),
         "termination": termination_metrics(dreamt.continuations, clips.terminated[:, context - 1 :]),
     }

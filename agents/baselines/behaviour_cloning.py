@@ -39,6 +39,7 @@ from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import DreamModel, resolve_model
 from wm_gym.envs.simulators import scene_settings
 from wm_gym.errors import BundleError, DatasetError, did_you_mean
+from wm_gym.model_check import warn_of_faults
 from wm_gym.observation import Observation
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -191,6 +192,7 @@ def clone_behaviour(
     with RunFolder(out, _KIND, resolved, record, identity=identity).held() as folder:
         was_finished = is_finished_agent(folder.path)
         if not was_finished:
+            warn_of_faults(loaded.metrics)
             _clone_into(folder, recorded.train, recorded.validation, loaded, resolved, progress=progress, track=track)
         metrics = folder.read_metrics()
     return CloningSummary(

@@ -44,6 +44,7 @@ class ModelMetrics(BaseModel):
     """What is read of a world model's ``metrics.json``."""
 
     update: int | None = None
+    r2_reconstruction: float | None = None
     held_wheel: HeldWheel | None = None
 
 

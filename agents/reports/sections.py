@@ -14,9 +14,10 @@ from PIL import Image
 from wm_gym.agents.bundles.folder import MANIFEST
 from wm_gym.agents.evaluation.bootstrap import bootstrap_interval
 from wm_gym.agents.reports import carla_scores, figures
-from wm_gym.agents.reports.page import NOTHING, Html, details, heading, image, paragraph, section, table
+from wm_gym.agents.reports.page import NOTHING, Html, bullets, details, heading, image, paragraph, section, table
 from wm_gym.agents.reports.run_files import HeldWheel, Run, read_json_file, read_yaml_file
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
+from wm_gym.model_check import model_faults
 from wm_gym.provenance import provenance
 
 _LABELS = {
@@ -142,6 +143,9 @@ def curves_section(run: Run) -> Html | None:
         ]
     if run.model_metrics.held_wheel is not None:
         parts += _held_wheel(run.model_metrics.held_wheel)
+    faults = model_faults(run.model_metrics.model_dump())
+    if faults:
+        parts += [heading("Warnings"), bullets(faults)]
     agent_figure = figures.draw_agent_curves(run.agent_rows)
     if agent_figure is not None:
         parts += [

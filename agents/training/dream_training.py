@@ -46,6 +46,7 @@ from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import resolve_model, start_states_of
 from wm_gym.envs.simulators import return_ceiling
 from wm_gym.errors import BundleError, TrainingError, WMGymError
+from wm_gym.model_check import warn_of_faults
 from wm_gym.precision import single_precision
 from wm_gym.run_folder import RunFolder, restoring
 from wm_gym.state import LatentState
@@ -170,6 +171,7 @@ def train_agent(
     with RunFolder(out, _KIND, resolved, record, identity=_IDENTITY).held(resume=resume) as folder:
         was_finished = is_finished_agent(folder.path)
         if not was_finished:
+            warn_of_faults(loaded.metrics)
             check_dream(loaded, bank, loaded.metrics, resolved.horizon)
             _Run(
                 folder,

@@ -194,6 +194,11 @@ def test_what_the_model_pays_for_a_held_wheel_is_in_the_page(run_folder):
     assert ["steering", "-0.3", "-0.15", "-0.05", "+0", "+0.05", "+0.15", "+0.3"] in page.rows
     label = f"return of {measured['steps']} dreamt steps"
     assert [label, *(f"{value:.1f}" for value in measured["returns"].values())] in page.rows
+    metrics |= {"held_wheel": {**measured, "lost": 0.31}, "r2_reconstruction": 0.2}
+    (run_folder / "model" / "metrics.json").write_text(json.dumps(metrics))
+    warned = read(write_report(run_folder)).text
+    assert "it costs 31 % of the return" in warned
+    assert "its reconstructions have 20 % of what differs" in warned
     del metrics["held_wheel"]  # of a model from before, or of another simulator
     (run_folder / "model" / "metrics.json").write_text(json.dumps(metrics))
     assert "The wheel held" not in read(write_report(run_folder)).text

@@ -1,9 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.regression import r2_score
 
 from wm_gym.clips import Clips
-from wm_gym.metrics import held_wheel_metrics, open_loop_metrics, psnr, reward_metrics, ssim, termination_metrics
+from wm_gym.metrics import (
+    explained_variance,
+    held_wheel_metrics,
+    open_loop_metrics,
+    psnr,
+    reward_metrics,
+    ssim,
+    termination_metrics,
+)
 
 
 def test_psnr_is_the_mean_over_frames_of_the_textbook_formula():
@@ -71,6 +80,16 @@ def test_repeating_the_last_frame_is_measured_as_the_dream_is(tiny_model):
     for name, measure in (("psnr", psnr), ("ssim", ssim)):
         expected = {ahead: measure(frames[:, 2], frames[:, 2 + ahead]) for ahead in measured[name]}
         assert measured[f"{name}_copy"] == pytest.approx(expected)
+
+
+def test_explained_variance_is_that_of_statistics():
+    target = torch.rand(8, 3, 16, 16)
+    near = target + 0.1 * torch.randn(8, 3, 16, 16)
+    reference = r2_score(near.flatten(1), target.flatten(1), multioutput="variance_weighted")
+    assert explained_variance(near, target) == pytest.approx(float(reference), abs=1e-5)
+    assert explained_variance(target, target) == 1
+    assert explained_variance(target.mean(0).expand_as(target), target) == pytest.approx(0.0, abs=1e-6)
+    assert explained_variance(near, target[:1].expand_as(target)) is None
 
 
 def test_equal_frames_count_60_db():

@@ -80,6 +80,12 @@ def test_a_run_folder_holds_everything(car_racing_data, tmp_path):
     assert loaded.metrics["random_driving"]["episodes"] == 2
 
 
+def test_a_training_ends_with_what_is_wrong_with_its_model(car_racing_data, tmp_path):
+    with pytest.warns(UserWarning, match="does not see what a driver must see"):
+        model = train(car_racing_data, tmp_path / "run")
+    assert model.metrics["r2_reconstruction"] < 0.25  # after 20 updates
+
+
 def test_a_finished_run_called_again_is_left_as_it_is(car_racing_data, tmp_path):
     out = tmp_path / "run"
     first = train(car_racing_data, out)

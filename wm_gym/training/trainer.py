@@ -34,6 +34,7 @@ from wm_gym.config import Config, LatentPhaseConfig, TrainingConfig
 from wm_gym.errors import BundleError, DatasetError, TrainingError, WMGymError
 from wm_gym.losses import Draws, WorldModelLoss
 from wm_gym.metrics import held_wheel_metrics, open_loop_metrics
+from wm_gym.model_check import warn_of_faults
 from wm_gym.perceptual import load_perceptual_network
 from wm_gym.precision import single_precision
 from wm_gym.progress import progress_bar
@@ -452,6 +453,7 @@ class WorldModelTrainer:
                 model.provenance["initial_model"] = self.initial.fingerprint
             with torch.no_grad():
                 self._folder.install(lambda path: save_model(model, path), MANIFEST)
+            warn_of_faults(model.metrics)
         self.fabric.barrier()
         return model
 
