@@ -29,6 +29,7 @@ autopilot at a varied pace, with disturbances, and ``"swerving"`` the autopilot 
 
 SIMULATOR_BEHAVIOURS: dict[str, dict[str, str]] = {
     "racer": {"CarRacingDriving-v0": "wm_gym.agents.autopilots.car_racing:CarRacingRacer"},
+    "patient": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla:PatientAutopilot"},
     "traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:TrafficManager"},
     "reckless": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla:RecklessAutopilot"},
     "noisy-traffic-manager": {"CarlaDriving-v0": "wm_gym.agents.autopilots.carla_traffic_manager:NoisyTrafficManager"},

@@ -10,6 +10,7 @@ from wm_gym.agents.autopilots import make_autopilot
 from wm_gym.agents.autopilots.carla import (
     CarlaAutopilot,
     CarlaSimulator,
+    PatientAutopilot,
     RecklessAutopilot,
     bend_speeds,
     following_acceleration,
@@ -428,6 +429,53 @@ def test_it_never_gives_up_braking_half_way(straight, metres):
     drive(vehicle, 30)
     assert vehicle.speed == 0
     assert vehicle.front < 200
+
+
+def test_a_patient_driver_stops_at_lights_and_in_queues_and_drives_on(straight):
+    queue = lambda seconds: user_at(straight, 300, speed=0.0)  # noqa: E731
+    is_red = lambda v: "red" if v.seconds < 40 else "green"  # noqa: E731
+    for ahead in ({"light": light_at(200, is_red)}, {"users": [queue]}):
+        plain, patient = Bicycle(straight, **ahead), Bicycle(straight, **ahead)
+        drive(plain, 38)
+        drive(patient, 38, PatientAutopilot())
+        assert plain.speed == patient.speed == 0
+        assert plain.front - 15 < patient.front <= plain.front + 0.1
+    vehicle = Bicycle(straight, light=light_at(200, is_red))
+    assert drive(vehicle, 75, PatientAutopilot())["speed"].max() > 12
+    assert vehicle.route_state.remaining < 3
+
+
+@pytest.mark.parametrize("metres", [4, 8, 12])
+@pytest.mark.parametrize("ahead", ["red light", "standing vehicle"])
+def test_a_patient_teacher_tells_a_learner_that_stopped_early_to_stay(straight, ahead, metres):
+    """The autopilot itself would use up the room that is left."""
+    waiting = {
+        "red light": {"light": light_at(metres + HALF_LENGTH, lambda v: "red" if v.seconds < 20 else "green")},
+        "standing vehicle": {
+            "users": [
+                lambda seconds: user_at(
+                    straight, metres + 2 * HALF_LENGTH + max(0.0, seconds - 20) * 8, speed=0.0 if seconds < 20 else 8.0
+                )
+            ]
+        },
+    }[ahead]
+    still = np.array((0.0, 0.0, 1.0, 1.0), np.float32)
+    said = {}
+    for teacher in (CarlaAutopilot(), PatientAutopilot()):
+        vehicle = Bicycle(straight, step_s=0.2, **waiting)
+        teacher.reset(vehicle, 0)
+        said[teacher.name] = []
+        for _ in range(150):
+            said[teacher.name].append(teacher.act(NO_FRAME)[1:3])
+            if isinstance(teacher, PatientAutopilot):
+                teacher.carried_out(still)
+            vehicle.step(still)
+    meant = np.array(said["patient"])
+    assert (meant[:100] == (0, np.float32(0.4))).all(), "to stay, with the brake"
+    # The light is green, or the vehicle ahead is gone: as strong a start as ever, however long it was not carried out.
+    assert (meant[115:, 0] > 0.2).all()
+    assert np.ptp(meant[125:, 0]) < 0.1
+    assert np.array(said["autopilot"])[50:100, 0].mean() > 0.5 or metres == 4
 
 
 def test_a_reckless_driver_runs_red_lights_in_every_manner(straight):
