@@ -339,6 +339,12 @@ class TrainingConfig(_Section):
     )
     weight_decay: NonNegativeFloat = 0.0
     warmup_steps: NonNegativeInt = Field(default=1000, description="Updates of linear warm-up.")
+    kl_start: NonNegativeInt = Field(
+        default=0,
+        description="Updates before the KL terms count, at most half of steps, in a training from nothing. Until the "
+        "decoder has learnt to use the latent, they are all that moves it, and with some seeds it then tells nothing "
+        "of the frames for good.",
+    )
     clip_norm: PositiveFloat = Field(default=1.0, description="Largest norm of the gradient.")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         default="auto",

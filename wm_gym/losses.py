@@ -154,15 +154,17 @@ class Draws(NamedTuple):
         context: Frames observed before prediction starts.
         decoded: ``(S,)`` int64, the observed time steps that are decoded; ``None`` where none are.
         ahead: ``(S,)`` int64, the predicted time steps that are decoded, counted from ``context``; likewise.
+        kl_share: Scalar, not drawn: the share of their weights with which the KL terms count; ``None`` is all.
     """
 
     context: int
     decoded: Tensor | None
     ahead: Tensor | None
+    kl_share: Tensor | None = None
 
     def to(self, device: torch.device) -> Draws:
         """The same on the device."""
-        return Draws(self.context, *(None if steps is None else steps.to(device) for steps in self[1:]))
+        return Draws(self.context, *(None if value is None else value.to(device) for value in self[1:]))
 
 
 class WorldModelLoss(nn.Module):
@@ -264,7 +266,10 @@ class WorldModelLoss(nn.Module):
         if unrolled.open_loop is not None and draws.ahead is not None:
             terms["prediction"] = self._prediction_term(model, unrolled.open_loop, clips, draws.context, draws.ahead)
 
-        total = torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
+        weighted = {name: getattr(weights, name) * value for name, value in terms.items()}
+        if draws.kl_share is not None:
+            weighted |= {name: draws.kl_share * weighted[name] for name in weighted if name.startswith("kl_")}
+        total = torch.stack(list(weighted.values())).sum()
         return total, {name: value.detach() for name, value in terms.items()}
 
     def _reconstruction_terms(

@@ -163,6 +163,25 @@ def test_free_nats_bound_each_step_and_stop_its_gradient(stochastic_model, clips
     assert not any("dynamics.prior" in name for name in gradients(stochastic_model, total))
 
 
+def test_the_kl_terms_count_with_the_share_that_is_given(stochastic_model, clips):
+    weights = LossConfig(perceptual=0, prediction=0, kl_dynamics=0.3, kl_representation=0.2, free_nats=0)
+    loss, model = WorldModelLoss(weights, CONTEXT), stochastic_model.train()
+    model.dynamics.draw.eval()
+
+    def given(share):
+        draws = loss.draw(clips)._replace(kl_share=None if share is None else torch.tensor(share))
+        return loss.given(model, clips, draws)
+
+    (none, terms), (half, _), (whole, _) = given(0.0), given(0.5), given(1.0)
+    kl = 0.3 * terms["kl_dynamics"] + 0.2 * terms["kl_representation"]
+    assert kl > 0, "the terms are told without their weight"
+    torch.testing.assert_close(whole - none, kl)
+    torch.testing.assert_close(half - none, kl / 2)
+    assert torch.equal(whole, given(None)[0])
+    assert not any("dynamics.prior" in name for name in gradients(model, none))
+    assert any("dynamics.prior" in name for name in gradients(model, half))
+
+
 def test_which_parameters_each_divergence_trains(stochastic_model, clips):
     model = stochastic_model.train()
     divergence = unroll(model, clips, CONTEXT, with_open_loop=False).divergence

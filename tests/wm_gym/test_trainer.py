@@ -219,6 +219,35 @@ def test_a_training_begins_at_the_mean_colour(car_racing_data, tmp_path):
     torch.testing.assert_close(other.decoder.output.bias, torch.full((3,), -2.0))
 
 
+class ShareWatcher(WorldModelTrainer):
+    """Keeps with which share the KL terms counted in each update."""
+
+    def _update(self, wrapped, gradients, optimizer, micro_batches, update):
+        def watched(clips, draws):
+            self.shares.append(None if draws.kl_share is None else float(draws.kl_share))
+            return gradients(clips, draws)
+
+        self.shares = getattr(self, "shares", [])
+        return super()._update(wrapped, watched, optimizer, micro_batches, update)
+
+
+def test_the_kl_counts_from_an_update_on_but_not_where_training_goes_on(car_racing_data, tmp_path):
+    changes = ("model.dynamics.kind=rssm", "model.dynamics.groups=4", "training.steps=8")
+
+    def shares(out, *further, initial=None):
+        trainer = make_trainer(car_racing_data, tmp_path / out, *changes, *further, kind=ShareWatcher, initial=initial)
+        return trainer.run(), trainer.shares
+
+    model, counted = shares("plain")
+    assert counted == [None] * 8
+    _, counted = shares("late", "training.kl_start=3")
+    assert counted == [0.0] * 3 + [1.0] * 5
+    _, counted = shares("short", "training.kl_start=100")
+    assert counted == [0.0] * 4 + [1.0] * 4, "at most half of the training goes without"
+    _, counted = shares("further", "training.kl_start=3", initial=model)
+    assert counted == [None] * 8
+
+
 def read_all(source):
     episodes = np.arange(len(source.episode_lengths()))
     return source.read_clips(np.stack([episodes, np.zeros_like(episodes)], axis=1), 31)

@@ -336,6 +336,9 @@ class WorldModelTrainer:
         torch.manual_seed(_mix(training.seed, update, fabric.global_rank))
         for micro, arrays in enumerate(micro_batches):
             draws = wrapped.loss.draw(arrays, torch.Generator().manual_seed(_mix(training.seed, update, micro)))
+            if training.kl_start and self.initial is None:
+                counts = update >= min(training.kl_start, training.steps // 2)
+                draws = draws._replace(kl_share=torch.tensor(float(counts)))
             is_last = micro + 1 == len(micro_batches)
             with fabric.no_backward_sync(wrapped, enabled=not is_last):
                 value, terms = gradients(to_tensors(arrays, fabric.device), draws.to(fabric.device))
