@@ -335,11 +335,10 @@ class PatientAutopilot(CarlaAutopilot):
         if np.abs(action - self._meant)[1:3].max() > _OTHERS_PEDALS:
             self._pedals = _Pedals()
 
-    def _heeding(self, simulator: CarlaSimulator, route: Route, planned: float) -> float:
-        permitted = super()._heeding(simulator, route, planned)
-        light, ahead = simulator.light_ahead(), _first_ahead(simulator, route)
+    def _stopping(self, simulator: CarlaSimulator, ahead: _Ahead | None) -> float:
+        permitted = super()._stopping(simulator, ahead)
         waits = ahead is not None and ahead.speed < _STANDSTILL and ahead.gap < _WAITS_WITHIN
-        waits |= light is not None and self._stops is True and -_PAST_LINE < light[0] < _WAITS_WITHIN
+        waits |= self._stops is True and -_PAST_LINE < self._to_line < _WAITS_WITHIN
         return min(permitted, 0.0) if waits else permitted
 
 
