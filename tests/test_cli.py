@@ -211,6 +211,24 @@ def test_wrong_options_for_carla(command, options, sentence, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ["--model", "bundled", "--env", "car-racing"],
+        ["--model", "bundled", "--rounds", "1", "--data", "x", "--frame-size", "64"],
+        ["--env", "car-racing", "--rounds", "1", "--data", "x"],
+        ["--model", "bundled", "--env-set", "max_frames=9"],
+    ],
+)
+def test_a_simulator_is_for_rounds_that_begin_with_nothing(options, capsys, tmp_path):
+    out = tmp_path / "run"
+    told = fails_with_one_sentence(capsys, "train-agent", *options, "--out", str(out), "--quiet")
+    assert (
+        "belongs in the dream to --rounds without --model and --data, which know their simulator; leave it out" in told
+    )
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
     ("options", "sentence"),
     [
         (["--model", "bundled"], "--carla belongs to --rounds or --select-drives; give one of them as well"),
@@ -244,6 +262,10 @@ def test_servers_that_a_training_has_no_use_for_are_refused(options, sentence, c
         ),
         (
             "train-agent --model bundled --data {random} --rounds 1 --set-rounds behaviour=autopilot",
+            "the behaviour 'autopilot' reads the simulator's state",
+        ),
+        (
+            "train-agent --env car-racing --rounds 1 --set-rounds first_behaviour=random:0.5,autopilot:0.5",
             "the behaviour 'autopilot' reads the simulator's state",
         ),
         ("train-agent --model bundled", "--no-privileged belongs to --rounds"),

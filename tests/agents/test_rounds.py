@@ -14,7 +14,7 @@ from wm_gym.agents.training.rounds import RoundsConfig, train_agent_in_rounds
 from wm_gym.config import load_config
 from wm_gym.data_collection import Dataset
 from wm_gym.data_collection.datasets.training_data import open_training_data
-from wm_gym.errors import BundleError, DatasetError, TrainingError
+from wm_gym.errors import BundleError, ConfigError, DatasetError, TrainingError
 from wm_gym.training.trainer import WorldModelTrainer
 
 ROUNDS = RoundsConfig(rounds=2, steps=40, model_updates=3, agent_steps=32, select_drives=1)
@@ -150,6 +150,89 @@ def test_a_model_trained_in_two_phases_keeps_its_encoder(car_racing_data, small_
     changed = {name for name, value in further.state_dict().items() if not torch.equal(value, before[name])}
     assert any(name.startswith("dynamics") for name in changed)
     assert not any(name.startswith("encoder") for name in changed)
+
+
+def begin_with_nothing(out, config, agent_config, **simulator_kwargs):
+    return train_agent_in_rounds(
+        None,
+        [],
+        out=out,
+        config=config,
+        agent_config=agent_config,
+        simulator="car-racing",
+        simulator_kwargs=simulator_kwargs,
+        max_episode_steps=12,
+        progress=False,
+    )
+
+
+NOTHING = RoundsConfig(
+    rounds=2,
+    steps=108,
+    first_steps=36,
+    world_model="debug",
+    model_changes=("training.steps=3", "training.validate_every=3"),
+    clone_fraction=0.5,
+    agent_steps=32,
+    select_drives=1,
+    seed=7,
+)
+
+
+@pytest.mark.slow
+def test_rounds_may_begin_with_nothing(small_config, tmp_path):
+    out = tmp_path / "rounds"
+    summary = begin_with_nothing(out, NOTHING, small_config, max_frames=60)
+    data = [Dataset.open(out / f"round-{number}" / "data") for number in range(3)]
+    assert {header.behaviour for header in data[0].episodes} == {"random"}
+    assert all("round-0" in header.behaviour for header in data[1].episodes)
+    assert [entry.recorded_steps for entry in summary.rounds] == [dataset.num_steps for dataset in data]
+    assert data[0].num_steps >= 36
+    assert sum(dataset.num_steps for dataset in data) >= 108
+    assert summary.rounds[0].data_return is not None
+
+    models = [json.loads((out / f"round-{number}" / "model" / "run.json").read_text()) for number in range(3)]
+    assert [record["initial_model"] for record in models] == [None, None, None]
+    assert models[2]["data"]["num_steps"] == sum(dataset.num_steps for dataset in data)
+    assert not (out / "round-0" / "clone").exists()
+    begun = [json.loads((out / f"round-{number}" / "agent" / "run.json").read_text()) for number in range(3)]
+    assert [record["initial"] is None for record in begun] == [True, False, False]
+    own = open_training_data([dataset.path for dataset in data[1:]], CloningConfig().validation_fraction)
+    assert json.loads((out / "round-2" / "clone" / "run.json").read_text())["dataset"] == own.info["fingerprint"]
+    assert Driver.load(out).simulator.kwargs["max_frames"] == 60
+    assert begin_with_nothing(out, NOTHING, small_config, max_frames=60) == summary
+
+
+@pytest.mark.slow
+def test_what_began_with_nothing_may_train_its_models_further(small_config, tmp_path):
+    out = tmp_path / "rounds"
+    config = NOTHING.model_copy(update={"rounds": 1, "anew": False, "clone_fraction": 0.0, "model_updates": 3})
+    begin_with_nothing(out, config, small_config)
+    records = [json.loads((out / f"round-{number}" / "model" / "run.json").read_text()) for number in range(2)]
+    assert [record["initial_model"] is None for record in records] == [True, False]
+
+
+def test_a_beginning_that_cannot_work_is_refused(trained_model, car_racing_data, small_config, tmp_path):
+    out = tmp_path / "rounds"
+    with pytest.raises(ConfigError, match="give more steps, or fewer for the first"):
+        begin_with_nothing(out, NOTHING.model_copy(update={"first_steps": 108}), small_config)
+    with pytest.raises(ConfigError, match="only a ppo policy can begin as a clone, not one of a2c"):
+        begin_with_nothing(out, NOTHING, small_config.model_copy(update={"algo": "a2c"}))
+    with pytest.raises(ConfigError, match="frames are 32x32, but the world model 'debug' has 64x64"):
+        begin_with_nothing(out, NOTHING, small_config, frame_size=32)
+    with pytest.raises(ConfigError, match="no-such"):
+        begin_with_nothing(out, NOTHING.model_copy(update={"world_model": "no-such"}), small_config)
+    for model, data, simulator in (
+        (None, [car_racing_data], "car-racing"),
+        (trained_model, [], None),
+        (trained_model, [car_racing_data], "car-racing"),
+        (None, [], None),
+    ):
+        with pytest.raises(ConfigError, match="begin with a world model and its data, or with a simulator"):
+            train_agent_in_rounds(
+                model, data, out=out, config=ROUNDS, agent_config=small_config, simulator=simulator, progress=False
+            )
+    assert not out.exists()
 
 
 def test_what_cannot_work_is_refused_before_anything_is_written(trained_model, car_racing_data, small_config, tmp_path):

@@ -22,6 +22,8 @@ from wm_gym.cli.options import (
 )
 from wm_gym.errors import ConfigError
 
+_OF_A_SIMULATOR = ("--env", "--frame-size", "--action-repeat", "--env-set")
+
 PLACES = ("dream", "simulator", "data")
 """Where an agent can be trained."""
 
@@ -30,10 +32,10 @@ _BELONGS_TO = {
     "--model": ("dream", "data"),
     "--algo": ("dream", "simulator"),
     "--select-drives": ("dream",),
-    "--env": ("simulator",),
-    "--frame-size": ("simulator",),
-    "--action-repeat": ("simulator",),
-    "--env-set": ("simulator",),
+    "--env": ("simulator", "dream"),
+    "--frame-size": ("simulator", "dream"),
+    "--action-repeat": ("simulator", "dream"),
+    "--env-set": ("simulator", "dream"),
     "--workers": ("simulator", "dream"),
     "--data": ("data", "dream"),
     "--initial": ("dream",),
@@ -60,6 +62,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "in the simulator itself, or by cloning recorded episodes. Run it again to resume.",
         "wm-gym train-agent --model runs/model --algo ppo --steps 2000000 --out runs/agent\n"
         "  wm-gym train-agent --model runs/model --data runs/data --rounds 3 --frames 12000 --out runs/rounds\n"
+        "  wm-gym train-agent --env car-racing --rounds 5 --frames 22500 --no-privileged --out runs/alone\n"
         "  wm-gym train-agent --in simulator --env car-racing --steps 25000 --out runs/pixels\n"
         "  wm-gym train-agent --in data --data runs/data --model runs/model --out runs/clone",
     )
@@ -105,7 +108,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "--rounds",
         type=int,
         metavar="K",
-        help="after the first agent, K times: record it in the simulator, train the model further, train it anew",
+        help="after the first agent, K times: record it in the simulator, train the model further, train it anew; with "
+        "--env instead of --model they begin with recordings of random driving",
     )
     parser.add_argument("--frames", type=int, metavar="N", help="simulator steps to record in all rounds together")
     parser.add_argument(
@@ -148,7 +152,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
     for option, places in _BELONGS_TO.items():
         if option_value(arguments, option) not in (None, []) and place not in places:
             raise ConfigError(f"{option} belongs to --in {' and '.join(places)}, not to --in {place}; leave it out.")
-    for option, meaning in _NEEDED[place].items():
+    needed = {} if arguments.rounds is not None and arguments.env is not None else _NEEDED[place]
+    for option, meaning in needed.items():
         if option_value(arguments, option) is None:
             raise ConfigError(f"--in {place} needs {option}, {meaning}; give it as well.")
     if place == "dream":
@@ -157,10 +162,17 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 def _check_rounds(arguments: argparse.Namespace) -> None:
     """Refuse what does not go with rounds, or not without them."""
+    simulator = [option for option in _OF_A_SIMULATOR if option_value(arguments, option) not in (None, [])]
+    if simulator and (arguments.rounds is None or arguments.model is not None or arguments.data is not None):
+        raise ConfigError(
+            f"{simulator[0]} belongs in the dream to --rounds without --model and --data, which know their simulator; "
+            "leave it out."
+        )
     if arguments.rounds is not None:
-        if arguments.data is None:
+        if arguments.data is None and arguments.env is None:
             raise ConfigError(
-                "--rounds needs --data, the dataset that the world model was trained on; give it as well."
+                "--rounds needs --data, the dataset that the world model was trained on; give it as well, or --env "
+                "instead of both to begin with nothing."
             )
         return
     for option in ("--data", "--frames", "--set-rounds", "--no-privileged"):
@@ -186,14 +198,17 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
     }
     overrides = {"algo": arguments.algo, "steps": arguments.steps, "seed": arguments.seed}
     config = make_rounds_config(given_values(given), arguments.set_rounds)
+    data = arguments.data or []
     if arguments.no_privileged:
-        _refuse_privileged(config.behaviour, arguments.data)
+        _refuse_privileged((config.behaviour, *(() if data else (config.first_behaviour,))), data)
     summary = train_agent_in_rounds(
         arguments.model,
-        arguments.data,
+        data,
         out=arguments.out,
         config=config,
         agent_config=make_agent_config(given_values(overrides), arguments.changes),
+        simulator=arguments.env,
+        simulator_kwargs=simulator_kwargs(arguments),
         initial=arguments.initial,
         device=arguments.device,
         worker_connections=carla_connections(arguments),
@@ -208,13 +223,14 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_privileged(behaviour: str, data: Sequence[str]) -> None:
+def _refuse_privileged(mixes: Sequence[str], data: Sequence[str]) -> None:
     """Refuse drivers that read the simulator's state, in recordings to be made and in those that are there."""
     from wm_gym.agents.behaviours import refuse_privileged
     from wm_gym.data_collection.datasets.dataset import Dataset
     from wm_gym.data_collection.recording.plan import parse_behaviours
 
-    refuse_privileged(parse_behaviours(behaviour))
+    for mix in mixes:
+        refuse_privileged(parse_behaviours(mix))
     for folder in data:
         refuse_privileged(header.behaviour for header in Dataset.open(folder).episodes)
 
