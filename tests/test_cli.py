@@ -222,9 +222,7 @@ def test_wrong_options_for_carla(command, options, sentence, capsys, tmp_path):
 def test_a_simulator_is_for_rounds_that_begin_with_nothing(options, capsys, tmp_path):
     out = tmp_path / "run"
     told = fails_with_one_sentence(capsys, "train-agent", *options, "--out", str(out), "--quiet")
-    assert (
-        "belongs in the dream to --rounds without --model and --data, which know their simulator; leave it out" in told
-    )
+    assert "belongs to --in simulator, not to --in dream; leave it out" in told
     assert not out.exists()
 
 

@@ -31,10 +31,10 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecMonitor, VecNormalize
 
 from wm_gym.agents.bundles.folder import MANIFEST, is_finished_agent, save_pixel_agent
+from wm_gym.agents.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.agents.policies.network import pixel_policy
 from wm_gym.agents.policies.observers import PixelObserver
 from wm_gym.agents.policies.pixel_config import PixelAgentConfig, make_pixel_config, resolve_pixel_config
-from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.data_collection.recording.driving import check_not_lost
 from wm_gym.data_collection.recording.plan import HELD_OUT_FROM
 from wm_gym.data_collection.recording.worker_pool import connection_of_each

@@ -37,10 +37,10 @@ from wm_gym.agents.bundles.folder import (
     save_agent,
 )
 from wm_gym.agents.dream_check import check_dream
+from wm_gym.agents.learning import Snapshot
 from wm_gym.agents.policies.config import AgentConfig, make_agent_config
 from wm_gym.agents.policies.from_config import resolve
 from wm_gym.agents.training.imagination import ImaginationTrainer
-from wm_gym.agents.training.learning import Snapshot
 from wm_gym.agents.training.selection import DriveSelection
 from wm_gym.device import resolve_device
 from wm_gym.envs.dream_model import resolve_model, start_states_of

@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from wm_gym.acceleration import AcceleratedModel
+from wm_gym.agents.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.agents.policies.algorithms import ALGORITHMS
 from wm_gym.agents.policies.config import AgentConfig
 from wm_gym.agents.policies.from_config import make_algorithm, resolve
@@ -26,7 +27,6 @@ from wm_gym.agents.policies.network import (
     rebuild_policy,
     set_normalisation,
 )
-from wm_gym.agents.training.learning import RoundCallback, RoundTrainer, Snapshot, derived_seed
 from wm_gym.envs.dream_model import DreamModel, start_states_of
 from wm_gym.envs.dream_vec_env import DreamVecEnv
 from wm_gym.errors import ConfigError, TrainingError

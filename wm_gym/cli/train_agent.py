@@ -32,10 +32,10 @@ _BELONGS_TO = {
     "--model": ("dream", "data"),
     "--algo": ("dream", "simulator"),
     "--select-drives": ("dream",),
-    "--env": ("simulator", "dream"),
-    "--frame-size": ("simulator", "dream"),
-    "--action-repeat": ("simulator", "dream"),
-    "--env-set": ("simulator", "dream"),
+    "--env": ("simulator",),
+    "--frame-size": ("simulator",),
+    "--action-repeat": ("simulator",),
+    "--env-set": ("simulator",),
     "--workers": ("simulator", "dream"),
     "--data": ("data", "dream"),
     "--initial": ("dream",),
@@ -149,25 +149,27 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_options(arguments: argparse.Namespace) -> None:
     """Refuse options of another place, and name those that are missing."""
     place: str = arguments.place
+    begins_with_nothing = _begins_with_nothing(arguments)
     for option, places in _BELONGS_TO.items():
+        if begins_with_nothing and option in _OF_A_SIMULATOR:
+            continue
         if option_value(arguments, option) not in (None, []) and place not in places:
             raise ConfigError(f"{option} belongs to --in {' and '.join(places)}, not to --in {place}; leave it out.")
-    needed = {} if arguments.rounds is not None and arguments.env is not None else _NEEDED[place]
-    for option, meaning in needed.items():
+    for option, meaning in ({} if begins_with_nothing else _NEEDED[place]).items():
         if option_value(arguments, option) is None:
             raise ConfigError(f"--in {place} needs {option}, {meaning}; give it as well.")
     if place == "dream":
         _check_rounds(arguments)
 
 
+def _begins_with_nothing(arguments: argparse.Namespace) -> bool:
+    """Whether the rounds begin with a simulator alone."""
+    in_rounds = arguments.place == "dream" and arguments.rounds is not None
+    return in_rounds and arguments.env is not None and arguments.model is None and arguments.data is None
+
+
 def _check_rounds(arguments: argparse.Namespace) -> None:
     """Refuse what does not go with rounds, or not without them."""
-    simulator = [option for option in _OF_A_SIMULATOR if option_value(arguments, option) not in (None, [])]
-    if simulator and (arguments.rounds is None or arguments.model is not None or arguments.data is not None):
-        raise ConfigError(
-            f"{simulator[0]} belongs in the dream to --rounds without --model and --data, which know their simulator; "
-            "leave it out."
-        )
     if arguments.rounds is not None:
         if arguments.data is None and arguments.env is None:
             raise ConfigError(
