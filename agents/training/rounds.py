@@ -307,14 +307,14 @@ class _Rounds:
             self.simulator_id = spec.id
             self.recorded_kwargs = {"frame_size": spec.frame_size, **spec.kwargs}
             self.whole_config = _config_of(manifest.provenance)
-        anew = self.given_model is None if config.anew is None else config.anew
+        self.anew = self.given_model is None if config.anew is None else config.anew
         patience = config.patience
         if patience == "auto":
             patience = None if may_stand(self.simulator_id) else _PATIENCE
-        self.config = config.model_copy(update={"patience": patience, "anew": anew})
+        self.config = config.model_copy(update={"patience": patience})
         for connection in self.connections:
             split_connection(self.simulator_id, {}, connection)  # refuses what it has not
-        self.model_config = self.whole_config if anew else _further(self.whole_config, self.config)
+        self.model_config = self.whole_config if self.anew else _further(self.whole_config, self.config)
         # What is wrong with these is said early.
         if config.clone_fraction > 0 and self.agent_config.algo != "ppo":
             raise ConfigError(
@@ -381,7 +381,7 @@ class _Rounds:
 
     def _train_model(self, number: int) -> Path:
         # Without a model to go on from, that of round 0 is trained as a whole.
-        previous = None if self.config.anew or number == 0 else self._model(number - 1)
+        previous = None if self.anew or number == 0 else self._model(number - 1)
         config = self.whole_config if previous is None else self.model_config
         training = config.training
         config = config.model_copy(update={"training": training.model_copy(update={"seed": training.seed + number})})

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+import yaml
 
 from wm_gym.agents.baselines.behaviour_cloning import CloningConfig, clone_behaviour
 from wm_gym.agents.bundles.driver import Driver
@@ -201,6 +202,17 @@ def test_rounds_may_begin_with_nothing(small_config, tmp_path):
     assert json.loads((out / "round-2" / "clone" / "run.json").read_text())["dataset"] == own.info["fingerprint"]
     assert Driver.load(out).simulator.kwargs["max_frames"] == 60
     assert begin_with_nothing(out, NOTHING, small_config, max_frames=60) == summary
+
+
+def test_a_folder_of_before_these_settings_goes_on(trained_model, car_racing_data, small_config, tmp_path):
+    out, config = tmp_path / "rounds", ROUNDS.model_copy(update={"rounds": 1})
+    summary = run(trained_model, car_racing_data, out, config, small_config)
+    settings = yaml.safe_load((out / "rounds_config.yaml").read_text())
+    for name in ("first_behaviour", "first_steps", "world_model", "model_changes", "anew", "clone_fraction"):
+        del settings["rounds"][name]
+    del settings["simulator"], settings["simulator_kwargs"]
+    (out / "rounds_config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    assert run(trained_model, car_racing_data, out, config, small_config) == summary
 
 
 @pytest.mark.slow
