@@ -351,8 +351,8 @@ class _Rounds:
         recorded, data_return = 0, None
         if number > 0 or self.given_model is None:
             recorded, data_return = self._record(number, finished)
-        model = self._train_model(number) if number > 0 or self.given_model is None else self.given_model
-        agent, driven = self._train_agent(number, model)
+            self._train_model(number)
+        agent, driven = self._train_agent(number, self._model(number))
         return Round(number, recorded, driven, data_return, agent.dream_return, agent.score)
 
     def _record(self, number: int, finished: list[Round]) -> tuple[int, float]:
@@ -379,7 +379,7 @@ class _Rounds:
         )
         return summary.num_steps, summary.mean_return
 
-    def _train_model(self, number: int) -> Path:
+    def _train_model(self, number: int) -> None:
         # Without a model to go on from, that of round 0 is trained as a whole.
         previous = None if self.anew or number == 0 else self._model(number - 1)
         config = self.whole_config if previous is None else self.model_config
@@ -387,13 +387,12 @@ class _Rounds:
         config = config.model_copy(update={"training": training.model_copy(update={"seed": training.seed + number})})
         shares = None if previous is None else self._shares(number)
         data = open_training_data(self._datasets(number), training.validation_fraction, shares, scenes=scene_settings)
-        out = self._folder(number) / "model"
         WorldModelTrainer(
             config,
             data.simulator,
             data.train,
             data.validation,
-            out,
+            self._model(number),
             data_info=data.info,
             data_metrics=data.metrics,
             device=self.device,
@@ -401,7 +400,6 @@ class _Rounds:
             progress=self.progress,
             track=self.track,
         ).run()
-        return out
 
     def _train_agent(self, number: int, model: str | Path) -> tuple[TrainingSummary, int]:
         config = self.agent_config

@@ -32,10 +32,7 @@ _BELONGS_TO = {
     "--model": ("dream", "data"),
     "--algo": ("dream", "simulator"),
     "--select-drives": ("dream",),
-    "--env": ("simulator",),
-    "--frame-size": ("simulator",),
-    "--action-repeat": ("simulator",),
-    "--env-set": ("simulator",),
+    **dict.fromkeys(_OF_A_SIMULATOR, ("simulator",)),
     "--workers": ("simulator", "dream"),
     "--data": ("data", "dream"),
     "--initial": ("dream",),
@@ -202,7 +199,7 @@ def _run_in_rounds(arguments: argparse.Namespace) -> int:
     config = make_rounds_config(given_values(given), arguments.set_rounds)
     data = arguments.data or []
     if arguments.no_privileged:
-        _refuse_privileged((config.behaviour, *(() if data else (config.first_behaviour,))), data)
+        _refuse_privileged([config.behaviour] if data else [config.first_behaviour, config.behaviour], data)
     summary = train_agent_in_rounds(
         arguments.model,
         data,
