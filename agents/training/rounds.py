@@ -123,7 +123,9 @@ class RoundsConfig(BaseModel):
         "them from haste; the later ones show the model what the last will do.",
     )
     continue_agent: bool = Field(
-        default=False, description="Go on from the agent of the round before, rather than anew or from the initial one."
+        default=False,
+        description="Go on from the agent of the round before, rather than from the initial one or from nothing; not "
+        "with anew.",
     )
     select_drives: int = Field(
         default=8, ge=0, description="Episodes on training tracks that choose among the last round's checkpoints."
@@ -210,7 +212,7 @@ def train_agent_in_rounds(
         simulator: Without a model: short name or Gymnasium id of the simulator.
         simulator_kwargs: Without a model: further arguments of the simulator (frame size, action repeat, ...).
         initial: Folder of an agent, such as a clone, whose policy each agent goes on from; with ``continue_agent`` the
-            first one alone. ``None`` trains them anew.
+            first one alone. ``None`` trains them anew. Not where world models are trained anew.
         device: Device for training.
         max_episode_steps: Steps after which recorded and selecting episodes are cut; ``None``: the simulator's own.
         worker_connections: For each process that records, where its simulator runs, as for ``collect``; the first one's
@@ -316,15 +318,30 @@ class _Rounds:
             split_connection(self.simulator_id, {}, connection)  # refuses what it has not
         self.model_config = self.whole_config if self.anew else _further(self.whole_config, self.config)
         # What is wrong with these is said early.
+        self._check_beginnings()
+        if self.given_data:
+            open_training_data(self.given_data, self.model_config.training.validation_fraction, scenes=scene_settings)
+        if self.initial is not None:
+            load_agent(self.initial, "cpu")
+
+    def _check_beginnings(self) -> None:
+        """Refuse what an agent cannot begin from."""
+        config = self.config
         if config.clone_fraction > 0 and self.agent_config.algo != "ppo":
             raise ConfigError(
                 f"only a ppo policy can begin as a clone, not one of {self.agent_config.algo}; leave out "
                 "clone_fraction, or choose ppo."
             )
-        if self.given_data:
-            open_training_data(self.given_data, self.model_config.training.validation_fraction, scenes=scene_settings)
-        if self.initial is not None:
-            load_agent(self.initial, "cpu")
+        if self.anew and (config.continue_agent or self.initial is not None):
+            raise ConfigError(
+                "a policy sees through its world model and cannot go on in one that is trained anew; leave out the "
+                "initial agent and continue_agent, or set anew=false."
+            )
+        if config.clone_fraction > 0 and config.continue_agent:
+            raise ConfigError(
+                "an agent begins either as a clone or as the agent of the round before; leave out clone_fraction or "
+                "continue_agent."
+            )
 
     def run(self) -> RoundsSummary:
         settings = _Settings(

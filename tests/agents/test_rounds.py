@@ -234,6 +234,13 @@ def test_a_beginning_that_cannot_work_is_refused(trained_model, car_racing_data,
         begin_with_nothing(out, NOTHING, small_config, frame_size=32)
     with pytest.raises(ConfigError, match="no-such"):
         begin_with_nothing(out, NOTHING.model_copy(update={"world_model": "no-such"}), small_config)
+    with pytest.raises(ConfigError, match="cannot go on in one that is trained anew"):
+        begin_with_nothing(out, NOTHING.model_copy(update={"continue_agent": True}), small_config)
+    with pytest.raises(ConfigError, match="leave out clone_fraction or continue_agent"):
+        begin_with_nothing(out, NOTHING.model_copy(update={"continue_agent": True, "anew": False}), small_config)
+    anew = ROUNDS.model_copy(update={"anew": True})
+    with pytest.raises(ConfigError, match="leave out the initial agent"):
+        run(trained_model, car_racing_data, out, anew, small_config, initial=tmp_path / "agent")
     for model, data, simulator in (
         (None, [car_racing_data], "car-racing"),
         (trained_model, [], None),
