@@ -104,9 +104,9 @@ class AgentConfig(BaseModel):
     anchor: float = Field(
         default=0.0,
         ge=0,
-        description="What a step's reward loses in training for an action that differs from the initial policy's mean "
-        "by one of its deviations, growing with the square: a policy that stays near recorded driving stays where the "
-        "dream can be trusted (ppo, a2c).",
+        description="What a step's reward loses in training where the policy's mean action differs from the initial "
+        "policy's by one of that one's deviations, growing with the square: a policy that stays near recorded driving "
+        "stays where the dream can be trusted (ppo, a2c).",
     )
     policy_average: float = Field(
         default=0.0,

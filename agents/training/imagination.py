@@ -133,7 +133,7 @@ class ImaginationTrainer(RoundTrainer):
             _adopt(self._learner, initial)
             if config.anchor:
                 assert isinstance(self._learner, ActorCriticPolicy)
-                self._env.keep_near(copy.deepcopy(self._learner), config.anchor)
+                self._env.keep_near(copy.deepcopy(self._learner), self._learner, config.anchor)
         self._average: BasePolicy | None = None
         if config.policy_average > 0:
             observations, actions = self._dreams.observation_space, self._dreams.action_space
@@ -311,26 +311,29 @@ class _LearningRewards(VecEnvWrapper):
         super().__init__(venv)
         self.scale = scale
         self.limit = math.inf if limit is None else limit
-        self._anchor: ActorCriticPolicy | None = None
+        self._policies: tuple[ActorCriticPolicy, ActorCriticPolicy] | None = None
         self._anchor_weight = 0.0
         self._observations: Any = None
         self._distance: Any = 0.0
 
-    def keep_near(self, policy: ActorCriticPolicy, weight: float) -> None:
-        """Take ``weight`` times the action's distance from a policy off every reward.
+    def keep_near(self, anchor: ActorCriticPolicy, learner: ActorCriticPolicy, weight: float) -> None:
+        """Take ``weight`` times the learner's distance from a policy off every reward.
 
-        The distance is the mean over the action's values of ``((value - mean) / deviation)**2``.
+        The distance of an action is the mean over its values of ``((value - anchor's mean) / anchor's deviation)**2``,
+        less the same from the learner's mean. Its expectation is the squared distance of the two means in the anchor's
+        deviations. Without the second term even the anchor itself would pay for its own noise, about 1 in each step:
+        where rewards are small, a dream that ends would then be better than one that goes on.
         """
-        policy.set_training_mode(False)
-        self._anchor, self._anchor_weight = policy, weight
+        anchor.set_training_mode(False)
+        self._policies, self._anchor_weight = (anchor, learner), weight
 
     def reset(self) -> Any:
         self._observations = self.venv.reset()
         return self._observations
 
     def step_async(self, actions: Any) -> None:
-        if self._anchor is not None:
-            self._distance = self._distance_from(self._anchor, actions)
+        if self._policies is not None:
+            self._distance = self._distance_between(*self._policies, actions)
         self.venv.step_async(actions)
 
     def step_wait(self) -> Any:
@@ -339,13 +342,16 @@ class _LearningRewards(VecEnvWrapper):
         return self._observations, kept * np.float32(self.scale), dones, infos
 
     @torch.no_grad()
-    def _distance_from(self, policy: ActorCriticPolicy, actions: Any) -> Any:
+    def _distance_between(self, anchor: ActorCriticPolicy, learner: ActorCriticPolicy, actions: Any) -> Any:
         """``(B,)`` float32: see :meth:`keep_near`."""
-        observations, _ = policy.obs_to_tensor(self._observations)
-        chosen: Any = policy.get_distribution(observations).distribution
+        observations, _ = anchor.obs_to_tensor(self._observations)
         space: Any = self.action_space
-        mean = np.clip(chosen.mean.cpu().numpy(), space.low, space.high)
-        return np.square((actions - mean) / chosen.stddev.cpu().numpy()).mean(axis=1, dtype=np.float32)
+        wanted, own = (policy.get_distribution(observations).distribution for policy in (anchor, learner))
+        from_anchor, from_own = (
+            np.square(actions - np.clip(chosen.mean.cpu().numpy(), space.low, space.high)) for chosen in (wanted, own)
+        )
+        deviation: Any = wanted.stddev.cpu().numpy()
+        return ((from_anchor - from_own) / np.square(deviation)).mean(axis=1, dtype=np.float32)
 
 
 def measure_reward_scale(dreams: VecEnv, gamma: float, seed: int) -> float:

@@ -153,24 +153,36 @@ def test_settings_of_on_policy_algorithms_are_refused_for_others(name, value):
         ImaginationTrainer(PointWorld(), AgentConfig(algo="sac", **{name: value}))
 
 
-def test_an_anchor_takes_what_leaves_it_from_the_reward_that_is_learned_from(small_config):
-    config = small_config.model_copy(update={"anchor": 0.25, "log_std_init": -1.0})
-    with ImaginationTrainer(PointWorld(), small_config.model_copy(update={"log_std_init": -1.0})) as other:
+def test_an_anchor_takes_the_distance_of_the_means_from_the_reward_that_is_learned_from(small_config):
+    plain = small_config.model_copy(update={"log_std_init": -1.0, "num_envs": 512})
+    config = plain.model_copy(update={"anchor": 0.25})
+    with ImaginationTrainer(PointWorld(), plain) as other:
         initial = other.policy
-    rewards, buffers = [], []
-    for settings in (config.model_copy(update={"anchor": 0.0}), config):
-        with ImaginationTrainer(PointWorld(), settings, initial=initial) as trainer:
-            rewards.append(trainer.train_round()["ep_rew_mean"])
-            buffers.append(trainer._algorithm.rollout_buffer)
-    assert rewards[0] == rewards[1]
-    plain, anchored = buffers
-    np.testing.assert_array_equal(plain.actions, anchored.actions)
-    with torch.no_grad():
-        mean = initial.get_distribution(torch.from_numpy(plain.observations)).distribution.mean.numpy()
-    distance = np.square((np.clip(plain.actions, -1, 1) - np.clip(mean, -1, 1)) / np.exp(-1.0)).mean(axis=-1)
-    distance = distance.reshape(plain.rewards.shape[::-1]).T  # the buffer has put its dreams one after the other
-    taken = (plain.rewards - anchored.rewards)[:-1]  # the last steps also hold bootstrapped values
-    np.testing.assert_allclose(taken, 0.5 * 0.25 * distance[:-1], atol=1e-4)
+    with (
+        ImaginationTrainer(PointWorld(), plain, initial=initial) as free,
+        ImaginationTrainer(PointWorld(), config, initial=initial) as anchored,
+    ):
+        envs = [trainer._env for trainer in (free, anchored)]
+        for env in envs:
+            env.seed(1)
+        observations = [env.reset() for env in envs][1]
+        rng = np.random.default_rng(0)
+
+        def taken(shift):
+            """What a step of actions that are drawn about the learner's means loses in each dream."""
+            mean = anchored.policy.predict(observations, deterministic=True)[0]
+            actions = (mean + np.exp(-1.0) * rng.standard_normal(mean.shape)).astype(np.float32)
+            rewards = [env.step(actions)[1] for env in envs]
+            wanted = np.square((actions - mean + shift) / np.exp(-1.0)) - np.square((actions - mean) / np.exp(-1.0))
+            loss = (rewards[0] - rewards[1]) / (0.25 * config.reward_scale)
+            np.testing.assert_allclose(loss, wanted.mean(axis=-1), atol=1e-4)
+            return loss
+
+        assert not taken(0.0).any()  # the anchor itself loses nothing for its noise
+        with torch.no_grad():
+            anchored.policy.action_net.bias += 0.1
+        observations = envs[1]._observations
+        assert taken(0.1).mean() == pytest.approx((0.1 / np.exp(-1.0)) ** 2, abs=0.04)
     with pytest.raises(ConfigError, match="give --initial"):
         ImaginationTrainer(PointWorld(), config)
 
