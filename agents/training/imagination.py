@@ -346,12 +346,15 @@ class _LearningRewards(VecEnvWrapper):
         """``(B,)`` float32: see :meth:`keep_near`."""
         observations, _ = anchor.obs_to_tensor(self._observations)
         space: Any = self.action_space
-        wanted, own = (policy.get_distribution(observations).distribution for policy in (anchor, learner))
+        wanted, own = (self._normal_of(policy, observations) for policy in (anchor, learner))
         from_anchor, from_own = (
-            np.square(actions - np.clip(chosen.mean.cpu().numpy(), space.low, space.high)) for chosen in (wanted, own)
+            np.square(actions - np.clip(normal.mean.cpu().numpy(), space.low, space.high)) for normal in (wanted, own)
         )
-        deviation: Any = wanted.stddev.cpu().numpy()
-        return ((from_anchor - from_own) / np.square(deviation)).mean(axis=1, dtype=np.float32)
+        return ((from_anchor - from_own) / np.square(wanted.stddev.cpu().numpy())).mean(axis=1, dtype=np.float32)
+
+    @staticmethod
+    def _normal_of(policy: ActorCriticPolicy, observations: Any) -> Any:
+        return policy.get_distribution(observations).distribution
 
 
 def measure_reward_scale(dreams: VecEnv, gamma: float, seed: int) -> float:
