@@ -54,7 +54,7 @@ def make_behaviour(name: str, spec: SimulatorSpec) -> Behaviour:
             ships, the folder of a trained agent, or its repository on the Hub, ``"owner/name"``. ``"held(0.1 0.3)"``
             holds one action, steering and acceleration of a driving simulator or all values of its format.
             ``"noisy(NAME)"`` is any of them with disturbances, ``"swerving(NAME)"`` with short ones,
-            ``"sampled(AGENT)"`` an agent that draws its actions from its policy instead of taking the mean, and
+            ``"sampled(AGENT)"`` an agent that draws its actions from its policy, and means their mean, and
             ``"corrected(NAME)"`` any of them while the autopilot says what it would have done, which is recorded beside
             the action; ``"corrected(NAME by racer)"`` asks another of the known drivers.
         spec: The simulator that it will act in.
@@ -190,9 +190,9 @@ def _learner_and_teacher(corrected: re.Match[str]) -> tuple[str, str]:
 def _make_agent(name: str, spec: SimulatorSpec, *, sampled: bool = False) -> Behaviour:
     check_names_agent("behaviour", name, BEHAVIOURS)
     # torch and Stable-Baselines3 are needed for trained agents only.
-    from wm_gym.agents.bundles.driver import Driver
+    from wm_gym.agents.bundles.driver import Driver, SampledDriver
 
-    driver = Driver.load(name, deterministic=not sampled)
+    driver = SampledDriver.load(name, deterministic=False) if sampled else Driver.load(name)
     driver.check_simulator(spec)
     return driver
 

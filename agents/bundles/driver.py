@@ -201,6 +201,26 @@ class Driver:
             return np.asarray(self.policy.predict(observation, deterministic=False)[0], np.float32)
 
 
+class SampledDriver(Driver):
+    """A driver that draws its actions, for recordings: it tells what it meant, which is the policy's mean.
+
+    Attributes:
+        intended_action: ``(A,)`` float32 in the stored format: the mean at the last step. A clone copies it rather than
+            the draw.
+    """
+
+    intended_action: FloatArray
+
+    def reset(self, env: Any = None, seed: int = 0) -> None:
+        """As the base class does it."""
+        super().reset(env, seed)
+        self.intended_action = self.simulator.action.to_stored(np.zeros(self.simulator.action.dim))
+
+    def _act_on(self, observation: Any, deterministic: bool | None) -> FloatArray:
+        self.intended_action = self.simulator.action.to_stored(self._choose(observation, True), self.action)
+        return super()._act_on(observation, deterministic)
+
+
 def check_simulator_fits(trained: SimulatorSpec, simulator: SimulatorSpec) -> None:
     """Check that a simulator shows and takes what an agent trained on another record knows.
 
