@@ -101,8 +101,6 @@ _PACE = (0.6, 1.15)
 
 _WAITS_WITHIN = 15.0
 """Metres before a red light or a standing vehicle in which a patient driver speeds up no more."""
-_PATIENT_PAST_LINE = 3.0
-"""As _PAST_LINE: a car that has rolled so far over the line can still wait, with its rear before it."""
 _OTHERS_PEDALS = 0.1
 """Pedals that differ by more are another driver's."""
 
@@ -169,7 +167,6 @@ class CarlaAutopilot:
     """
 
     name = "autopilot"
-    _past_line = _PAST_LINE
 
     def __init__(self, *, varied_pace: bool = False) -> None:
         self._varied_pace = varied_pace
@@ -305,7 +302,7 @@ class CarlaAutopilot:
             # Decided once for each light: to brake when a light turns red that was driven towards would end in the
             # junction, and a vehicle that gave up braking half-way would be too slow to pass before red.
             self._stops = state == "red" or braking <= _GIVE_UP_BRAKING
-        if self._stops is False or to_line < -self._past_line:
+        if self._stops is False or to_line < -_PAST_LINE:
             return _ACCELERATION
         if room < _ARRIVED:
             return -max(braking, 1.0)
@@ -323,7 +320,6 @@ class PatientAutopilot(CarlaAutopilot):
     """
 
     name = "patient"
-    _past_line = _PATIENT_PAST_LINE
 
     def __init__(self) -> None:
         super().__init__()
@@ -342,7 +338,7 @@ class PatientAutopilot(CarlaAutopilot):
     def _stopping(self, simulator: CarlaSimulator, ahead: _Ahead | None) -> float:
         permitted = super()._stopping(simulator, ahead)
         waits = ahead is not None and ahead.speed < _STANDSTILL and ahead.gap < _WAITS_WITHIN
-        waits |= self._stops is True and -self._past_line < self._to_line < _WAITS_WITHIN
+        waits |= self._stops is True and -_PAST_LINE < self._to_line < _WAITS_WITHIN
         return min(permitted, 0.0) if waits else permitted
 
 
