@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wm_gym.agents.evaluation.suites import TRAFFIC
 from wm_gym.files import write_json_atomically
 
 FINISHED = "route_done"
@@ -105,10 +106,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not separator or not Path(file).is_file():
             parser.error(f"{given!r} does not name a driver and its results' file, as in dream/0=runs/agent-0.json")
         cells += cells_of(name, Path(file))
-    order = {name: place for place, name in enumerate(("empty", "regular", "dense"))}
     drivers = list(dict.fromkeys(cell["driver"] for cell in cells))
     cells.sort(
-        key=lambda cell: (order[cell["traffic"]], cell["town"], drivers.index(cell["driver"]), cell["seed"] or 0)
+        key=lambda cell: (
+            TRAFFIC.index(cell["traffic"]),
+            cell["town"],
+            drivers.index(cell["driver"]),
+            cell["seed"] or 0,
+        )
     )
     write_json_atomically(options.out, {"cells": cells})
     print(render(cells))

@@ -133,7 +133,7 @@ class ImaginationTrainer(RoundTrainer):
             _adopt(self._learner, initial)
             if config.anchor:
                 assert isinstance(self._learner, ActorCriticPolicy)
-                self._env.keep_near(copy.deepcopy(self._learner), self._learner, config.anchor)
+                self._env.keep_near(self._learner, config.anchor)
         self._average: BasePolicy | None = None
         if config.policy_average > 0:
             observations, actions = self._dreams.observation_space, self._dreams.action_space
@@ -316,14 +316,15 @@ class _LearningRewards(VecEnvWrapper):
         self._observations: Any = None
         self._distance: Any = 0.0
 
-    def keep_near(self, anchor: ActorCriticPolicy, learner: ActorCriticPolicy, weight: float) -> None:
-        """Take ``weight`` times the learner's distance from a policy off every reward.
+    def keep_near(self, learner: ActorCriticPolicy, weight: float) -> None:
+        """Take ``weight`` times the learner's distance from what it is now, the anchor, off every reward.
 
         The distance of an action is the mean over its values of ``((value - anchor's mean) / anchor's deviation)**2``,
         less the same from the learner's mean. Its expectation is the squared distance of the two means in the anchor's
         deviations. Without the second term even the anchor itself would pay for its own noise, about 1 in each step:
         where rewards are small, a dream that ends would then be better than one that goes on.
         """
+        anchor = copy.deepcopy(learner)
         anchor.set_training_mode(False)
         self._policies, self._anchor_weight = (anchor, learner), weight
 
