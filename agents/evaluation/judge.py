@@ -46,7 +46,13 @@ from wm_gym.agents.evaluation.multiple_choice import (
 )
 from wm_gym.agents.evaluation.pictures import PictureScore
 from wm_gym.agents.evaluation.results_file import SavedEvaluation, read_evaluation
-from wm_gym.agents.evaluation.scorecard import RealDrives, Scorecard, check_can_be_ranked, score_policies
+from wm_gym.agents.evaluation.scorecard import (
+    RealDrives,
+    Scorecard,
+    check_can_be_ranked,
+    driving_agreement,
+    score_policies,
+)
 from wm_gym.agents.policies.observers import LatentObserver
 from wm_gym.bundle import ModelManifest, read_manifest
 from wm_gym.data_collection.recording.behaviours import Behaviour
@@ -206,6 +212,7 @@ def judge(
         counterfactuals=counterfactual_score,
         pictures=picture_score,
         counterfactuals_s=counterfactuals_s,
+        driving_agreement=driving_agreement(scores),
     )
 
 
@@ -277,6 +284,7 @@ def _drives_of(evaluation: SavedEvaluation | EvaluationResult, source: str) -> R
         by_horizon=evaluation.returns_by_horizon,
         max_steps=evaluation.max_episode_steps,
         drive_s=sum(evaluation.drive_s) if evaluation.drive_s else None,
+        driving_score=evaluation.driving.get("driving_score"),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +19,14 @@ from wm_gym.bench.table import Table, render_markdown
 from wm_gym.errors import ConfigError
 from wm_gym.simulator import SimulatorSpec
 
-Compared = Literal["same_steps", "whole_drive"]
-"""The real return that a prediction is compared with: over as many steps, or of whole episodes."""
-_COMPARED_WORDS = {"same_steps": "real return over as many steps", "whole_drive": "real return of whole drives"}
+Compared = Literal["same_steps", "whole_drive", "driving_score"]
+"""What a predicted return is compared with: the real return over as many steps or of whole episodes, or the driving
+score of these."""
+_COMPARED_WORDS = {
+    "same_steps": "real return over as many steps",
+    "whole_drive": "real return of whole drives",
+    "driving_score": "driving score of whole drives",
+}
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class RealDrives:
         by_horizon: By a number of steps, the return of each episode over its first so many.
         max_steps: Steps after which the episodes were cut; ``None`` where that was left to the simulator.
         drive_s: Seconds that they took; ``None`` where nobody knows.
+        driving_score: Their mean driving score, 0 to 100; ``None`` where the simulator has none, as CarRacing.
     """
 
     source: str
@@ -45,6 +51,7 @@ class RealDrives:
     by_horizon: Mapping[int, list[float]]
     max_steps: int | None = None
     drive_s: float | None = None
+    driving_score: float | None = None
 
     def returns_over(self, steps: int) -> list[float] | None:
         """The returns over the first ``steps`` steps; ``None`` where the records do not tell them."""
@@ -99,13 +106,14 @@ class Agreement:
 
     Attributes:
         steps: Number of steps that were dreamt.
-        compared_with: Which real return it is; ``"whole_drive"`` where that over as many steps is not known of all.
-        pearson: Correlation of predicted and real mean returns; ``None`` where one of them does not vary.
+        compared_with: What they are compared with; ``"whole_drive"`` where the return over as many steps is not known
+            of all.
+        pearson: Correlation of predicted and real means; ``None`` where one of them does not vary.
         spearman: Correlation of their ranks; ``None`` as above.
-        mmrv: Mean maximum rank violation, in units of return.
-        mmrv_share: The same as a share of the range of the real returns; ``None`` where they do not vary.
-        mean_error: Mean over the policies of predicted minus real return.
-        mean_absolute_error: Mean of its size.
+        mmrv: Mean maximum rank violation, in units of the real figure.
+        mmrv_share: The same as a share of the range of the real figures; ``None`` where they do not vary.
+        mean_error: Mean over the policies of predicted minus real return; ``None`` against the driving score.
+        mean_absolute_error: Mean of its size; ``None``, too.
     """
 
     steps: int
@@ -114,8 +122,8 @@ class Agreement:
     spearman: float | None
     mmrv: float
     mmrv_share: float | None
-    mean_error: float
-    mean_absolute_error: float
+    mean_error: float | None
+    mean_absolute_error: float | None
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,7 @@ class Scorecard:
         counterfactuals: What wheel and pedals do; ``None`` where it was not asked for.
         pictures: How near dreamt frames are, at the same moments; ``None`` also where the model decodes none.
         counterfactuals_s: Seconds that both took; ``None`` without.
+        driving_agreement: As ``agreement``, against the driving score; empty where a policy's is not known.
     """
 
     model: str
@@ -157,6 +166,7 @@ class Scorecard:
     counterfactuals: CounterfactualScore | None = None
     pictures: PictureScore | None = None
     counterfactuals_s: float | None = None
+    driving_agreement: list[Agreement] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The contents of the JSON file."""
@@ -194,7 +204,10 @@ class Scorecard:
                 ("mmrv_share", "of the range", ".3f"),
                 ("mean_error", "dream minus real", "+.1f"),
             ),
-            rows=[{**asdict(one), "compared_with": _COMPARED_WORDS[one.compared_with]} for one in self.agreement],
+            rows=[
+                {**asdict(one), "compared_with": _COMPARED_WORDS[one.compared_with]}
+                for one in (*self.agreement, *self.driving_agreement)
+            ],
             notes=(f"The dreams took {self.dream_s:.0f} s, the drives {driven}.",),
         )
 
@@ -205,13 +218,15 @@ class Scorecard:
             columns += [(f"real_{steps}", f"real, {steps}", ".1f"), (f"dream_{steps}", f"dream, {steps}", ".1f")]
         longest = horizons[-1]
         columns += [("real", f"real, {longest}, 95 %", ""), ("dream", f"dream, {longest}, 95 %", "")]
+        if self.driving_agreement:
+            columns += [("driving_score", "driving score", ".1f")]
         notes: tuple[str, ...] = ()
         if any(score.by_horizon[-1].doubt is not None for score in self.policies):
             columns += [(f"doubt_{steps}", f"doubt, {steps}", ".1f") for steps in horizons]
             notes = ("The doubt is one standard deviation of the dream's error, as the model itself tells it.",)
         rows = []
         for score in sorted(self.policies, key=lambda score: score.by_horizon[-1].real, reverse=True):
-            row: dict[str, Any] = {"policy": score.policy}
+            row: dict[str, Any] = {"policy": score.policy, "driving_score": score.drives.driving_score}
             for one in score.by_horizon:
                 row |= {
                     f"real_{one.steps}": one.real,
@@ -306,6 +321,30 @@ def score_policies(
             compared[steps],
         )
         for place, steps in enumerate(steps_of)
+    ]
+
+
+def driving_agreement(scores: Sequence[PolicyScore]) -> list[Agreement]:
+    """How well what dreams promise for several policies agrees with their driving scores.
+
+    Args:
+        scores: The policies, as :func:`score_policies` gives them.
+
+    Returns:
+        One for each number of steps that they were dreamt, the fewest first; none where the driving score of a policy
+        is not known.
+    """
+    real = [score.drives.driving_score for score in scores]
+    known = [one for one in real if one is not None]
+    if len(known) < len(real):
+        return []
+    return [
+        replace(
+            agreement([one.predicted for one in at], known, at[0].steps, "driving_score"),
+            mean_error=None,
+            mean_absolute_error=None,
+        )
+        for at in zip(*(score.by_horizon for score in scores), strict=True)
     ]
 
 

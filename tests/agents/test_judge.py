@@ -26,12 +26,14 @@ from wm_gym.agents.evaluation.multiple_choice import (
     score_choices,
 )
 from wm_gym.agents.evaluation.rank_agreement import mean_maximum_rank_violation, pearson, spearman
-from wm_gym.agents.evaluation.scorecard import RealDrives, agreement, score_policies
+from wm_gym.agents.evaluation.scorecard import RealDrives, Scorecard, agreement, driving_agreement, score_policies
+from wm_gym.agents.reports.judgement import read_scorecard, write_scorecard
 from wm_gym.cli.main import main
 from wm_gym.envs.simulators import describe_simulator, make_simulator
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
 from wm_gym.files import write_json_result
 from wm_gym.observation import Observation
+from wm_gym.provenance import measured_on
 from wm_gym.state import LatentState
 
 PAIRS = st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=2, max_size=12)
@@ -185,6 +187,44 @@ def test_like_is_compared_with_like():
         score_policies(predicted, {"a": known["a"]}, [2])
     with pytest.raises(ConfigError, match=r"the horizons \[5\] do not fit dreams of 4 steps"):
         score_policies(predicted, known, [5])
+
+
+def test_driving_scores_are_ranked_where_all_are_known(tmp_path):
+    predicted = {name: np.full((2, 4), value, np.float32) for name, value in (("a", 1.0), ("b", 3.0), ("c", 2.0))}
+    driven = {
+        name: dataclasses.replace(drives([value], [2]), driving_score=score)
+        for name, value, score in (("a", 1.0, 10.0), ("b", 2.0, 60.0), ("c", 3.0, 90.0))
+    }
+    scores, found = score_policies(predicted, driven, [2, 4])
+    against = driving_agreement(scores)
+    # b and c, 30 apart, are taken for each other.
+    assert [(one.steps, one.compared_with, one.spearman, one.mmrv, one.mmrv_share) for one in against] == [
+        (steps, "driving_score", pytest.approx(0.5), pytest.approx(20.0), pytest.approx(0.25)) for steps in (2, 4)
+    ]
+    assert {one.mean_error for one in against} == {one.mean_absolute_error for one in against} == {None}
+    card = Scorecard(
+        model="m",
+        simulator=describe_simulator(make_simulator("car-racing")),
+        starts="model",
+        seeds=[0, 1],
+        draws=1,
+        policies=scores,
+        agreement=found,
+        choices=None,
+        dream_s=1.0,
+        drive_s=None,
+        choices_s=None,
+        machine=measured_on("cpu"),
+    )
+    assert "driving score" not in card.to_markdown()
+    card = dataclasses.replace(card, driving_agreement=against)
+    text = card.to_markdown()
+    assert "| 2 | driving score of whole drives |" in text and "| c | " in text and "90.0" in text
+    write_scorecard(card, tmp_path)
+    assert read_scorecard(tmp_path / "scorecard.json") == card
+
+    scores, _ = score_policies(predicted, driven | {"c": drives([3.0], [2])}, [2, 4])
+    assert driving_agreement(scores) == []
 
 
 # --- Multiple choice -------------------------------------------------------------------------------------------------
