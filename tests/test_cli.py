@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -302,7 +303,7 @@ def test_random_drivers_need_no_teacher(capsys, tmp_path):
         (["--carla", "one:2000", "--carla", "two:2010"], [("one", 2000, None, 0), ("two", 2010, None, 0)]),
         (["--carla", "one"], [("one", 2000, None, 0)]),
         (
-            ["--carla-launch", "docker", "--carla-servers", "3", "--carla-recycle", "7"],
+            ["--carla", "localhost:2000", "--carla-launch", "docker", "--carla-servers", "3", "--carla-recycle", "7"],
             [("localhost", 2000, "docker", 7), ("localhost", 2004, "docker", 7), ("localhost", 2008, "docker", 7)],
         ),
         (["--carla-launch", "/opt/carla", "--carla", "localhost:3000"], [("localhost", 3000, "/opt/carla", 0)]),
@@ -317,6 +318,18 @@ def test_options_for_carla_name_a_server_for_each_worker(options, connections):
     values = [(one["host"], one["port"], one.get("launch"), one.get("recycle_episodes", 0)) for one in found]
     assert values == connections
     assert all(one["restart"] for one in found)
+
+
+def test_servers_that_are_started_leave_ports_alone_that_are_in_use():
+    options = ["evaluate", "--agent", "random", "--env", "carla", "--carla-launch", "docker", "--carla-servers", "2"]
+
+    def ports():
+        return [one["port"] for one in carla_connections(build_parser().parse_args(options))]
+
+    first, second = ports()
+    assert first >= 2000 and first % 4 == second % 4 == 0
+    with socket.create_server(("127.0.0.1", first + 1)):  # where it would send pictures
+        assert ports()[0] == second
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+import socket
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.errors import ConfigError
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
 Subparsers = Any  # argparse's own type of add_subparsers() is private
 
+CARLA_PORT = 2000
+"""Where CARLA's servers listen unless they are told another one."""
 CARLA_PORT_STEP = 4
 """Between servers on one machine: each uses three ports in a row."""
 
@@ -124,7 +128,8 @@ def add_carla(parser: argparse.ArgumentParser) -> None:
         "--carla-servers",
         type=int,
         metavar="N",
-        help="how many to start, on every fourth port from the one of --carla or 2000 on (default: 1)",
+        help="how many to start, on every fourth port from the one of --carla on; without it, from 2000 on on those "
+        "that are free (default: 1)",
     )
     group.add_argument(
         "--carla-recycle",
@@ -167,7 +172,7 @@ def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | N
         raise ConfigError(f"{used[0]} belongs to --env carla, not to --env {env}; leave it out.")
     from wm_gym.envs.carla.env import parse_address
 
-    addresses = [parse_address(text) for text in (arguments.carla or "localhost:2000").split(",")]
+    addresses = [parse_address(text) for text in (arguments.carla or f"localhost:{CARLA_PORT}").split(",")]
     if len({(address["host"], address["port"]) for address in addresses}) < len(addresses):
         raise ConfigError(f"--carla {arguments.carla} names a server twice, but each worker needs one of its own.")
     if arguments.carla_launch is None:
@@ -183,17 +188,28 @@ def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | N
     servers = 1 if arguments.carla_servers is None else arguments.carla_servers
     if servers < 1:
         raise ConfigError(f"--carla-servers {servers} must be a whole number of at least 1.")
-    first = addresses[0]["port"]
+    ports = range(addresses[0]["port"], 2**16 - CARLA_PORT_STEP, CARLA_PORT_STEP)
+    free = ports if arguments.carla else filter(_is_free, ports)
     return [
         {
             "host": addresses[0]["host"],
-            "port": first + CARLA_PORT_STEP * number,
+            "port": port,
             "launch": arguments.carla_launch,
             "restart": True,
             "recycle_episodes": arguments.carla_recycle or 0,
         }
-        for number in range(servers)
+        for port in itertools.islice(free, servers)
     ]
+
+
+def _is_free(port: int) -> bool:
+    """Whether a CARLA server could listen on this port and the two after it."""
+    try:
+        for one in range(port, port + 3):
+            socket.create_server(("", one)).close()
+    except OSError:
+        return False
+    return True
 
 
 def option_value(arguments: argparse.Namespace, option: str) -> Any:
