@@ -22,7 +22,7 @@ from wm_gym.agents.evaluation.moments import (
     Moment,
     at_moments,
     dreams_from,
-    promised_return,
+    promised_rewards,
     run_from,
 )
 from wm_gym.agents.evaluation.pictures import PictureScore, frames_at, picture_steps, score_pictures
@@ -205,7 +205,7 @@ def dream_of_counterfactuals(model: DreamModel, point: CounterfactualPoint, *, d
     moment, returns, frames = point.moment, [], []
     dreams = dreams_from(model, moment.observed, moment.actions, point.sequences, seed=moment.seed, draws=draws)
     for dreamt in dreams:
-        returns.append(promised_return(dreamt))
+        returns.append(float(promised_rewards(dreamt).sum()))
         frames.append(_decoded(model, dreamt))
     if not np.isfinite(returns).all():
         raise not_finite()

@@ -39,6 +39,8 @@ from wm_gym.agents.evaluation.dream_drives import (
 from wm_gym.agents.evaluation.evaluation import RETURN_HORIZONS, EvaluationResult, check_at_least, evaluate
 from wm_gym.agents.evaluation.finished_episodes import FinishedEpisodes
 from wm_gym.agents.evaluation.multiple_choice import (
+    CHOICE_STEPS,
+    SHORTER_STEPS,
     ChoiceScore,
     dream_of_choices,
     record_decision_points,
@@ -149,10 +151,10 @@ def judge(
     judged = {name: _make_policy(name, world, computes) for name in names}
     horizons = sorted({one for one in RETURN_HORIZONS if one < steps} | {steps})
 
-    choice_score, choices_s = None, None
+    choice_score, choices_s, shorter_choices = None, None, []
     if choices:
         started = time.monotonic()
-        choice_score = _choose(world, judged, choices, seed, connections[0], progress=progress)
+        *shorter_choices, choice_score = _choose(world, judged, choices, seed, connections[0], progress=progress)
         choices_s = time.monotonic() - started
     counterfactual_score, picture_score, counterfactuals_s = None, None, None
     if counterfactuals:
@@ -213,6 +215,7 @@ def judge(
         pictures=picture_score,
         counterfactuals_s=counterfactuals_s,
         driving_agreement=driving_agreement(scores),
+        shorter_choices=shorter_choices,
     )
 
 
@@ -315,12 +318,13 @@ def _choose(
     connection: Mapping[str, Any],
     *,
     progress: bool,
-) -> ChoiceScore:
-    """The multiple choice."""
+) -> list[ChoiceScore]:
+    """The multiple choice, over the fewest steps first."""
     points = record_decision_points(
         model.simulator, _drivers(model, judged), count, seed=seed, connection=connection, progress=progress
     )
-    return score_choices(points, [dream_of_choices(model, point) for point in points])
+    promised = [dream_of_choices(model, point) for point in points]
+    return [score_choices(points, promised, steps) for steps in (*SHORTER_STEPS, CHOICE_STEPS)]
 
 
 def _hold(

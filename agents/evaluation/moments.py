@@ -44,13 +44,18 @@ class Run(NamedTuple):
 
     Attributes:
         actions: ``(M, A)`` float32 in the stored format.
-        total: Sum of the rewards.
+        rewards: ``(M,)`` float64, of each step.
         frames: ``(M, H, W, 3)`` uint8, after each step.
     """
 
     actions: FloatArray
-    total: float
+    rewards: NDArray[np.float64]
     frames: NDArray[np.uint8]
+
+    @property
+    def total(self) -> float:
+        """Sum of the rewards."""
+        return float(self.rewards.sum())
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,9 @@ def run_from(env: gym.Env[Any, Any], seed: int, before: FloatArray, actions: Flo
     driven = drive_episode(env, again, seed=seed, behaviour_seed=seed, max_steps=len(before) + len(actions))
     steps = list(driven)[1 + len(before) :]
     return Run(
-        actions[: len(steps)], float(sum(step.reward for step in steps)), np.stack([step.observed[0] for step in steps])
+        actions[: len(steps)],
+        np.array([step.reward for step in steps], np.float64),
+        np.stack([step.observed[0] for step in steps]),
     )
 
 
@@ -204,7 +211,7 @@ def dreams_from(
         yield dream(model, begin, actions, torch.Generator().manual_seed(seed))
 
 
-def promised_return(dreamt: Dreamt) -> float:
-    """Mean over dreams of the summed reward, each reward times the probability that its dream has come that far."""
+def promised_rewards(dreamt: Dreamt) -> NDArray[np.float64]:
+    """Mean over dreams of each step's reward times the probability that its dream has come that far, ``(K,)``."""
     earlier = torch.cat((torch.ones_like(dreamt.rewards[:, :1]), dreamt.continuations[:, :-1]), 1)
-    return float((dreamt.rewards * torch.cumprod(earlier, 1)).sum(1).double().mean())
+    return (dreamt.rewards * torch.cumprod(earlier, 1)).double().mean(0).cpu().numpy()

@@ -24,7 +24,7 @@ from wm_gym.agents.evaluation.moments import (
     Moment,
     at_moments,
     dreams_from,
-    promised_return,
+    promised_rewards,
     run_from,
 )
 from wm_gym.data_collection.recording.behaviours import Behaviour, ControlSpace, SmoothRandom
@@ -40,6 +40,8 @@ one. What the driver did is not among them: for a good driver it is nearly alway
 dream to know."""
 CHOICE_STEPS = RUN_STEPS
 """Their length."""
+SHORTER_STEPS = (10, 20)
+"""They are compared over their first so many steps, too: soon a car is beyond the road that the last frame shows."""
 OFFSET = 0.1
 """Deviation of the offsets; 1 moves a control from its middle to its end."""
 
@@ -55,7 +57,7 @@ class DecisionPoint:
         choices: ``(C, K, A)`` float32 in the stored format; the last is random.
         distances: ``(C,)`` float64: how far each is from what the driver did, the mean absolute difference of controls
             (1 is half the range of one).
-        returns: ``(C,)`` float64: sum of the simulator's rewards under each; nothing is earned behind an end.
+        rewards: ``(C, K)`` float64: the simulator's rewards under each, 0 behind an end.
     """
 
     seed: int
@@ -63,7 +65,7 @@ class DecisionPoint:
     actions: FloatArray
     choices: FloatArray
     distances: NDArray[np.float64]
-    returns: NDArray[np.float64]
+    rewards: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class ChoiceScore:
     Attributes:
         points: Number of decision points.
         choices: Sequences at each.
-        steps: Their length.
+        steps: How many of their steps were compared.
         accuracy: Share of the points at which the sequence that the dream promises most for is the simulator's best,
             or as good as it.
         ci95: 95 % bootstrap interval of the accuracy over the points; ``None`` for one point.
@@ -150,8 +152,11 @@ def _decision_point(env: gym.Env[Any, Any], simulator: SimulatorSpec, moment: Mo
     offset = [np.stack([space.to_action(one) for one in sequence]) for sequence in shifted]
     choices = np.stack([*offset, _random(simulator, steps, moment.seed)])
     distances = np.array([np.abs(_controls(space, choice, steps) - controls).mean() for choice in choices])
-    returns = np.array([run_from(env, moment.seed, moment.actions, choice).total for choice in choices])
-    return DecisionPoint(moment.seed, moment.observed, moment.actions, choices, distances, returns)
+    rewards = np.zeros(choices.shape[:2])
+    for row, choice in zip(rewards, choices, strict=True):
+        run = run_from(env, moment.seed, moment.actions, choice)
+        row[: len(run.rewards)] = run.rewards
+    return DecisionPoint(moment.seed, moment.observed, moment.actions, choices, distances, rewards)
 
 
 def _controls(space: ControlSpace, actions: FloatArray, steps: int) -> NDArray[np.float64]:
@@ -168,7 +173,7 @@ def _random(simulator: SimulatorSpec, steps: int, seed: int) -> FloatArray:
 
 @single_precision()
 def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = DRAWS) -> NDArray[np.float64]:
-    """What a world model promises for each of the sequences, ``(C,)`` float64.
+    """What a world model promises for each step of each of the sequences, ``(C, K)`` float64.
 
     The model observes the episode up to the moment. Every sequence meets the same noise; each reward is taken times the
     probability that the dream has come that far.
@@ -180,29 +185,33 @@ def dream_of_choices(model: DreamModel, point: DecisionPoint, *, draws: int = DR
     """
     sequences = list(point.choices)
     dreams = dreams_from(model, point.observed, point.actions, sequences, seed=point.seed, draws=draws)
-    return np.array([promised_return(dreamt) for dreamt in dreams])
+    return np.stack([promised_rewards(dreamt) for dreamt in dreams])
 
 
-def score_choices(points: Sequence[DecisionPoint], promised: Sequence[NDArray[np.float64]]) -> ChoiceScore:
+def score_choices(
+    points: Sequence[DecisionPoint], promised: Sequence[NDArray[np.float64]], steps: int = CHOICE_STEPS
+) -> ChoiceScore:
     """Compare what was promised for the sequences with what they gave.
 
     Args:
         points: One or more decision points.
-        promised: For each, ``(C,)``: what a model (or anything else that compares sequences) expects of them.
+        promised: For each, ``(C, K)``: what a model (or anything else that tells rewards) expects of each step.
+        steps: How many steps are compared, from the first on; all where there are fewer.
     """
-    best = np.array([point.returns.max() for point in points])
-    picked = np.array([point.returns[np.argmax(values)] for point, values in zip(points, promised, strict=True)])
-    nearest = np.array([point.returns[np.argmin(point.distances)] for point in points])
+    returns = [point.rewards[:, :steps].sum(1) for point in points]  # (C, K) -> (C,)
+    best = np.array([of.max() for of in returns])
+    picked = np.array([of[np.argmax(one[:, :steps].sum(1))] for of, one in zip(returns, promised, strict=True)])
+    nearest = np.array([of[np.argmin(point.distances)] for of, point in zip(returns, points, strict=True)])
     right = (picked >= best).astype(float).tolist()
     return ChoiceScore(
         points=len(points),
-        choices=len(points[0].returns),
-        steps=points[0].choices.shape[1],
+        choices=len(returns[0]),
+        steps=points[0].rewards[:, :steps].shape[1],
         accuracy=float(np.mean(right)),
         ci95=bootstrap_interval(right),
-        chance=float(np.mean([np.mean(point.returns >= point.returns.max()) for point in points])),
+        chance=float(np.mean([np.mean(of >= of.max()) for of in returns])),
         nearest_accuracy=float(np.mean(nearest >= best)),
         regret=float(np.mean(best - picked)),
-        chance_regret=float(np.mean([point.returns.max() - point.returns.mean() for point in points])),
+        chance_regret=float(np.mean([of.max() - of.mean() for of in returns])),
         nearest_regret=float(np.mean(best - nearest)),
     )

@@ -149,6 +149,7 @@ class Scorecard:
         pictures: How near dreamt frames are, at the same moments; ``None`` also where the model decodes none.
         counterfactuals_s: Seconds that both took; ``None`` without.
         driving_agreement: As ``agreement``, against the driving score; empty where a policy's is not known.
+        shorter_choices: The multiple choice over the first steps of the same sequences; empty without one.
     """
 
     model: str
@@ -167,6 +168,7 @@ class Scorecard:
     pictures: PictureScore | None = None
     counterfactuals_s: float | None = None
     driving_agreement: list[Agreement] = field(default_factory=list)
+    shorter_choices: list[ChoiceScore] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The contents of the JSON file."""
@@ -174,7 +176,7 @@ class Scorecard:
 
     def tables(self) -> list[Table]:
         """Agreement by horizon, the policies from best to worst, and what else was measured."""
-        choices = [] if self.choices is None else [_choice_table(self.choices)]
+        choices = [] if self.choices is None else [_choice_table([*self.shorter_choices, self.choices])]
         held = [] if self.counterfactuals is None else counterfactual_tables(self.counterfactuals)
         pictures = [] if self.pictures is None else [picture_table(self.pictures)]
         return [self._agreement_table(), self._policy_table(), *choices, *held, *pictures]
@@ -238,21 +240,31 @@ class Scorecard:
         return Table("policies", "Mean returns by number of steps", tuple(columns), rows, notes)
 
 
-def _choice_table(score: ChoiceScore) -> Table:
-    picks = (
-        ("the dream", score.accuracy, score.ci95, score.regret),
-        ("nearest to what the driver did", score.nearest_accuracy, None, score.nearest_regret),
-        ("at random", score.chance, None, score.chance_regret),
-    )
+def _choice_table(scores: Sequence[ChoiceScore]) -> Table:
+    picks = [
+        (score.steps, *pick)
+        for score in scores
+        for pick in (
+            ("the dream", score.accuracy, score.ci95, score.regret),
+            ("nearest to what the driver did", score.nearest_accuracy, None, score.nearest_regret),
+            ("at random", score.chance, None, score.chance_regret),
+        )
+    ]
     return Table(
         name="choices",
-        title=f"Which of {score.choices} action sequences of {score.steps} steps is the best?",
-        columns=(("picks", "picks", ""), ("right", "right", ".2f"), ("ci95", "95 %", ""), ("loss", "loss", ".1f")),
+        title=f"Which of {scores[0].choices} action sequences is the best?",
+        columns=(
+            ("steps", "steps", ".0f"),
+            ("picks", "picks", ""),
+            ("right", "right", ".2f"),
+            ("ci95", "95 %", ""),
+            ("loss", "loss", ".1f"),
+        ),
         rows=[
-            {"picks": name, "right": accuracy, "ci95": _interval(interval, 2), "loss": loss}
-            for name, accuracy, interval, loss in picks
+            {"steps": steps, "picks": name, "right": accuracy, "ci95": _interval(interval, 2), "loss": loss}
+            for steps, name, accuracy, interval, loss in picks
         ],
-        notes=(f"Over {score.points} decision points; the loss is the mean return given away against the best.",),
+        notes=(f"Over {scores[0].points} decision points; the loss is the mean return given away against the best.",),
     )
 
 

@@ -233,18 +233,29 @@ def test_driving_scores_are_ranked_where_all_are_known(tmp_path):
 def point(returns, distances=None):
     nothing = Observation(np.zeros((1, 8, 8, 3), np.uint8), np.zeros((1, 0), np.float32))
     choices = np.zeros((len(returns), 30, 4), np.float32)
-    return DecisionPoint(0, nothing, np.zeros((0, 4), np.float32), choices, np.array(distances), np.array(returns))
+    return DecisionPoint(0, nothing, np.zeros((0, 4), np.float32), choices, np.array(distances), spread(returns))
+
+
+def spread(returns):
+    """Rewards ``(C, 30)`` of sequences whose whole return is earned in step 11."""
+    rewards = np.zeros((len(returns), 30))
+    rewards[:, 10] = returns
+    return rewards
 
 
 def test_choices_are_scored_by_what_the_simulator_gave():
     points = [point([1.0, 5.0, 3.0, 5.0], [0.1, 0.2, 0.3, 0.4]), point([9.0, 1.0, 2.0, 8.0], [0.2, 0.1, 0.3, 0.4])]
-    score = score_choices(points, [np.array([0.0, 1.0, 2.0, 9.0]), np.array([1.0, 2.0, 3.0, 4.0])])
+    promised = [spread([0.0, 1.0, 2.0, 9.0]), spread([1.0, 2.0, 3.0, 4.0])]
+    score = score_choices(points, promised)
     assert (score.points, score.choices, score.steps) == (2, 4, 30)
     assert (score.accuracy, score.ci95) == (0.5, (0.0, 1.0))
     assert score.chance == pytest.approx((2 / 4 + 1 / 4) / 2)
     assert score.nearest_accuracy == 0.0
     assert (score.regret, score.nearest_regret) == (0.5, 6.0)
     assert score.chance_regret == pytest.approx((1.5 + 4.0) / 2)
+    assert score_choices(points, promised, 11) == dataclasses.replace(score, steps=11)
+    early = score_choices(points, promised, 10)  # nothing is earned yet: any is as good as the best
+    assert (early.steps, early.accuracy, early.chance, early.regret) == (10, 1.0, 1.0, 0.0)
 
 
 def test_a_model_that_knows_the_world_prefers_what_leads_to_its_middle():
@@ -254,7 +265,7 @@ def test_a_model_that_knows_the_world_prefers_what_leads_to_its_middle():
     seen = Observation(np.full((1, 8, 8, 3), 255, np.uint8), np.zeros((1, 0), np.float32))  # at position 1
     moment = dataclasses.replace(point([0.0, 0.0, 0.0]), observed=seen, choices=choices)
     expected = [REWARD * sum(1 - abs(1 + step * pace) for step in range(1, 5)) for pace in (0.5, -0.25, 0.0)]
-    assert dream_of_choices(world, moment, draws=2) == pytest.approx(expected, rel=1e-4)
+    assert dream_of_choices(world, moment, draws=2).sum(1) == pytest.approx(expected, rel=1e-4)
 
 
 def test_decision_points_are_restored_by_driving_there_again(driving_spec):
@@ -263,12 +274,13 @@ def test_decision_points_are_restored_by_driving_there_again(driving_spec):
     assert moment.choices.shape == (5, 4, 4)
     assert len(moment.observed.image) == len(moment.actions) + 1 >= 21
     env = make_simulator("car-racing")
-    for choice, expected in zip(moment.choices[[0, 4]], moment.returns[[0, 4]], strict=True):
+    assert moment.rewards.shape == (5, 4)
+    for choice, expected in zip(moment.choices[[0, 4]], moment.rewards[[0, 4]], strict=True):
         frame, _ = env.reset(seed=990_000)
         for action in moment.actions:
             frame = env.step(action)[0]
         assert np.array_equal(frame, moment.observed.image[-1])
-        assert sum(env.step(action)[1] for action in choice) == pytest.approx(expected, abs=1e-9)
+        assert [env.step(action)[1] for action in choice] == pytest.approx(expected.tolist(), abs=1e-9)
     assert moment.distances[:4].min() > 0
 
 
@@ -331,7 +343,8 @@ def test_the_command_judges_the_bundled_model(tmp_path, capsys):
     promised = {name: score["by_horizon"][0]["predicted"] for name, score in by_name.items()}
     assert promised["bundled"] > promised["held(0.1 0.3)"] + 50
     assert card["agreement"][0]["pearson"] > 0.9
-    assert card["choices"]["points"] == 1
+    assert (card["choices"]["points"], card["choices"]["steps"]) == (1, 30)
+    assert [one["steps"] for one in card["shorter_choices"]] == [10, 20]
     assert "| at random |" in printed
 
 
