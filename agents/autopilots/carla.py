@@ -62,8 +62,6 @@ _LINE_GAP = 1.0
 """Metres left to a stop line."""
 _ARRIVED = 0.5
 """A vehicle that stands no more than so many metres before where it should stop stays there."""
-_PAST_LINE = 2.0
-"""With its front so many metres beyond the line of a red light, the vehicle is in the junction and drives on."""
 _QUEUE = 1.0
 """m/s below which the vehicle ahead is one that waits."""
 _NEXT_LIGHT = 5.0
@@ -152,8 +150,8 @@ class CarlaSimulator(Protocol):
     def light_ahead(self) -> tuple[float, str] | None:
         """Metres along the route from the vehicle's front to the next stop line, and the state of its light.
 
-        The lights that are stopped at are ``"red"`` and ``"yellow"`` ones. ``None`` where no stop line is near; where
-        one is under the vehicle, the metres are negative.
+        The lights that are stopped at are ``"red"`` and ``"yellow"`` ones. ``None`` where no stop line is near; a line
+        that the vehicle is over is the next one, with negative metres, until the rear is past it.
         """
         ...
 
@@ -273,7 +271,7 @@ class CarlaAutopilot:
     def _yielding(self, simulator: CarlaSimulator, route: Route) -> float:
         """The acceleration in m/s^2 that vehicles permit which cross the way in a junction."""
         distance, speed = simulator.route_state.distance, max(0.0, simulator.ego_state.speed)
-        front = simulator.wheelbase / 2 + _FRONT_OVERHANG
+        front = _length(simulator) / 2
         place = first_crossing(route, distance, simulator.ego_state, front, simulator.road_users())
         if place is None:
             return _ACCELERATION
@@ -294,15 +292,16 @@ class CarlaAutopilot:
         room = to_line - _LINE_GAP
         braking = speed**2 / (2 * max(room, 0.1))
         if is_free:
-            length = simulator.wheelbase + 2 * _FRONT_OVERHANG
-            has_queue = ahead is not None and ahead.speed < _QUEUE and ahead.gap < to_line + length + _VEHICLE_GAP
+            room_taken = _length(simulator) + _VEHICLE_GAP
+            has_queue = ahead is not None and ahead.speed < _QUEUE and ahead.gap < to_line + room_taken
             if not has_queue or to_line < 0 or braking > _GIVE_UP_BRAKING:
                 return _ACCELERATION
         elif self._stops is None:
             # Decided once for each light: to brake when a light turns red that was driven towards would end in the
             # junction, and a vehicle that gave up braking half-way would be too slow to pass before red.
             self._stops = state == "red" or braking <= _GIVE_UP_BRAKING
-        if self._stops is False or to_line < -_PAST_LINE:
+        # A light is run by the rear: a vehicle that came to a stand on its line waits there.
+        if self._stops is False or to_line < -_length(simulator):
             return _ACCELERATION
         if room < _ARRIVED:
             return -max(braking, 1.0)
@@ -338,7 +337,7 @@ class PatientAutopilot(CarlaAutopilot):
     def _stopping(self, simulator: CarlaSimulator, ahead: _Ahead | None) -> float:
         permitted = super()._stopping(simulator, ahead)
         waits = ahead is not None and ahead.speed < _STANDSTILL and ahead.gap < _WAITS_WITHIN
-        waits |= self._stops is True and -_PAST_LINE < self._to_line < _WAITS_WITHIN
+        waits |= self._stops is True and -_length(simulator) < self._to_line < _WAITS_WITHIN
         return min(permitted, 0.0) if waits else permitted
 
 
@@ -372,10 +371,9 @@ class RecklessAutopilot(CarlaAutopilot):
 
     def _over_light(self, simulator: CarlaSimulator) -> float:
         """The speed in m/s with which the next red light is driven towards."""
-        half_length = simulator.wheelbase / 2 + _FRONT_OVERHANG
-        front = simulator.route_state.distance + half_length
+        front = simulator.route_state.distance + _length(simulator) / 2
         light = simulator.light_ahead()
-        if light is not None:
+        if light is not None and light[0] > -_length(simulator) / 2:
             line, is_red = front + light[0], light[1] in ("red", "yellow")
             if self._line is None and is_red:
                 self._line = line
@@ -384,9 +382,8 @@ class RecklessAutopilot(CarlaAutopilot):
                 self._line = None
         if self._line is None:
             return math.inf
-        # The light is run by the rear, when the simulator tells of the next one already.
         to_line = self._line - front
-        if to_line < -2 * half_length - _RUN:
+        if to_line < -_length(simulator) - _RUN:
             self._line = None
         return self._at_lights.speed(to_line)
 
@@ -397,6 +394,11 @@ class RecklessAutopilot(CarlaAutopilot):
             return math.inf
         # A light is run after its line, but nobody drives on after a collision.
         return max(0.0, ahead.speed) + self._at_others.speed(ahead.gap + _OVER_FROM[0])
+
+
+def _length(simulator: CarlaSimulator) -> float:
+    """Metres from the front end to the rear."""
+    return simulator.wheelbase + 2 * _FRONT_OVERHANG
 
 
 class _Ahead(NamedTuple):
@@ -410,7 +412,7 @@ def _first_ahead(simulator: CarlaSimulator, route: Route) -> _Ahead | None:
     ego, distance = simulator.ego_state, simulator.route_state.distance
     sight = _SIGHT[0] + _SIGHT[1] * max(0.0, ego.speed)
     nearest = first_on_route(route, distance, sight, ego, simulator.road_users())
-    return None if nearest is None else _Ahead(nearest[0] - simulator.wheelbase / 2 - _FRONT_OVERHANG, nearest[1])
+    return None if nearest is None else _Ahead(nearest[0] - _length(simulator) / 2, nearest[1])
 
 
 class _Manner(NamedTuple):

@@ -22,6 +22,8 @@ _ROUTE_DONE_M = 10.0
 _MOVING_M_S = 0.1
 _LOOK_AHEAD_M = 60.0
 _PASSED_M = 3.0
+"""A stop line is the next one until the rear is so many metres past it: a light is run by the rear, and in that very
+moment it must be plain which one."""
 
 
 class Drive:
@@ -77,14 +79,12 @@ class Drive:
         """Whether the time is over."""
         return self.end == "time"
 
-    def light_ahead(self, *, until_passed: bool = False) -> tuple[float, str] | None:
+    def light_ahead(self) -> tuple[float, str] | None:
         """Metres from the vehicle's front to the next stop line of the route, and the colour of its light.
 
-        Args:
-            until_passed: A line is the next one until the rear is some metres past it, instead of until the vehicle's
-                centre is: a light is run by the rear, and in that very moment it must be plain which one.
+        The metres are negative from when the front is over the line until the rear is well past it.
         """
-        behind = self._half_length + _PASSED_M if until_passed else 0.0
+        behind = self._half_length + _PASSED_M
         begin = self.route_state.distance - behind
         found = ahead(self._lines, self.route, begin, _LOOK_AHEAD_M + self._half_length + behind)
         if found is None:

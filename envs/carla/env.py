@@ -238,7 +238,10 @@ class CarlaDrivingEnv(gym.Env[Any, Any], EzPickle):
         return self._running.tick.road_users
 
     def light_ahead(self) -> tuple[float, str] | None:
-        """Metres from the car's front to the next stop line of its route with a traffic light, and its colour."""
+        """Metres from the car's front to the next stop line of its route with a traffic light, and its colour.
+
+        A line that the car is over is the next one, with negative metres, until the rear is well past it.
+        """
         return self._running.light_ahead()
 
     @property

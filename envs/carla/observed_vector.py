@@ -144,7 +144,7 @@ class _Moment:
     @cached_property
     def light(self) -> tuple[str, float]:
         """State of the next light and metres from the front to its line, until the rear is past that."""
-        found = self.drive.light_ahead(until_passed=True)
+        found = self.drive.light_ahead()
         if found is None:
             return "none", SIGHT_M
         distance, state = found

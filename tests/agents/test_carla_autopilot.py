@@ -350,11 +350,11 @@ def test_oncoming_traffic_keeps_to_its_lane(straight):
 
 
 def light_at(place: float, state_at):
-    """A light whose line is at a place on the route, seen from 60 m until the vehicle's centre is past it."""
+    """A light whose line is at a place on the route, seen from 60 m until the vehicle's rear is 3 m past it."""
 
     def look(vehicle):
         metres = place - vehicle.front
-        return (metres, state_at(vehicle)) if -HALF_LENGTH < metres < 60 else None
+        return (metres, state_at(vehicle)) if -2 * HALF_LENGTH - 3 < metres < 60 else None
 
     return look
 
@@ -443,6 +443,21 @@ def test_a_patient_driver_stops_at_lights_and_in_queues_and_drives_on(straight):
     vehicle = Bicycle(straight, light=light_at(200, is_red))
     assert drive(vehicle, 75, PatientAutopilot())["speed"].max() > 12
     assert vehicle.route_state.remaining < 3
+
+
+@pytest.mark.parametrize("over", [0.5, 2.5, 4.0])
+@pytest.mark.parametrize("driver", [CarlaAutopilot, PatientAutopilot])
+def test_who_came_to_a_stand_on_the_line_of_a_red_light_waits_there(straight, over, driver):
+    """A light is run by the rear; a teacher that says to drive on teaches to run it."""
+    is_red = lambda v: "red" if v.seconds < 20 else "green"  # noqa: E731
+    vehicle = Bicycle(straight, step_s=0.2, light=light_at(HALF_LENGTH - over, is_red))
+    drive(vehicle, 19, driver())
+    assert (vehicle.speed, vehicle.front) == (0, pytest.approx(HALF_LENGTH, abs=0.1))
+    drive(vehicle, 35, driver())
+    assert vehicle.speed > 5
+    gone = Bicycle(straight, step_s=0.2, light=light_at(-HALF_LENGTH - 0.5, lambda v: "red"))
+    drive(gone, 10, driver())
+    assert gone.speed > 5, "its rear is past the line"
 
 
 @pytest.mark.parametrize("metres", [4, 8, 12])

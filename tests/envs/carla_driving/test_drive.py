@@ -220,11 +220,12 @@ def test_route_completion_ends_at_a_red_light_and_pays_each_metre_once():
 def test_a_light_is_observed_until_it_has_been_run():
     road = Road(lines=(line_at(50.0), line_at(90.0, light=8)), reward="route_completion")
     road.drive_to(49.0)
-    assert road.drive.light_ahead() == road.drive.light_ahead(until_passed=True) == (1.0 - HALF_LENGTH, "red")
+    assert road.drive.light_ahead() == (1.0 - HALF_LENGTH, "red")
     passes(road, 50.0)
     assert road.drive.end == "red_light"
-    assert road.drive.light_ahead(until_passed=True) == (pytest.approx(-2 * HALF_LENGTH - 1.0), "red")
-    assert road.drive.light_ahead() == (pytest.approx(40.0 - 2 * HALF_LENGTH - 1.0), "red")
+    assert road.drive.light_ahead() == (pytest.approx(-2 * HALF_LENGTH - 1.0), "red")
+    road.drive_to(50.0 + HALF_LENGTH + 4.0)
+    assert road.drive.light_ahead() == (pytest.approx(40.0 - 2 * HALF_LENGTH - 4.0), "red")
 
 
 def test_a_red_light_ends_a_drive_where_that_is_asked_for():
