@@ -296,9 +296,10 @@ class CarlaAutopilot:
             has_queue = ahead is not None and ahead.speed < _QUEUE and ahead.gap < to_line + room_taken
             if not has_queue or to_line < 0 or braking > _GIVE_UP_BRAKING:
                 return _ACCELERATION
-        elif self._stops is None:
+        elif self._stops is None or speed < _STANDSTILL:
             # Decided once for each light: to brake when a light turns red that was driven towards would end in the
-            # junction, and a vehicle that gave up braking half-way would be too slow to pass before red.
+            # junction, and a vehicle that gave up braking half-way would be too slow to pass before red. But who was
+            # to drive on and stands, behind others or in the hands of another driver, is too late.
             self._stops = state == "red" or braking <= _GIVE_UP_BRAKING
         # A light is run by the rear: a vehicle that came to a stand on its line waits there.
         if self._stops is False or to_line < -_length(simulator):

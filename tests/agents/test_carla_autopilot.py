@@ -460,6 +460,24 @@ def test_who_came_to_a_stand_on_the_line_of_a_red_light_waits_there(straight, ov
     assert gone.speed > 5, "its rear is past the line"
 
 
+@pytest.mark.parametrize("driver", [CarlaAutopilot, PatientAutopilot])
+def test_who_was_to_pass_at_yellow_and_came_to_a_stand_waits(straight, driver):
+    state = lambda v: "yellow" if v.seconds < 3 else "red" if v.seconds < 20 else "green"  # noqa: E731
+    vehicle = Bicycle(straight, step_s=0.2, speed=8.0, light=light_at(HALF_LENGTH + 3.0, state))
+    teacher = driver()
+    teacher.reset(vehicle, 0)
+    said, speeds = [], []
+    for _ in range(150):
+        said.append(teacher.act(NO_FRAME)[1:3])
+        speeds.append(vehicle.speed)
+        vehicle.step(np.array((0.0, 0.0, 1.0, 1.0), np.float32))  # another driver brakes, and stops on the line
+    assert -2 * HALF_LENGTH < HALF_LENGTH + 3.0 - vehicle.front < 0
+    moving = np.array(speeds) > 0.3
+    assert (np.array(said)[moving, 1] == 0).all(), "to pass"
+    assert (np.array(said)[~moving][:60, 0] == 0).all(), "to stay"
+    assert np.array(said)[-1, 0] > 0.2, "it is green"
+
+
 @pytest.mark.parametrize("metres", [4, 8, 12])
 @pytest.mark.parametrize("ahead", ["red light", "standing vehicle"])
 def test_a_patient_teacher_tells_a_learner_that_stopped_early_to_stay(straight, ahead, metres):
