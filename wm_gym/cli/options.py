@@ -128,8 +128,8 @@ def add_carla(parser: argparse.ArgumentParser) -> None:
         "--carla-servers",
         type=int,
         metavar="N",
-        help="how many to start, on every fourth port from the one of --carla on; without it, from 2000 on on those "
-        "that are free (default: 1)",
+        help="how many to start, on every fourth port from the one of --carla on; without it, on free ones from 2000 "
+        "on (default: 1)",
     )
     group.add_argument(
         "--carla-recycle",
