@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -351,11 +351,7 @@ def driving_agreement(scores: Sequence[PolicyScore]) -> list[Agreement]:
     if len(known) < len(real):
         return []
     return [
-        replace(
-            agreement([one.predicted for one in at], known, at[0].steps, "driving_score"),
-            mean_error=None,
-            mean_absolute_error=None,
-        )
+        agreement([one.predicted for one in at], known, at[0].steps, "driving_score")
         for at in zip(*(score.by_horizon for score in scores), strict=True)
     ]
 
@@ -363,13 +359,14 @@ def driving_agreement(scores: Sequence[PolicyScore]) -> list[Agreement]:
 def agreement(
     predicted: Sequence[float], real: Sequence[float], steps: int, compared_with: Compared = "same_steps"
 ) -> Agreement:
-    """The agreement of predicted and real mean returns, one of each for every policy.
+    """The agreement of predicted mean returns and real figures, one of each for every policy.
 
     Raises:
         ConfigError: They have different lengths, or a number is not finite.
     """
     violation = mean_maximum_rank_violation(predicted, real)
     extent = float(np.ptp(np.asarray(real, np.float64)))
+    have_one_unit = compared_with != "driving_score"
     errors = np.asarray(predicted, np.float64) - np.asarray(real, np.float64)
     return Agreement(
         steps=steps,
@@ -378,8 +375,8 @@ def agreement(
         spearman=spearman(predicted, real),
         mmrv=violation,
         mmrv_share=violation / extent if extent > 0 else None,
-        mean_error=float(errors.mean()),
-        mean_absolute_error=float(np.abs(errors).mean()),
+        mean_error=float(errors.mean()) if have_one_unit else None,
+        mean_absolute_error=float(np.abs(errors).mean()) if have_one_unit else None,
     )
 
 

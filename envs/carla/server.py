@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -74,6 +75,16 @@ def _light_command(town: str) -> list[str]:
     wanted = [town] if town else []
     Towns(wanted)  # complains about a town that does not exist
     return [sys.executable, "-m", "wm_gym", "carla-light", *(option for name in wanted for option in ("--town", name))]
+
+
+def can_listen(port: int) -> bool:
+    """Whether a server could listen on this machine: on this port and the two after it, which CARLA uses as well."""
+    try:
+        for one in range(port, port + 3):
+            socket.create_server(("", one)).close()
+    except OSError:
+        return False
+    return True
 
 
 class CarlaServer:

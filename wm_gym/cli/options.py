@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import socket
 from typing import TYPE_CHECKING, Any
 
 from wm_gym.errors import ConfigError
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
 
 Subparsers = Any  # argparse's own type of add_subparsers() is private
 
-CARLA_PORT = 2000
-"""Where CARLA's servers listen unless they are told another one."""
 CARLA_PORT_STEP = 4
 """Between servers on one machine: each uses three ports in a row."""
 
@@ -171,8 +168,9 @@ def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | N
     if env is not None and not _is_carla(env):
         raise ConfigError(f"{used[0]} belongs to --env carla, not to --env {env}; leave it out.")
     from wm_gym.envs.carla.env import parse_address
+    from wm_gym.envs.carla.server import can_listen
 
-    addresses = [parse_address(text) for text in (arguments.carla or f"localhost:{CARLA_PORT}").split(",")]
+    addresses = [parse_address(text) for text in (arguments.carla or "localhost").split(",")]
     if len({(address["host"], address["port"]) for address in addresses}) < len(addresses):
         raise ConfigError(f"--carla {arguments.carla} names a server twice, but each worker needs one of its own.")
     if arguments.carla_launch is None:
@@ -189,7 +187,7 @@ def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | N
     if servers < 1:
         raise ConfigError(f"--carla-servers {servers} must be a whole number of at least 1.")
     ports = range(addresses[0]["port"], 2**16 - CARLA_PORT_STEP, CARLA_PORT_STEP)
-    free = ports if arguments.carla else filter(_is_free, ports)
+    free = ports if arguments.carla else filter(can_listen, ports)
     return [
         {
             "host": addresses[0]["host"],
@@ -200,16 +198,6 @@ def carla_connections(arguments: argparse.Namespace) -> list[dict[str, Any]] | N
         }
         for port in itertools.islice(free, servers)
     ]
-
-
-def _is_free(port: int) -> bool:
-    """Whether a CARLA server could listen on this port and the two after it."""
-    try:
-        for one in range(port, port + 3):
-            socket.create_server(("", one)).close()
-    except OSError:
-        return False
-    return True
 
 
 def option_value(arguments: argparse.Namespace, option: str) -> Any:
