@@ -209,18 +209,24 @@ def check_replaceable(path: Path, manifest: str) -> bool:
 def is_free(folder: Path, own: Collection[str] = ()) -> bool:
     """Whether a folder is missing, or empty but for what a killed process may have left.
 
+    Ask this before whether the folder holds a file that marks it as ours: another process may write the first file of
+    a run or a dataset between the two questions, and asked in the other order, its folder is taken for a stranger's.
+
     Args:
         folder: The folder.
         own: Files, or empty folders, that a killed process of ours may have left beside temporary files and its lock.
     """
     if not folder.is_dir():
         return not folder.exists() and not folder.is_symlink()
-    return all(
-        entry.name == LOCK_FILE
-        or _TEMPORARY.search(entry.name)
-        or (entry.name in own and (entry.is_file() or not any(entry.iterdir())))
-        for entry in folder.iterdir()
-    )
+    try:
+        return all(
+            entry.name == LOCK_FILE
+            or _TEMPORARY.search(entry.name)
+            or (entry.name in own and (entry.is_file() or not any(entry.iterdir())))
+            for entry in folder.iterdir()
+        )
+    except FileNotFoundError:  # another process has just removed a folder that it had made
+        return is_free(folder, own)
 
 
 def check_writable(path: str | Path, *, is_folder: bool = False) -> Path:

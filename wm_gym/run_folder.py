@@ -113,10 +113,11 @@ class RunFolder:
 
     def _check(self, resume: bool) -> None:
         """Refuse a folder that holds something else."""
+        free = is_free(self.path, own=(self._config_file.name, CHECKPOINTS))
         if not self._record_file.exists():
             if self.path.exists() and not self.path.is_dir():
                 raise TrainingError(f"{str(self.path)!r} is a file; choose another folder.")
-            if not is_free(self.path, own=(self._config_file.name, CHECKPOINTS)):
+            if not free:
                 raise TrainingError(
                     f"{str(self.path)!r} is not empty and holds no training run; choose another folder."
                 )

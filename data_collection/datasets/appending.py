@@ -12,7 +12,7 @@ from wm_gym.data_collection.datasets.episode_file import (
     write_episode_file,
 )
 from wm_gym.data_collection.datasets.metadata import EPISODES_FOLDER, METADATA_FILE, DatasetMetadata, difference
-from wm_gym.data_collection.datasets.writer import check_is_free
+from wm_gym.data_collection.datasets.writer import holds_dataset
 from wm_gym.errors import DatasetError
 from wm_gym.lock import locked_folder
 
@@ -52,8 +52,7 @@ class GrowingDataset:
             return write_episode_file(self.folder / EPISODES_FOLDER, recorder.index, content)
 
     def _check(self) -> None:
-        if not (self.folder / METADATA_FILE).exists():
-            check_is_free(self.folder)
+        if not holds_dataset(self.folder):
             return
         existing = DatasetMetadata.read(self.folder)
         if existing.collection is not None or existing.source != self.metadata.source:

@@ -37,16 +37,28 @@ def write_dataset(target: Path, metadata: DatasetMetadata, episodes: Iterable[Ep
         raise DatasetError(f"the dataset {target} cannot be written: {describe_os_error(error)}") from error
 
 
+def holds_dataset(target: Path) -> bool:
+    """Whether a folder holds a dataset; if not, it is missing or empty, but for what a killed process may have left.
+
+    Raises:
+        DatasetError: It holds something else.
+    """
+    free = is_free(target, own=(EPISODES_FOLDER,))
+    if (target / METADATA_FILE).exists():
+        return True
+    if not free:
+        raise DatasetError(f"{target} is not empty and no dataset; choose a new or empty folder.")
+    return False
+
+
 def check_is_free(target: Path) -> None:
     """Check that a folder does not exist or is empty, but for what a killed process may have left.
 
     Raises:
-        DatasetError: it holds a dataset or something else.
+        DatasetError: It holds a dataset or something else.
     """
-    if (target / METADATA_FILE).exists():
+    if holds_dataset(target):
         raise DatasetError(f"there is a dataset at {target} already; choose another folder.")
-    if not is_free(target, own=(EPISODES_FOLDER,)):
-        raise DatasetError(f"{target} is not empty and no dataset; choose a new or empty folder.")
 
 
 def check_target(target: Path) -> None:

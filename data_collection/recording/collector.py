@@ -23,7 +23,7 @@ from wm_gym.data_collection.datasets.metadata import (
     versions,
 )
 from wm_gym.data_collection.datasets.remote_folder import local_folder
-from wm_gym.data_collection.datasets.writer import check_is_free
+from wm_gym.data_collection.datasets.writer import holds_dataset
 from wm_gym.data_collection.recording.plan import CollectionPlan, parse_behaviours
 from wm_gym.data_collection.recording.worker import MakeBehaviour, Report, WorkerSettings, run_worker
 from wm_gym.data_collection.recording.worker_pool import (
@@ -388,10 +388,7 @@ def _num_steps(headers: Iterable[EpisodeHeader]) -> int:
 
 
 def _existing(folder: Path) -> DatasetMetadata | None:
-    if (folder / METADATA_FILE).exists():
-        return DatasetMetadata.read(folder)
-    check_is_free(folder)
-    return None
+    return DatasetMetadata.read(folder) if holds_dataset(folder) else None
 
 
 def _check_same(folder: Path, existing: DatasetMetadata, wanted: DatasetMetadata) -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from wm_gym.data_collection import CollectionSettings, Dataset, DatasetMetadata, verify
+from wm_gym.data_collection.datasets import writer
 from wm_gym.data_collection.datasets.appending import GrowingDataset
 from wm_gym.data_collection.datasets.codec import FrameCodec
 from wm_gym.data_collection.datasets.episode_file import EpisodeRecorder
 from wm_gym.errors import DatasetError
+from wm_gym.files import is_free
 from wm_gym.lock import exclusive_lock
 from wm_gym.observation import Observation
 
@@ -78,6 +80,24 @@ def test_one_writer_at_a_time(tmp_path, metadata):
         pytest.raises(DatasetError, match="another process is writing"),
     ):
         growing.add(recorded())
+    assert growing.add(recorded()).index == 1
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_folder_that_another_process_begins_meanwhile_is_no_strangers(tmp_path, metadata, monkeypatch, first):
+    other = GrowingDataset(tmp_path / "drives", metadata)
+
+    def is_free_meanwhile(folder, own=()):
+        monkeypatch.undo()
+        if first:
+            other.add(recorded())
+        free = is_free(folder, own)
+        if not first:
+            other.add(recorded())
+        return free
+
+    monkeypatch.setattr(writer, "is_free", is_free_meanwhile)
+    growing = GrowingDataset(tmp_path / "drives", metadata)
     assert growing.add(recorded()).index == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import yaml
 from pydantic import BaseModel, RootModel
 from safetensors.torch import load_file
 
-from wm_gym import files
+from wm_gym import files, run_folder
 from wm_gym.errors import OutputError, TrainingError
 from wm_gym.files import (
     check_replaceable,
@@ -203,6 +204,36 @@ def test_one_run_at_a_time(tmp_path):
         assert "another process is writing" in refused.stderr and refused.returncode == 1
     assert sorted(path.name for path in out.iterdir()) == ["run.json", "run_config.yaml"]
     assert subprocess.run(asked, capture_output=True, text=True, check=True, timeout=120).stdout == "held\n"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_that_another_process_begins_meanwhile_is_no_strangers(tmp_path, monkeypatch, first):
+    run = RunFolder(tmp_path, "wm_gym.test", RootModel({"steps": 3}))
+
+    def is_free_meanwhile(folder, own=()):
+        monkeypatch.undo()
+        free = None if first else is_free(folder, own)
+        with run.held():
+            (tmp_path / "progress.csv").touch()
+        return is_free(folder, own) if free is None else free
+
+    monkeypatch.setattr(run_folder, "is_free", is_free_meanwhile)
+    with RunFolder(tmp_path, "wm_gym.test", RootModel({"steps": 3})).held():
+        assert (tmp_path / "progress.csv").exists()
+
+
+def test_a_folder_that_goes_while_it_is_looked_at_is_free(tmp_path, monkeypatch):
+    folder = tmp_path / "made"
+    (folder / "episodes").mkdir(parents=True)
+    listed = Path.iterdir
+
+    def listed_too_late(path):
+        monkeypatch.undo()
+        shutil.rmtree(folder)
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", listed_too_late)
+    assert is_free(folder, own=("episodes",))
 
 
 def test_a_run_goes_on_where_its_settings_have_become_more(tmp_path):
