@@ -14,10 +14,12 @@ import torch
 
 from wm_gym.actions import FloatArray
 from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.policies.observers import ObserversSideBySide
 from wm_gym.data_collection.recording.behaviours import BlindBehaviour
 from wm_gym.data_collection.recording.driving import check_not_lost
 from wm_gym.envs.dream_model import DreamModel, start_states_of, uncertainty_of
 from wm_gym.envs.imagined_rollouts import ImaginedRollouts
+from wm_gym.envs.rollout_contract import ObservationKind, Observations
 from wm_gym.envs.simulators import make_simulator_from_spec
 from wm_gym.errors import BundleError
 from wm_gym.observation import Observation, split_observation
@@ -40,14 +42,25 @@ class DreamDrives(NamedTuple):
 
 
 class DreamPolicy(Protocol):
-    """Chooses the actions of ``N`` dreams side by side."""
+    """Chooses the actions of ``N`` dreams side by side.
+
+    Attributes:
+        sees: What it acts on: ``"latent"``, the features of the dreaming model, or ``"image"``, what the dream shows.
+    """
+
+    sees: ObservationKind
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin ``N`` dreams, each with the seed that an episode in the simulator would have."""
         ...
 
-    def act(self, features: FloatArray) -> FloatArray:
-        """Actions ``(N, A)`` float32 in the stored format for the features ``(N, F)`` float32."""
+    def act(self, observed: Observations) -> FloatArray:
+        """Actions ``(N, A)`` float32 in the stored format.
+
+        Args:
+            observed: Features ``(N, F)`` float32, or frames ``(N, H, W, 3)`` uint8, in a ``Dict`` with vectors
+                ``(N, V)`` float32 where the simulator gives them.
+        """
         ...
 
 
@@ -58,15 +71,42 @@ class AgentInDreams:
         driver: The agent; it takes its mean actions, as in an evaluation.
     """
 
+    sees: ObservationKind = "latent"
+
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin; the agent remembers nothing beside the features."""
 
-    def act(self, features: FloatArray) -> FloatArray:
+    def act(self, observed: Observations) -> FloatArray:
         """The policy's mean actions."""
-        return self.driver.actions(features)
+        return self.driver.actions(observed)
+
+
+class OnlookerInDreams:
+    """An agent with eyes of its own, another world model or none: it is shown the dream's frames, as a simulator's.
+
+    Args:
+        driver: The agent; it takes its mean actions, as in an evaluation.
+    """
+
+    sees: ObservationKind = "image"
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+        self.reset(())
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin with eyes for each dream."""
+        self._observers = ObserversSideBySide(self.driver.observer, len(seeds))
+        self._last_actions: FloatArray | None = None
+
+    def act(self, observed: Observations) -> FloatArray:
+        """The policy's mean actions."""
+        seen = self._observers.observations(split_observation(observed), self._last_actions)
+        self._last_actions = self.driver.actions(seen)
+        return self._last_actions
 
 
 class BlindInDreams:
@@ -75,6 +115,8 @@ class BlindInDreams:
     Args:
         make: Makes one of it for each dream.
     """
+
+    sees: ObservationKind = "latent"
 
     def __init__(self, make: Callable[[], BlindBehaviour]) -> None:
         self._make = make
@@ -86,7 +128,7 @@ class BlindInDreams:
         for behaviour, seed in zip(self._behaviours, seeds, strict=True):
             behaviour.reset(None, seed)
 
-    def act(self, features: FloatArray) -> FloatArray:
+    def act(self, observed: Observations) -> FloatArray:
         """The actions that come next."""
         return np.stack([behaviour.act(None) for behaviour in self._behaviours])
 
@@ -179,7 +221,7 @@ def doubted_dream_drives(
         count * draws,
         model=model,
         horizon=steps,
-        observation="latent",
+        observation=policy.sees,
         action=None,
         device=None,
         start_states=starts,
@@ -195,11 +237,11 @@ def doubted_dream_drives(
     variances = np.zeros_like(rewards)
     reached = np.ones(len(slots))
     for step in range(steps):
-        features = rollouts.observations()
-        actions = policy.act(features)
+        actions = policy.act(rollouts.observations())
         if uncertainty is not None:
-            inputs = (torch.from_numpy(part).to(model.device) for part in (features, actions))
-            added = uncertainty.step_variance(*inputs)
+            with torch.inference_mode():
+                features = model.features(rollouts.state)
+                added = uncertainty.step_variance(features, torch.from_numpy(actions).to(model.device))
             variances[:, step] = added.cpu().numpy() * reached**2
         outcome = rollouts.step(actions)
         rewards[:, step] = outcome.reward * reached

@@ -19,7 +19,7 @@ from wm_gym.agents.behaviours import (
     make_blind_behaviour,
 )
 from wm_gym.agents.bundles.driver import Driver
-from wm_gym.agents.bundles.folder import AgentManifest, read_agent_manifest
+from wm_gym.agents.bundles.folder import AgentManifest, agent_simulator, read_agent_manifest
 from wm_gym.agents.evaluation.counterfactuals import (
     CounterfactualScore,
     check_has_wheel,
@@ -32,6 +32,7 @@ from wm_gym.agents.evaluation.dream_drives import (
     AgentInDreams,
     BlindInDreams,
     DreamPolicy,
+    OnlookerInDreams,
     doubted_dream_drives,
     drawn_states,
     first_states,
@@ -97,8 +98,9 @@ def judge(
 
     Args:
         model: The world model's folder, or ``"bundled"``.
-        policies: Two or more: folders of agents that see through this model, ``"bundled"``, ``"random"``, or actions
-            that are held, as in ``"held(0 0.2)"``.
+        policies: Two or more: folders of agents, ``"bundled"``, ``"random"``, or actions that are held, as in
+            ``"held(0 0.2)"``. An agent that sees through this very model acts on its features; any other one is shown
+            the frames of the dream.
         results: JSON files of ``wm-gym evaluate``, each of one of the policies.
         episodes: Start states of the dreams, and drives of each policy; number ``i`` has the seed ``seed + i``.
         steps: Length of the dreams; returns are compared over 50, 150 and 250 of them, as far as they go, and over all.
@@ -148,7 +150,7 @@ def judge(
     given = _read_results(results, names, manifest.simulator)
     computes = resolve_device(device)
     world = resolve_model(model, computes)
-    judged = {name: _make_policy(name, world, computes) for name in names}
+    judged = {name: _make_policy(name, world, manifest, computes) for name in names}
     horizons = sorted({one for one in RETURN_HORIZONS if one < steps} | {steps})
 
     choice_score, choices_s, shorter_choices = None, None, []
@@ -242,14 +244,19 @@ def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
             f"anew in every step; name agents of this model, {blind}."
         )
     check_names_agent("the policy", name, BLIND_BEHAVIOURS)
-    folder, agent = read_agent_manifest(name)
-    if not isinstance(agent, AgentManifest):
-        raise BundleError(f"the agent at {str(folder)!r} sees pixels and cannot dream; leave it out.")
-    if agent.model.fingerprint != model.fingerprint:
-        raise BundleError(
-            f"the agent at {str(folder)!r} sees through the world model {agent.model.fingerprint[:12]}, but "
-            f"{str(path)!r} is {model.fingerprint[:12]}; leave it out, or judge with its own model."
-        )
+    if not _sees_through(name, model):
+        misfit = agent_simulator(name).misfit(model.simulator, "the agent was trained with")
+        if misfit is not None:
+            raise BundleError(
+                f"the agent at {name!r} cannot drive in dreams of {str(path)!r}: {misfit}; leave it out, or judge with "
+                "a model of its simulator."
+            )
+
+
+def _sees_through(name: str, model: ModelManifest) -> bool:
+    """Whether an agent acts on the features of this very model."""
+    agent = read_agent_manifest(name)[1]
+    return isinstance(agent, AgentManifest) and agent.model.fingerprint == model.fingerprint
 
 
 def _read_results(files: Sequence[str | Path], names: Sequence[str], simulator: SimulatorSpec) -> dict[str, RealDrives]:
@@ -302,10 +309,12 @@ def _describe(simulator: SimulatorSpec) -> str:
     return f"{simulator.id} ({height}x{width}{', ' if arguments else ''}{arguments})"
 
 
-def _make_policy(name: str, model: DreamModel, device: torch.device) -> DreamPolicy:
+def _make_policy(name: str, model: DreamModel, manifest: ModelManifest, device: torch.device) -> DreamPolicy:
     if is_blind(name):
         return BlindInDreams(partial(make_blind_behaviour, name, model.simulator))
     driver = Driver.load(name, device)
+    if not _sees_through(name, manifest):
+        return OnlookerInDreams(driver)
     driver.observer = LatentObserver(model)  # the same model, and no copy for every agent
     return AgentInDreams(driver)
 
@@ -346,5 +355,7 @@ def _hold(
 
 def _drivers(model: DreamModel, judged: Mapping[str, DreamPolicy]) -> list[Behaviour]:
     """Who drives to decision points: the agents, or all policies where none of them is an agent."""
-    agents: list[Behaviour] = [one.driver for one in judged.values() if isinstance(one, AgentInDreams)]
+    agents: list[Behaviour] = [
+        one.driver for one in judged.values() if isinstance(one, AgentInDreams | OnlookerInDreams)
+    ]
     return agents or [make_behaviour(name, model.simulator) for name in judged]

@@ -6,11 +6,13 @@ same one, so that a policy meets nothing on the road that it has not met in its 
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from wm_gym.actions import FloatArray
 from wm_gym.envs.dream_model import DreamModel
@@ -114,3 +116,38 @@ class PixelObserver:
             self._stack = np.concatenate((self._stack[_CHANNELS:], newest))
         vector = self._vector_fields.expand(torch.from_numpy(seen.vector)).numpy()
         return join_observation(Observation(self._stack.copy(), vector))
+
+
+class ObserversSideBySide:
+    """What policies see of ``N`` episodes that go on side by side, each with an observer of its own.
+
+    Args:
+        observer: What kind of observer; it is not touched itself.
+        count: ``N``.
+    """
+
+    def __init__(self, observer: Observer, count: int) -> None:
+        self._filter = LatentFilter(observer.model) if isinstance(observer, LatentObserver) else None
+        self._each = [] if self._filter is not None else [copy(observer) for _ in range(count)]
+
+    def observations(self, observed: Observation[NDArray[Any]], last_actions: FloatArray | None) -> Any:
+        """The policies' observations ``(N, ...)`` for what was seen last.
+
+        Args:
+            observed: ``(N, H, W, 3)`` uint8 and ``(N, V)`` float32.
+            last_actions: ``(N, A)`` float32 in the stored format; ``None`` for the first observation of the episodes.
+        """
+        if self._filter is not None:
+            state = self._filter.observe(observed, last_actions)
+            with torch.no_grad():
+                return self._filter.model.features(state).cpu().numpy()
+        seen = [
+            split_observation(
+                one.observation(
+                    Observation(observed.image[row], observed.vector[row]),
+                    None if last_actions is None else last_actions[row],
+                )
+            )
+            for row, one in enumerate(self._each)
+        ]
+        return join_observation(Observation(*map(np.stack, zip(*seen, strict=True))))

@@ -35,6 +35,20 @@ def agent_folder(tiny_model, small_config, tmp_path) -> Path:
     return train_agent(tiny_model, out=tmp_path / "agent", config=small_config, progress=False).path
 
 
+@pytest.fixture
+def pixel_agent_folder(driving_spec, tmp_path) -> Path:
+    """An agent that sees the last two frames, with the weights that it began with."""
+    from wm_gym.agents.bundles.folder import save_pixel_agent
+    from wm_gym.agents.policies.network import rebuild_policy
+    from wm_gym.agents.policies.observers import PixelObserver
+    from wm_gym.agents.policies.pixel_config import PixelAgentConfig
+
+    config = PixelAgentConfig(features_dim=16, net_arch=(8,), frame_stack=2, action="steer_accel")
+    policy = rebuild_policy(config, PixelObserver(driving_spec, 2).space, driving_spec.action.space("steer_accel"))
+    policy.set_training_mode(False)
+    return save_pixel_agent(tmp_path / "pixel_agent", policy, driving_spec, config, {"frames": 5})
+
+
 @pytest.fixture(scope="module")
 def browser():
     """Debian's Chromium."""

@@ -16,7 +16,14 @@ from toy_world import REWARD, PointWorld
 
 from wm_gym.actions import ActionFormat
 from wm_gym.agents.behaviours import make_behaviour, make_blind_behaviour
-from wm_gym.agents.evaluation.dream_drives import BlindInDreams, drawn_states, dream_drives, first_states
+from wm_gym.agents.bundles.driver import Driver
+from wm_gym.agents.evaluation.dream_drives import (
+    BlindInDreams,
+    OnlookerInDreams,
+    drawn_states,
+    dream_drives,
+    first_states,
+)
 from wm_gym.agents.evaluation.evaluation import evaluate
 from wm_gym.agents.evaluation.judge import judge
 from wm_gym.agents.evaluation.multiple_choice import (
@@ -28,13 +35,16 @@ from wm_gym.agents.evaluation.multiple_choice import (
 from wm_gym.agents.evaluation.rank_agreement import mean_maximum_rank_violation, pearson, spearman
 from wm_gym.agents.evaluation.scorecard import RealDrives, Scorecard, agreement, driving_agreement, score_policies
 from wm_gym.agents.reports.judgement import read_scorecard, write_scorecard
+from wm_gym.agents.training.dream_training import train_agent
 from wm_gym.cli.main import main
+from wm_gym.envs.imagined_rollouts import ImaginedRollouts
 from wm_gym.envs.simulators import describe_simulator, make_simulator
 from wm_gym.errors import BundleError, ConfigError, SimulatorError
 from wm_gym.files import write_json_result
 from wm_gym.observation import Observation
 from wm_gym.provenance import measured_on
 from wm_gym.state import LatentState
+from wm_gym.world_model import WorldModel
 
 PAIRS = st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=2, max_size=12)
 POLICIES = ("bundled", "random", "held(0.1 0.3)")
@@ -438,9 +448,78 @@ def test_what_is_wrong_is_said_in_one_sentence_before_any_work(
     assert "\n" not in str(raised.value)
 
 
-def test_an_agent_of_another_model_is_refused(agent_folder):
-    with pytest.raises(BundleError, match=r"sees through the world model .* leave it out, or judge with its own model"):
-        judge("bundled", ["random", str(agent_folder)], progress=False)
+def test_agents_with_eyes_of_their_own_are_shown_the_dream(agent_folder, pixel_agent_folder, tmp_path):
+    names = ["random", "bundled", str(agent_folder), str(pixel_agent_folder)]
+    of_another_model = judge(agent_folder / "model", names, episodes=2, steps=4, draws=2, progress=False)
+    assert [one.policy for one in of_another_model.policies] == names
+    assert all(np.isfinite(one.by_horizon[0].predicted) for one in of_another_model.policies)
+
+
+def test_an_onlooker_acts_on_the_frames_of_each_dream_as_on_those_of_a_drive(
+    agent_folder, pixel_agent_folder, tiny_model
+):
+    torch.manual_seed(1)
+    dreaming = WorldModel(tiny_model.config, tiny_model.simulator).eval()
+    dreaming.start_states = tiny_model.start_states
+    for folder in (agent_folder, pixel_agent_folder):
+        onlooker, alone = OnlookerInDreams(Driver.load(folder)), [Driver.load(folder) for _ in range(3)]
+        for _ in range(2):  # a second batch of dreams begins with nothing left of the first one
+            onlooker.reset([0, 1, 2])
+            for one in alone:
+                one.reset()
+            rollouts = ImaginedRollouts(
+                3,
+                model=dreaming,
+                horizon=5,
+                observation="image",
+                action=None,
+                device=None,
+                start_states=None,
+                termination="never",
+            )
+            rollouts.random.seed([3, 4, 5])
+            rollouts.reset()
+            for _ in range(5):
+                frames = rollouts.observations()
+                actions = onlooker.act(frames)
+                expected = np.stack([one.act(frame) for one, frame in zip(alone, frames, strict=True)])
+                assert actions == pytest.approx(expected, abs=1e-5)
+                rollouts.step(actions)
+            assert len(np.unique(actions, axis=0)) == 3
+
+
+def test_a_dream_earns_the_same_whichever_way_its_own_model_is_looked_through(tiny_model):
+    """What an agent sees changes what it does, and nothing else of the dream."""
+
+    class Still:
+        def __init__(self, sees):
+            self.sees = sees
+
+        def reset(self, seeds):
+            self.count = len(seeds)
+
+        def act(self, observed):
+            assert observed.shape == (
+                (self.count, 64, 64, 3) if self.sees == "image" else (self.count, tiny_model.feature_dim)
+            )
+            return np.zeros((self.count, 4), np.float32)
+
+    starts = drawn_states(tiny_model, 3, 0)
+    latent, image = (
+        dream_drives(tiny_model, Still(sees), starts, [1, 2, 3], steps=6, draws=2) for sees in ("latent", "image")
+    )
+    assert latent.std() > 0 and np.array_equal(latent, image)
+
+
+def test_an_agent_of_another_simulator_is_refused(agent_folder, tmp_path, tiny_model, small_config):
+    larger = tiny_model.simulator.model_copy(update={"frame_size": (96, 96)})
+    config = tiny_model.config.model_copy(update={"frame_size": (96, 96)})
+    model = WorldModel(config, larger).eval()
+    with torch.no_grad():
+        model.start_states = model.initial_state(torch.zeros(2, 3, 96, 96))
+    other = train_agent(model, out=tmp_path / "larger", config=small_config, progress=False).path
+    with pytest.raises(BundleError, match=r"cannot drive in dreams of .*: the frames of .* are 64x64, but .* 96x96"):
+        judge("bundled", ["random", str(other)], progress=False)
     alias = agent_folder / ".." / "agent"
     with pytest.raises(ConfigError, match="is named twice"):
         judge(agent_folder / "model", [str(agent_folder), str(alias)], progress=False)

@@ -29,8 +29,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--policies",
         required=True,
         metavar="A,B,...",
-        help="two or more: folders of agents that see through this model, bundled, random, or actions that are held: "
-        "'held(STEERING ACCELERATION)'",
+        help="two or more: folders of agents, bundled, random, or actions that are held: 'held(STEERING ACCELERATION)'",
     )
     parser.add_argument(
         "--real",
