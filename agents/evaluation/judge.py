@@ -241,7 +241,7 @@ def _check_agent(name: str, model: ModelManifest, path: str | Path) -> None:
     if is_privileged(name) or name.startswith(("noisy(", "sampled(")):
         raise ConfigError(
             f"the policy {name!r} cannot drive in a dream, as it reads the simulator's state or draws its actions "
-            f"anew in every step; name agents of this model, {blind}."
+            f"anew in every step; name agents, {blind}."
         )
     check_names_agent("the policy", name, BLIND_BEHAVIOURS)
     if not _sees_through(name, model):

@@ -448,7 +448,7 @@ def test_what_is_wrong_is_said_in_one_sentence_before_any_work(
     assert "\n" not in str(raised.value)
 
 
-def test_agents_with_eyes_of_their_own_are_shown_the_dream(agent_folder, pixel_agent_folder, tmp_path):
+def test_agents_with_eyes_of_their_own_are_shown_the_dream(agent_folder, pixel_agent_folder):
     names = ["random", "bundled", str(agent_folder), str(pixel_agent_folder)]
     of_another_model = judge(agent_folder / "model", names, episodes=2, steps=4, draws=2, progress=False)
     assert [one.policy for one in of_another_model.policies] == names
